@@ -1,0 +1,74 @@
+"""Image files to tensors: the one place that opens an image.
+
+Legend: 3 channels (always RGB), H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+_UINT16_MAX = 65535
+
+
+def read_image(path: str | PathLike[str], apply_exif: bool = True) -> Tensor:
+    """Read an image file as float32 RGB [3, H, W] in 0-1; modes as in :func:`image_to_tensor`.
+
+    ``apply_exif`` turns the image as its EXIF orientation says, which is how viewers show it.
+
+    Raises ``FileNotFoundError`` for a missing file and ``ValueError`` for one that is truncated or
+    no image; both name the file.
+    """
+    with _open(path) as image:
+        image.load()
+        return image_to_tensor(ImageOps.exif_transpose(image) if apply_exif else image)
+
+
+def image_size(path: str | PathLike[str], apply_exif: bool = True) -> tuple[int, int]:
+    """(height, width) of what :func:`read_image` returns, read from the header alone."""
+    with _open(path) as image:
+        width, height = image.size
+        # EXIF orientations 5-8 swap the sides.
+        swapped = apply_exif and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (width, height) if swapped else (height, width)
+
+
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """A PIL image of any mode as float32 RGB [3, H, W] in 0-1.
+
+    Grayscale is repeated to three channels, palettes and CMYK are converted, alpha is dropped.
+    8-bit values are divided by 255 (torchvision's ``to_tensor``), 16-bit ones by 65535, where
+    Pillow's own conversion would clip at 255. Float images must lie in 0-1, else ``ValueError``.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        return torch.from_numpy(_deep_grayscale(image)).expand(3, -1, -1).contiguous()
+    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))  # [H, W, 3] uint8
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
+
+
+def _deep_grayscale(image: Image.Image) -> np.ndarray:
+    """Modes I;16* and I (how Pillow opens 16-bit files) and F as float32 [H, W] in 0-1."""
+    gray = np.array(image).astype(np.float32)
+    if image.mode != "F":
+        gray /= _UINT16_MAX
+    if gray.size and not (gray.min() >= 0 and gray.max() <= 1):
+        raise ValueError(f"mode {image.mode} needs values of 0 to 65535, or 0 to 1 for floats")
+    return gray
+
+
+@contextmanager
+def _open(path: str | PathLike[str]) -> Iterator[Image.Image]:
+    """Open an image; whatever Pillow finds wrong inside the block names the file."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such image file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
