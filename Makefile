@@ -1,0 +1,74 @@
+# Each target does its own set-up: on a fresh machine `make test` is the first and only command.
+#
+#   make test PYTHON=python3.12        another Python          make test PYTEST_ARGS="-k nms -x"
+#   make test VENV=/tmp/venv           another environment     make test MASKRCNN_BUILD=cpu
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+ifeq ($(origin CXX),default)
+CXX := c++
+endif
+export CXX
+
+BIN := $(VENV)/bin
+CSRC := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' \) 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test demo lint format clean check
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/built ## virtual environment, dependencies, extension
+
+test: setup ## all tests; set MASKRCNN_DATA to a data folder to test on real data too
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+demo: setup ## from nothing to a picture
+	$(BIN)/python tools/demo.py
+
+lint: $(VENV)/installed ## what continuous integration checks before the tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(if $(CSRC),$(BIN)/clang-format --dry-run --Werror $(CSRC))
+
+format: $(VENV)/installed ## rewrite the sources as lint wants them
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+	$(if $(CSRC),$(BIN)/clang-format -i $(CSRC))
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f maskrcnn_scratch/*.so
+	find maskrcnn_scratch tests tools -name __pycache__ -prune -exec rm -rf {} +
+
+# The machine: each check says in one line what is missing and how to get it (0.3 s at every call).
+fail = { echo "error: $(1)" >&2; exit 1; }
+check:
+	@command -v $(PYTHON) >/dev/null || $(call fail,$(PYTHON) not found; install Python 3.10 or newer$(,) or name one: make PYTHON=python3.12)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  $(call fail,$(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.10 or newer is needed: make PYTHON=python3.12)
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  $(call fail,$(PYTHON) has no venv module; install it (Debian and Ubuntu: python3-venv))
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || \
+	  $(call fail,the headers of $(PYTHON) are missing; install them (Debian and Ubuntu: python3-dev))
+	@command -v $(firstword $(CXX)) >/dev/null || \
+	  $(call fail,C++ compiler $(CXX) not found; install g++ or clang++$(,) or name one: make CXX=clang++)
+	@printf '#include <span>\n' | $(CXX) -std=c++20 -fsyntax-only -x c++ - 2>/dev/null || \
+	  $(call fail,$(CXX) knows no C++20; g++ 11 or clang++ 14 or newer is needed: make CXX=g++-12)
+, := ,
+
+$(VENV)/bin/python: | check
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first: setup.py builds against it.
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" pybind11 ninja torch torchvision
+	MASKRCNN_BUILD=none $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[test,dev]'
+	@touch $@
+
+$(VENV)/built: $(VENV)/installed setup.py $(CSRC)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
