@@ -1,0 +1,116 @@
+// maskrcnn_scratch._mask_rle: numpy arrays and COCO's compressed text in, the same out.
+// Documented, and to be called, through maskrcnn_scratch/data/rle.py.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "rle.h"
+
+namespace py = pybind11;
+using namespace mask_rle;
+
+namespace {
+
+// Pixel positions and the sum of all runs are 32-bit in COCO's format.
+void check_image(int64_t height, int64_t width) {
+  if (height < 1 || width < 1 || height > UINT32_MAX / width) {
+    throw std::invalid_argument("mask size " + std::to_string(height) + " x " +
+                                std::to_string(width) + " is empty or too large");
+  }
+}
+
+Counts checked_counts(const std::string& text, int64_t height, int64_t width) {
+  check_image(height, width);
+  Counts counts = from_string(text);
+  check_size(counts, height, width);
+  return counts;
+}
+
+std::string encode(const py::array_t<uint8_t>& mask) {
+  const auto pixels = mask.unchecked<2>();
+  check_image(pixels.shape(0), pixels.shape(1));
+  RunWriter out;
+  for (py::ssize_t x = 0; x < pixels.shape(1); ++x) {
+    for (py::ssize_t y = 0; y < pixels.shape(0); ++y) out.push(pixels(y, x) != 0);
+  }
+  return to_string(out.finish());
+}
+
+void decode(const std::string& text, py::array_t<uint8_t>& zeros) {
+  auto pixels = zeros.mutable_unchecked<2>();
+  const int64_t height = pixels.shape(0);
+  const Counts counts = checked_counts(text, height, pixels.shape(1));
+  int64_t begin = 0;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    const int64_t end = begin + counts[i];
+    if (i % 2 == 1) {
+      int64_t x = begin / height, y = begin % height;
+      for (int64_t at = begin; at < end; ++at) {
+        pixels(y, x) = 1;
+        if (++y == height) y = 0, ++x;
+      }
+    }
+    begin = end;
+  }
+}
+
+std::string from_counts(const Counts& counts, int64_t height, int64_t width) {
+  check_image(height, width);
+  check_size(counts, height, width);
+  return to_string(counts);
+}
+
+std::string polygon(const py::array_t<double, py::array::c_style | py::array::forcecast>& xy,
+                    int64_t height,
+                    int64_t width) {
+  check_image(height, width);
+  if (xy.ndim() != 1 || xy.size() % 2 != 0 || xy.size() < 6) {
+    throw std::invalid_argument("a polygon is x0, y0, x1, y1, ... of at least 3 points, got " +
+                                std::to_string(xy.size()) + " numbers");
+  }
+  return to_string(from_polygon(xy.data(), xy.size() / 2, height, width));
+}
+
+std::string merge_all(const std::vector<std::string>& texts,
+                      int64_t height,
+                      int64_t width,
+                      bool intersect) {
+  if (texts.empty()) throw std::invalid_argument("nothing to merge");
+  Counts merged = checked_counts(texts[0], height, width);
+  for (size_t i = 1; i < texts.size(); ++i) {
+    merged = merge(merged, checked_counts(texts[i], height, width), intersect);
+  }
+  return to_string(merged);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_mask_rle, m) {
+  m.doc() = "COCO run-length masks; see maskrcnn_scratch.data.rle";
+  m.def("encode", &encode, py::arg("mask"));
+  m.def("decode", &decode, py::arg("counts"), py::arg("zeros"));
+  m.def("from_counts", &from_counts, py::arg("counts"), py::arg("height"), py::arg("width"));
+  m.def(
+      "to_counts",
+      [](const std::string& text, int64_t height, int64_t width) {
+        return checked_counts(text, height, width);
+      },
+      py::arg("counts"), py::arg("height"), py::arg("width"));
+  m.def("polygon", &polygon, py::arg("xy"), py::arg("height"), py::arg("width"));
+  m.def("merge", &merge_all, py::arg("counts"), py::arg("height"), py::arg("width"),
+        py::arg("intersect"));
+  m.def(
+      "area",
+      [](const std::string& text, int64_t height, int64_t width) {
+        return area(checked_counts(text, height, width));
+      },
+      py::arg("counts"), py::arg("height"), py::arg("width"));
+  m.def(
+      "bounding_box",
+      [](const std::string& text, int64_t height, int64_t width) {
+        return bounding_box(checked_counts(text, height, width), height);
+      },
+      py::arg("counts"), py::arg("height"), py::arg("width"));
+}

@@ -1,0 +1,114 @@
+"""Binary masks as COCO run lengths (RLE): thin, typed access to ``csrc/mask_rle``.
+
+Legend: H height, W width, D detections, M side of a soft mask. Numpy in, plain dicts out; no
+tensors, so that workers and evaluation need nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+try:
+    from maskrcnn_scratch import _mask_rle
+except ImportError:
+    _mask_rle = None
+
+
+class Rle(TypedDict):
+    """COCO's compressed RLE, ready for JSON."""
+
+    size: list[int]  # (height, width)
+    counts: str
+
+
+def encode(mask: ArrayLike) -> Rle:
+    """Mask [H, W], anything non-zero being on, to RLE."""
+    pixels = np.asarray(mask)
+    if pixels.ndim != 2:
+        raise ValueError(f"mask must be [H, W], got shape {tuple(pixels.shape)}")
+    return _rle(_library().encode((pixels != 0).view(np.uint8)), pixels.shape)
+
+
+def decode(rle: Mapping[str, Any]) -> np.ndarray:
+    """RLE to a uint8 mask [H, W] of 0 and 1."""
+    mask = np.zeros(rle["size"], np.uint8)
+    _library().decode(rle["counts"], mask)
+    return mask
+
+
+def area(rle: Mapping[str, Any]) -> int:
+    """Number of pixels that are on."""
+    return _library().area(rle["counts"], *rle["size"])
+
+
+def bounding_box(rle: Mapping[str, Any]) -> list[float]:
+    """(x, y, width, height) in pixels around the pixels that are on; zeros for an empty mask."""
+    return list(_library().bounding_box(rle["counts"], *rle["size"]))
+
+
+def merge(rles: Sequence[Mapping[str, Any]], intersect: bool = False) -> Rle:
+    """Union, or with ``intersect`` intersection, of at least one mask, all of one size."""
+    sizes = {tuple(rle["size"]) for rle in rles}
+    if len(sizes) != 1:
+        raise ValueError(f"masks to merge must share one size, got {sorted(sizes)}")
+    size = sizes.pop()
+    return _rle(_library().merge([rle["counts"] for rle in rles], *size, intersect), size)
+
+
+def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
+    """Union of polygons ``(x0, y0, x1, y1, ...)`` in pixels, on an image of ``size`` (H, W).
+
+    Rasterised pixel for pixel as pycocotools does (``rleFrPoly`` in its ``maskApi.c``). Raises
+    ``ValueError`` for no polygon, fewer than 3 points, an odd count or a coordinate that is not
+    finite.
+    """
+    if not polygons:
+        raise ValueError("segmentation holds no polygon")
+    polygon = _library().polygon
+    rles = [_rle(polygon(np.asarray(xy, np.float64), *size), size) for xy in polygons]
+    return rles[0] if len(rles) == 1 else merge(rles)
+
+
+def from_segmentation(segmentation: object, size: tuple[int, int]) -> Rle:
+    """An annotation's ``segmentation`` (polygons, compressed or uncompressed RLE) as RLE.
+
+    ``size`` is the image's (H, W). Raises ``ValueError`` for anything else, and for an RLE of
+    another size.
+    """
+    if isinstance(segmentation, Mapping):
+        if not {"size", "counts"} <= segmentation.keys():
+            raise ValueError("segmentation is an RLE without size or counts")
+        if tuple(segmentation["size"]) != tuple(size):
+            raise ValueError(
+                f"mask is {_by(segmentation['size'])} (height x width), its image {_by(size)}"
+            )
+        counts = segmentation["counts"]
+        if isinstance(counts, (str, bytes)):
+            _library().to_counts(counts, *size)  # raises where the text is damaged
+            return _rle(counts if isinstance(counts, str) else counts.decode("ascii"), size)
+        return _rle(_library().from_counts(np.asarray(counts, np.int64), *size), size)
+    if isinstance(segmentation, Sequence) and not isinstance(segmentation, (str, bytes)):
+        return from_polygons(segmentation, size)
+    raise ValueError(f"segmentation is neither polygons nor RLE but {type(segmentation).__name__}")
+
+
+def _rle(counts: str, size: Sequence[int]) -> Rle:
+    return {"size": [int(side) for side in size], "counts": counts}
+
+
+def _by(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
+
+
+def _library() -> ModuleType:
+    if _mask_rle is None:
+        raise ImportError(
+            "maskrcnn_scratch._mask_rle, the compiled mask code, is not built; "
+            "install the package with a C++ compiler at hand: pip install ."
+        )
+    return _mask_rle

@@ -1,0 +1,137 @@
+"""RLE against pycocotools: equal text for every mask and polygon, and no crash on damaged text."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from maskrcnn_scratch.data import rle
+
+coco_mask = pytest.importorskip("pycocotools.mask")
+
+masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20))
+
+
+def oracle(mask):
+    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+@given(masks)
+def test_encode_decode_area_and_box(mask):
+    encoded, expected = rle.encode(mask), oracle(mask)
+    assert encoded["counts"].encode() == expected["counts"]
+    assert encoded["size"] == list(mask.shape)
+    assert (rle.decode(encoded) == mask).all()
+    assert rle.area(encoded) == mask.sum()
+    assert rle.bounding_box(encoded) == coco_mask.toBbox(expected).tolist()
+
+
+@given(st.integers(0, 2**32), st.booleans(), st.integers(1, 4))
+def test_merge(seed, intersect, count):
+    stack = np.random.default_rng(seed).random((count, 9, 6)) < 0.6
+    merged = rle.merge([rle.encode(mask) for mask in stack], intersect)
+    assert (rle.decode(merged) == (stack.all(0) if intersect else stack.any(0))).all()
+
+
+def test_encode_takes_any_dtype_and_layout():
+    mask = np.random.default_rng(0).random((8, 11)) < 0.5
+    expected = rle.encode(mask)
+    assert rle.encode(np.asfortranarray(mask)) == expected
+    assert rle.encode(mask.astype(np.float32) * 7) == expected
+    assert rle.encode(np.repeat(mask, 2, axis=1)[:, ::2]) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_polygons_rasterise_as_in_pycocotools(seed):
+    rng = np.random.default_rng(seed)
+    for trial in range(100):
+        height, width = map(int, rng.integers(1, 40, 2))
+        polygons = []
+        for _ in range(rng.integers(1, 4)):
+            xy = rng.uniform(-10, 50, 2 * rng.integers(3, 9))
+            if trial % 3 == 0:
+                xy = np.round(xy)  # on pixel corners
+            if trial % 5 == 0:
+                xy[2:4] = xy[:2]  # a point twice
+            polygons.append(xy.tolist())
+        expected = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        drawn = rle.from_polygons(polygons, (height, width))
+        assert drawn["counts"].encode() == expected["counts"], (height, width, polygons)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_reference_rles_of_coco(data_root, split):
+    folder = data_root / "coco_tiny" / "annotations"
+    reference = json.loads((folder / f"tiny_coco_{split}_pycoco_rle.json").read_text())
+    dataset = json.loads((folder / f"instances_{split}2017.json").read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in dataset["images"]}
+    assert len(dataset["annotations"]) == len(reference) > 300
+    for annotation in dataset["annotations"]:
+        drawn = rle.from_segmentation(annotation["segmentation"], sizes[annotation["image_id"]])
+        box, pixels = rle.bounding_box(drawn), rle.area(drawn)
+        assert {**drawn, "area": pixels, "bbox": box} == reference[str(annotation["id"])]
+
+
+def test_nuclei_survive_decoding(data_root):
+    dataset = json.loads((data_root / "nuclei" / "instances_val.json").read_text())
+    for annotation in dataset["annotations"]:
+        segmentation = annotation["segmentation"]
+        mask = rle.decode(segmentation)
+        assert (mask == coco_mask.decode(segmentation)).all()
+        assert rle.encode(mask) == segmentation
+        assert rle.area(segmentation) == annotation["area"]
+
+
+def test_segmentation_forms_agree():
+    mask = np.zeros((6, 5), bool)
+    mask[1:4, 2:4] = True
+    compressed = rle.encode(mask)
+    uncompressed = {"size": [6, 5], "counts": [13, 3, 3, 3, 8]}
+    as_bytes = {**compressed, "counts": compressed["counts"].encode()}
+    for segmentation in (compressed, uncompressed, as_bytes, [[2, 1, 4, 1, 4, 4, 2, 4]]):
+        assert rle.from_segmentation(segmentation, (6, 5)) == compressed
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([], "no polygon"),
+        ([[1, 1, 2, 2]], "at least 3 points, got 4 numbers"),
+        ([[1, 1, 2, 2, 3, 3, 4]], "got 7 numbers"),
+        ([[1, 1, 2, 2, 3, float("nan")]], "nan is not a place"),
+        ([[1, 1, 2, 2, 3, 1e30]], "is not a place"),
+        ({"size": [6, 5]}, "without size or counts"),
+        ({"size": [5, 6], "counts": [30]}, "mask is 5 x 6 .*, its image 6 x 5"),
+        ({"size": [6, 5], "counts": [29]}, "covers 29 pixels"),
+        ({"size": [6, 5], "counts": "~"}, "bad character at 0"),
+        ({"size": [6, 5], "counts": "P"}, "ends within a count"),
+        ({"size": [6, 5], "counts": "oooooooo0"}, "bad character"),
+        (None, "neither polygons nor RLE but NoneType"),
+        ("12", "neither polygons nor RLE but str"),
+    ],
+)
+def test_bad_segmentations_say_what_is_wrong(segmentation, message):
+    with pytest.raises(ValueError, match=message):
+        rle.from_segmentation(segmentation, (6, 5))
+
+
+@given(st.text(alphabet=[chr(c) for c in range(33, 127)], max_size=12))
+def test_damaged_text_raises_and_nothing_else(text):
+    try:
+        rle.decode({"size": [4, 3], "counts": text})
+    except ValueError:
+        pass
+
+
+def test_bad_arrays():
+    with pytest.raises(ValueError, match=r"\[H, W\], got shape \(2, 3, 4\)"):
+        rle.encode(np.zeros((2, 3, 4)))
+    with pytest.raises(ValueError, match="0 x 3 is empty"):
+        rle.encode(np.zeros((0, 3)))
+    with pytest.raises(ValueError, match="share one size"):
+        rle.merge([rle.encode(np.zeros((2, 3))), rle.encode(np.zeros((3, 2)))])
+    with pytest.raises(ValueError, match="share one size"):
+        rle.merge([])
