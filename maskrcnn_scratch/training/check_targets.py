@@ -1,0 +1,116 @@
+"""Refuses targets the losses cannot use, and says which image and which object is at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# As structures.Target, with the names that the data set adds for messages.
+Target = Mapping[str, Any]
+
+
+def check_targets(
+    targets: Sequence[Target] | None,
+    image_sizes: Sequence[tuple[int, int]],
+    num_classes: int | None = None,
+    has_mask: bool = True,
+) -> None:
+    """Checks the targets of one batch, in the coordinates of its images.
+
+    Shapes and dtypes cost nothing; the values of all images are read from the device at once.
+
+    Args:
+        targets: a dict for each image: ``boxes`` float ``[G, 4]``, ``labels`` int64 ``[G]`` and
+            ``masks [G, H, W]``; ``file_name`` and ``annotation_ids``, where given, appear in
+            messages. G may be 0.
+        image_sizes: ``(height, width)`` of each image.
+        num_classes: background included; None leaves the labels' upper end open.
+        has_mask: whether masks are needed.
+
+    Raises:
+        TypeError: a field is no tensor, or of the wrong dtype.
+        ValueError: there are no targets or too few, or a field is missing or has the wrong shape,
+            or a box has no area or is not finite, or a label is not in ``1 .. num_classes - 1``.
+    """
+    if targets is None:
+        raise ValueError("targets are needed to compute losses, got None")
+    if len(targets) != len(image_sizes):
+        raise ValueError(f"got {len(targets)} targets for {len(image_sizes)} images")
+    for index, (target, size) in enumerate(zip(targets, image_sizes, strict=True)):
+        _check_boxes_and_labels(target, _name(target, index))
+        if has_mask:
+            _check_masks(target, size, _name(target, index))
+    if len(targets) > 0:
+        _check_values(targets, num_classes)
+
+
+def _check_boxes_and_labels(target: Target, name: str) -> None:
+    boxes = _tensor(target, "boxes", name)
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        hint = "; an image without objects has torch.zeros(0, 4)" if boxes.numel() == 0 else ""
+        raise ValueError(f"{name}: boxes must have shape [N, 4], got {list(boxes.shape)}{hint}")
+    if not boxes.is_floating_point():
+        raise TypeError(f"{name}: boxes must be floating point, got {boxes.dtype}")
+    labels = _tensor(target, "labels", name)
+    if labels.dtype != torch.int64:
+        raise TypeError(f"{name}: labels must be int64, got {labels.dtype}")
+    if labels.shape != boxes.shape[:1]:
+        raise ValueError(
+            f"{name}: labels must have shape [{len(boxes)}], one for each box, "
+            f"got {list(labels.shape)}"
+        )
+
+
+def _check_masks(target: Target, size: tuple[int, int], name: str) -> None:
+    masks = _tensor(target, "masks", name)
+    expected = [len(target["boxes"]), *size]
+    if list(masks.shape) != expected:
+        raise ValueError(
+            f"{name}: masks must have shape {expected} (objects, height, width of the image), "
+            f"got {list(masks.shape)}"
+        )
+    if masks.dtype not in (torch.uint8, torch.bool) and not masks.is_floating_point():
+        raise TypeError(f"{name}: masks must be uint8, bool or floating point, got {masks.dtype}")
+
+
+def _check_values(targets: Sequence[Target], num_classes: int | None) -> None:
+    boxes = torch.cat([target["boxes"] for target in targets])  # [sum of G, 4]
+    labels = torch.cat([target["labels"] for target in targets])  # [sum of G]
+    bad_box = ~((boxes[:, 2:] > boxes[:, :2]) & boxes.isfinite().unflatten(1, (2, 2)).all(1)).all(1)
+    bad_label = labels < 1
+    if num_classes is not None:
+        bad_label |= labels >= num_classes
+    if not bool((bad_box | bad_label).any()):  # the one wait for the device
+        return
+    owner = [(i, j) for i, target in enumerate(targets) for j in range(len(target["boxes"]))]
+    first = int((bad_box | bad_label).nonzero()[0])
+    image, index = owner[first]
+    culprit = f"{_name(targets[image], image)}, object {index}"
+    annotation_ids = targets[image].get("annotation_ids")
+    if annotation_ids is not None:
+        culprit += f" (annotation {int(annotation_ids[index])})"
+    if bad_box[first]:
+        raise ValueError(
+            f"{culprit}: boxes must be finite with x2 > x1 and y2 > y1, got {boxes[first].tolist()}"
+        )
+    upper = "" if num_classes is None else f" and at most {num_classes - 1}"
+    raise ValueError(
+        f"{culprit}: labels must be at least 1 (0 is background){upper}, got {int(labels[first])}"
+    )
+
+
+def _tensor(target: Target, field: str, name: str) -> Tensor:
+    if field not in target:
+        raise ValueError(f"{name}: '{field}' is missing")
+    value = target[field]
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: {field} must be a tensor, got {type(value).__name__}")
+    return value
+
+
+def _name(target: Target, index: int) -> str:
+    file_name = target.get("file_name")
+    return f"target {index}" if file_name is None else f"target {index} ({file_name})"
