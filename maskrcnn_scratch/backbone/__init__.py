@@ -1,0 +1,28 @@
+"""Backbones: a ResNet, an FPN on top, and the two as one module."""
+
+from maskrcnn_scratch.backbone.fpn import (
+    FeaturePyramidNetwork,
+    LastLevelMaxPool,
+    LastLevelP6P7,
+)
+from maskrcnn_scratch.backbone.frozen_batch_norm import FrozenBatchNorm2d
+from maskrcnn_scratch.backbone.resnet import BasicBlock, Bottleneck, ResNet, resnet
+from maskrcnn_scratch.backbone.resnet_fpn import (
+    BackboneWithFPN,
+    IntermediateLayerGetter,
+    resnet_fpn_backbone,
+)
+
+__all__ = [
+    "BackboneWithFPN",
+    "BasicBlock",
+    "Bottleneck",
+    "FeaturePyramidNetwork",
+    "FrozenBatchNorm2d",
+    "IntermediateLayerGetter",
+    "LastLevelMaxPool",
+    "LastLevelP6P7",
+    "ResNet",
+    "resnet",
+    "resnet_fpn_backbone",
+]

@@ -1,0 +1,110 @@
+"""Feature Pyramid Network (Lin et al. 2017, "Feature Pyramid Networks for Object Detection").
+
+C5 --1x1------------> P5 --3x3--> "3" --subsample--> "pool" (P6)
+                       | x2
+C4 --1x1-----(+)----> P4 --3x3--> "2"
+                       | x2
+C3 --1x1-----(+)----> P3 --3x3--> "1"
+                       | x2
+C2 --1x1-----(+)----> P2 --3x3--> "0"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn_scratch.conv import Conv2dNormActivation, accept_old_keys
+
+
+class LastLevelMaxPool(nn.Module):
+    """P6 as every second pixel of P5: only the RPN uses it, for the largest anchors (4.1)."""
+
+    def forward(
+        self, pyramid: list[Tensor], stages: list[Tensor], names: list[str]
+    ) -> tuple[list[Tensor], list[str]]:
+        coarser = F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)
+        return [*pyramid, coarser], [*names, "pool"]
+
+
+class LastLevelP6P7(nn.Module):
+    """P6 and P7 by strided convolutions (RetinaNet, Lin et al. 2018, section 4).
+
+    Args:
+        in_channels: channels of C5, or ``out_channels`` to start from P5 instead.
+        out_channels: channels of the pyramid.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.p6 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
+        self.use_P5 = in_channels == out_channels
+        for conv in (self.p6, self.p7):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.zeros_(conv.bias)
+
+    def forward(
+        self, pyramid: list[Tensor], stages: list[Tensor], names: list[str]
+    ) -> tuple[list[Tensor], list[str]]:
+        p6 = self.p6(pyramid[-1] if self.use_P5 else stages[-1])
+        p7 = self.p7(F.relu(p6))
+        return [*pyramid, p6, p7], [*names, "p6", "p7"]
+
+
+class FeaturePyramidNetwork(nn.Module):
+    """Turns the stages of a backbone into maps of equal depth, each aware of the coarser ones.
+
+    Args:
+        in_channels_list: channels of each stage, finest first.
+        out_channels: channels of every level of the pyramid.
+        extra_blocks: adds coarser levels: called with the pyramid, the stages and their names,
+            returns the longer pyramid and its names.
+        norm_layer: called with the number of channels; None for convolutions with a bias.
+    """
+
+    def __init__(
+        self,
+        in_channels_list: Sequence[int],
+        out_channels: int,
+        extra_blocks: nn.Module | None = None,
+        norm_layer: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+
+        def conv(in_channels: int, kernel_size: int) -> Conv2dNormActivation:
+            return Conv2dNormActivation(
+                in_channels, out_channels, kernel_size, norm_layer=norm_layer, activation=False
+            )
+
+        self.inner_blocks = nn.ModuleList(conv(channels, 1) for channels in in_channels_list)
+        self.layer_blocks = nn.ModuleList(conv(out_channels, 3) for _ in in_channels_list)
+        self.extra_blocks = extra_blocks
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        blocks = [
+            f"{kind}.{i}"
+            for kind in ("inner_blocks", "layer_blocks")
+            for i in range(len(in_channels_list))
+        ]
+        accept_old_keys(self, {block: f"{block}.0" for block in blocks})
+
+    def forward(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Stages ``{name: [N, C_l, H_l, W_l]}``, finest first, to pyramid of the same names."""
+        stages = list(x.values())
+        laterals = [block(stage) for block, stage in zip(self.inner_blocks, stages, strict=True)]
+        for level in range(len(laterals) - 2, -1, -1):  # coarse to fine
+            size = laterals[level].shape[-2:]
+            laterals[level] = laterals[level] + F.interpolate(laterals[level + 1], size=size)
+        pyramid = [
+            block(lateral) for block, lateral in zip(self.layer_blocks, laterals, strict=True)
+        ]
+        names = list(x)
+        if self.extra_blocks is not None:
+            pyramid, names = self.extra_blocks(pyramid, stages, names)
+        return dict(zip(names, pyramid, strict=True))

@@ -1,0 +1,154 @@
+"""ResNet (He et al. 2015, "Deep Residual Learning for Image Recognition").
+
+The variant is the usual one of today, "v1.5": a bottleneck halves the resolution in its 3x3
+convolution rather than in the 1x1 before it.
+
+    stage    stride   output of ResNet-50
+    conv1         2   [N,   64, H/2,  W/2]
+    maxpool       4   [N,   64, H/4,  W/4]
+    layer1        4   [N,  256, H/4,  W/4]    C2
+    layer2        8   [N,  512, H/8,  W/8]    C3
+    layer3       16   [N, 1024, H/16, W/16]   C4
+    layer4       32   [N, 2048, H/32, W/32]   C5
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+NormLayer = Callable[[int], nn.Module]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (Figure 5, left; ResNet-18 and -34).
+
+    Args:
+        in_channels: channels of the input.
+        width: channels of the convolutions.
+        stride: of the first convolution.
+        norm_layer: called with the number of channels.
+    """
+
+    expansion: ClassVar[int] = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, norm_layer: NormLayer) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = norm_layer(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = norm_layer(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = projection(in_channels, width, stride, norm_layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(out + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut (Figure 5, right; ResNet-50 and deeper).
+
+    Args:
+        in_channels: channels of the input.
+        width: channels of the 3x3 convolution; the output has four times as many.
+        stride: of the 3x3 convolution.
+        norm_layer: called with the number of channels.
+    """
+
+    expansion: ClassVar[int] = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, norm_layer: NormLayer) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = norm_layer(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = norm_layer(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = norm_layer(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = projection(in_channels, out_channels, stride, norm_layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(out + shortcut)
+
+
+def projection(
+    in_channels: int, out_channels: int, stride: int, norm_layer: NormLayer
+) -> nn.Sequential | None:
+    """The shortcut's 1x1 convolution, or None where the input already has the right shape."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    conv = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+    return nn.Sequential(conv, norm_layer(out_channels))
+
+
+class ResNet(nn.Sequential):
+    """The named layers of a ResNet in order, up to C5; without pooling and classifier.
+
+    Args:
+        block: ``BasicBlock`` or ``Bottleneck``.
+        layers: number of blocks in each of the four stages.
+        widths: of the blocks in each stage.
+        in_channels: channels of the image.
+        stem_width: channels of the first convolution.
+        norm_layer: called with the number of channels.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        layers: Sequence[int],
+        *,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        in_channels: int = 3,
+        stem_width: int = 64,
+        norm_layer: NormLayer = nn.BatchNorm2d,
+    ) -> None:
+        named: OrderedDict[str, nn.Module] = OrderedDict(
+            conv1=nn.Conv2d(in_channels, stem_width, 7, stride=2, padding=3, bias=False),
+            bn1=norm_layer(stem_width),
+            relu=nn.ReLU(inplace=True),
+            maxpool=nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        channels = stem_width
+        for stage, (blocks, width) in enumerate(zip(layers, widths, strict=True), start=1):
+            stride = 1 if stage == 1 else 2
+            named[f"layer{stage}"] = nn.Sequential(
+                block(channels, width, stride, norm_layer),
+                *(block(width * block.expansion, width, 1, norm_layer) for _ in range(1, blocks)),
+            )
+            channels = width * block.expansion
+        super().__init__(named)
+        self.out_channels = [width * block.expansion for width in widths]  # of C2 to C5
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+# Table 1: the block and how many of them each stage has.
+ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+def resnet(name: str, *, in_channels: int = 3, norm_layer: NormLayer = nn.BatchNorm2d) -> ResNet:
+    """A ResNet of the paper by its name, such as ``"resnet50"``."""
+    if name not in ARCHITECTURES:
+        raise ValueError(f"no ResNet is called {name!r}: choose one of {', '.join(ARCHITECTURES)}")
+    block, layers = ARCHITECTURES[name]
+    return ResNet(block, layers, in_channels=in_channels, norm_layer=norm_layer)

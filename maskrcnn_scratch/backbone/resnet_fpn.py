@@ -1,0 +1,144 @@
+"""A backbone and its feature pyramid as one module; the ResNet one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from maskrcnn_scratch.backbone.fpn import FeaturePyramidNetwork, LastLevelMaxPool
+from maskrcnn_scratch.backbone.frozen_batch_norm import FrozenBatchNorm2d
+from maskrcnn_scratch.backbone.resnet import ResNet, resnet
+
+if TYPE_CHECKING:
+    from maskrcnn_scratch.weights import ResNet50_Weights
+
+
+class IntermediateLayerGetter(nn.ModuleDict):
+    """Runs a module's children in order and returns the outputs of some of them.
+
+    Args:
+        model: a module whose direct children are called one after another.
+        return_layers: name of the output by name of the child, such as ``{"layer1": "0"}``;
+            children after the last of them are left out.
+    """
+
+    def __init__(self, model: nn.Module, return_layers: Mapping[str, str]) -> None:
+        children = dict(model.named_children())
+        missing = [name for name in return_layers if name not in children]
+        if missing:
+            raise ValueError(f"return_layers names {missing}, the model has {list(children)}")
+        last = max(list(children).index(name) for name in return_layers)
+        super().__init__(dict(list(children.items())[: last + 1]))
+        self.return_layers = dict(return_layers)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        outputs = {}
+        for name, module in self.items():
+            x = module(x)
+            if name in self.return_layers:
+                outputs[self.return_layers[name]] = x
+        return outputs
+
+
+class BackboneWithFPN(nn.Module):
+    """``[N, 3, H, W]`` -> the pyramid's levels by name, ``{"0": [N, channels, H/4, W/4], ...}``.
+
+    Args:
+        backbone: a module whose children are its stages, in order.
+        return_layers: name of the level by name of the child.
+        in_channels_list: channels of those children's outputs.
+        out_channels: channels of every level.
+        extra_blocks: adds coarser levels; ``LastLevelMaxPool`` by default.
+        norm_layer: normalisation in the FPN; None for convolutions with a bias.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        return_layers: Mapping[str, str],
+        in_channels_list: Sequence[int],
+        out_channels: int,
+        extra_blocks: nn.Module | None = None,
+        norm_layer: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.body = IntermediateLayerGetter(backbone, return_layers)
+        self.fpn = FeaturePyramidNetwork(
+            in_channels_list,
+            out_channels,
+            extra_blocks=LastLevelMaxPool() if extra_blocks is None else extra_blocks,
+            norm_layer=norm_layer,
+        )
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.fpn(self.body(x))
+
+
+def resnet_fpn_backbone(
+    *,
+    backbone_name: str,
+    weights: ResNet50_Weights | None = None,
+    norm_layer: Callable[[int], nn.Module] = FrozenBatchNorm2d,
+    trainable_layers: int = 3,
+    returned_layers: Sequence[int] | None = None,
+    extra_blocks: nn.Module | None = None,
+) -> BackboneWithFPN:
+    """A ResNet with an FPN of 256 channels on its stages.
+
+    Args:
+        backbone_name: ``"resnet50"`` or another of ``resnet.ARCHITECTURES``.
+        weights: ImageNet weights to start from.
+        norm_layer: of the ResNet, called with the number of channels.
+        trainable_layers: how many of its five layers are trained, from the last; 5 is all.
+        returned_layers: stages that the FPN sees, each in 1-4; all by default.
+        extra_blocks: see ``FeaturePyramidNetwork``.
+    """
+    body = resnet(backbone_name, norm_layer=norm_layer)
+    if weights is not None:
+        state_dict = weights.get_state_dict(progress=True, check_hash=True)
+        body.load_state_dict({k: v for k, v in state_dict.items() if not k.startswith("fc.")})
+    return resnet_with_fpn(
+        body,
+        trainable_layers=trainable_layers,
+        returned_layers=returned_layers,
+        extra_blocks=extra_blocks,
+    )
+
+
+def resnet_with_fpn(
+    body: ResNet,
+    *,
+    trainable_layers: int = 5,
+    returned_layers: Sequence[int] | None = None,
+    out_channels: int = 256,
+    extra_blocks: nn.Module | None = None,
+    norm_layer: Callable[[int], nn.Module] | None = None,
+) -> BackboneWithFPN:
+    """Puts an FPN on a ResNet and freezes all but its last ``trainable_layers`` layers."""
+    stages = tuple(returned_layers or (1, 2, 3, 4))
+    if not all(1 <= stage <= 4 for stage in stages):
+        raise ValueError(f"returned_layers must be in 1-4, got {list(stages)}")
+    freeze(body, trainable_layers)
+    return BackboneWithFPN(
+        body,
+        return_layers={f"layer{stage}": str(level) for level, stage in enumerate(stages)},
+        in_channels_list=[body.out_channels[stage - 1] for stage in stages],
+        out_channels=out_channels,
+        extra_blocks=extra_blocks,
+        norm_layer=norm_layer,
+    )
+
+
+def freeze(body: ResNet, trainable_layers: int) -> None:
+    """Leaves gradients only to the last ``trainable_layers`` of the five layers of a ResNet."""
+    if not 0 <= trainable_layers <= 5:
+        raise ValueError(f"trainable_layers must be in 0-5, got {trainable_layers}")
+    trained = ["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable_layers]
+    if trainable_layers == 5:
+        trained.append("bn1")
+    for name, parameter in body.named_parameters():
+        if name.split(".")[0] not in trained:
+            parameter.requires_grad_(False)

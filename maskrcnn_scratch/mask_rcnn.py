@@ -1,0 +1,350 @@
+"""Mask R-CNN (He et al. 2017): read this file first.
+
+``GeneralizedRCNN`` has the stages in order, ``MaskRCNN`` picks the parts, and
+``maskrcnn_resnet50_fpn`` puts them on a ResNet-50.
+
+    image          -> transform      transform.py
+    -> backbone, FPN                 backbone/resnet.py, fpn.py
+    -> anchors, RPN, proposals       rpn/anchors.py, head.py, proposals.py
+    -> RoIAlign, box head, NMS       roi_heads/pooler.py, box_head.py, detections.py
+    -> RoIAlign, mask head           roi_heads/pooler.py, mask_head.py
+    -> paste                         transform.py, ops/paste_masks.py
+
+Letters: ``N`` images, ``A`` anchors, ``P`` proposal slots, ``D`` detection slots (``structures``).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_scratch import interfaces
+from maskrcnn_scratch.backbone import FrozenBatchNorm2d, resnet_fpn_backbone
+from maskrcnn_scratch.check_parts import check_parts
+from maskrcnn_scratch.roi_heads import (
+    FastRCNNPredictor,
+    MaskRCNNHeads,
+    MaskRCNNPredictor,
+    MultiScaleRoIAlign,
+    RoIHeads,
+    TwoMLPHead,
+)
+from maskrcnn_scratch.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
+from maskrcnn_scratch.structures import ImageList, Result, StageOutputs, Target
+from maskrcnn_scratch.training.check_targets import check_targets
+from maskrcnn_scratch.transform import GeneralizedRCNNTransform
+from maskrcnn_scratch.weights import MaskRCNN_ResNet50_FPN_Weights, ResNet50_Weights
+
+
+class GeneralizedRCNN(nn.Module):
+    """A detector in stages: transform, backbone, region proposals, RoI heads.
+
+    Args:
+        backbone: see ``interfaces.Backbone``.
+        rpn: says where objects may be.
+        roi_heads: says what they are, where exactly, and which pixels are theirs.
+        transform: makes the batch and brings the results back to the original sizes.
+    """
+
+    def __init__(
+        self,
+        backbone: interfaces.Backbone,
+        rpn: RegionProposalNetwork,
+        roi_heads: RoIHeads,
+        transform: GeneralizedRCNNTransform,
+    ) -> None:
+        super().__init__()
+        self.transform = transform
+        self.backbone = backbone
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Tensor] | list[Result]:
+        """The losses in training mode, the detections in eval mode.
+
+        Args:
+            images: ``[3, H, W]`` floats in 0-1, sizes may differ.
+            targets: one an image, needed in training mode.
+        """
+        if self.training:
+            return self.losses(images, targets)
+        return self.detect(images)
+
+    def detect(self, images: Sequence[Tensor]) -> list[Result]:
+        """What is in each image, best first, in its own pixels.
+
+        Returns:
+            for each image ``boxes`` ``[D, 4]``, ``labels`` ``[D]``, ``scores`` ``[D]`` and
+            ``masks`` ``[D, 1, H, W]``, soft in 0-1 (threshold them at 0.5). ``D`` may be 0.
+        """
+        return self.run_stages(images).results
+
+    def run_stages(self, images: Sequence[Tensor]) -> StageOutputs:
+        """Everything ``detect`` computes on its way; ``.results`` is what it returns."""
+        batch, _ = self.transform(images)  # [N, 3, H, W] and the sizes inside of the padding
+        stages = self.run_batch(batch)
+        original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        stages.results = self.transform.postprocess(stages.detections, batch.sizes, original_sizes)
+        return stages
+
+    def run_batch(self, batch: ImageList) -> StageOutputs:
+        """The stages from a padded batch to padded detections: all shapes fixed, no waiting."""
+        features = self.extract_features(batch.tensors)  # {"0": [N, 256, H/4, W/4], ..., "pool"}
+        rpn = self.rpn(batch, features)  # of each anchor: objectness [N, A], deltas [N, A, 4]
+        proposals = self.rpn.propose(rpn, batch.sizes)  # boxes [N, P, 4]
+        class_logits, box_regression, detections = self.roi_heads.detect_boxes(
+            features, proposals, batch
+        )  # [N, P, C], [N, P, C, 4], boxes [N, D, 4]
+        if self.roi_heads.has_mask():
+            detections.masks = self.roi_heads.detect_masks(features, detections, batch)
+        return StageOutputs(
+            images=batch,
+            features=features,
+            anchors=rpn.anchors,
+            objectness=rpn.objectness,
+            pred_bbox_deltas=rpn.pred_bbox_deltas,
+            proposals=proposals,
+            class_logits=class_logits,
+            box_regression=box_regression,
+            detections=detections,
+            results=[],
+        )
+
+    def losses(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Target] | None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """The five losses, each a scalar; their sum is what training minimises.
+
+        Works in eval mode too, as the validation loss: nothing in the model changes, no random
+        number is taken from the global stream, and the same images give the same losses.
+
+        Args:
+            images: as in ``forward``.
+            targets: one an image: ``boxes`` ``[G, 4]``, ``labels`` ``[G]`` from 1, ``masks``
+                ``[G, H, W]``; ``G`` may be 0.
+            generator: draws the anchors and proposals that enter the losses; by default the global
+                one in training mode and a fresh one in eval mode.
+
+        Raises:
+            TypeError, ValueError: targets that make no sense, naming image and object.
+        """
+        if generator is None and not self.training:
+            generator = torch.Generator(images[0].device).manual_seed(0)
+        check_targets(
+            targets,
+            [(image.shape[-2], image.shape[-1]) for image in images],
+            has_mask=self.roi_heads.has_mask(),
+        )
+        batch, targets = self.transform(images, targets)
+        features = self.extract_features(batch.tensors)
+        rpn = self.rpn(batch, features)
+        proposals = self.rpn.propose(rpn, batch.sizes, phase="training")
+        rpn_losses = self.rpn.losses(rpn, targets, generator)
+        shape = tuple(batch.tensors.shape[-2:])
+        return {
+            **self.roi_heads.losses(features, proposals.to_list(), shape, targets, generator),
+            **rpn_losses,
+        }
+
+    def extract_features(self, images: Tensor) -> dict[str, Tensor]:
+        """``[N, 3, H, W]`` to feature maps by name; a backbone with one map has it under "0"."""
+        features = self.backbone(images)
+        return {"0": features} if isinstance(features, Tensor) else features
+
+
+class MaskRCNN(GeneralizedRCNN):
+    """Mask R-CNN on any backbone; every part can be given, and has torchvision's default.
+
+    Args:
+        backbone: gives feature maps by name and has ``out_channels``.
+        num_classes: with the background; None where both predictors are given.
+        min_size, max_size, image_mean, image_std: see ``GeneralizedRCNNTransform``.
+        rpn_anchor_generator: by default one size a level, 32 to 512, and three shapes.
+        rpn_head: by default ``RPNHead``.
+        rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test: candidates of each level before NMS.
+        rpn_post_nms_top_n_train, rpn_post_nms_top_n_test: proposals of each image after it.
+        rpn_nms_thresh, rpn_fg_iou_thresh, rpn_bg_iou_thresh, rpn_batch_size_per_image,
+        rpn_positive_fraction, rpn_score_thresh: see ``RegionProposalNetwork``.
+        box_roi_pool: by default 7 x 7 from the maps "0" to "3".
+        box_head, box_predictor: by default ``TwoMLPHead`` and ``FastRCNNPredictor``.
+        box_score_thresh, box_nms_thresh, box_detections_per_img, box_fg_iou_thresh,
+        box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction, bbox_reg_weights: see
+            ``RoIHeads``.
+        mask_roi_pool: by default 14 x 14 from the maps "0" to "3".
+        mask_head, mask_predictor: by default ``MaskRCNNHeads`` and ``MaskRCNNPredictor``.
+        **kwargs: to ``GeneralizedRCNNTransform``: ``size_divisible``, ``fixed_size``, ``paste``.
+
+    Raises:
+        ValueError: parts that do not fit together.
+    """
+
+    def __init__(
+        self,
+        backbone: interfaces.Backbone,
+        num_classes: int | None = None,
+        # transform
+        min_size: int | Sequence[int] = 800,
+        max_size: int = 1333,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        # RPN
+        rpn_anchor_generator: interfaces.AnchorGenerator | None = None,
+        rpn_head: interfaces.RPNHead | None = None,
+        rpn_pre_nms_top_n_train: int = 2000,
+        rpn_pre_nms_top_n_test: int = 1000,
+        rpn_post_nms_top_n_train: int = 2000,
+        rpn_post_nms_top_n_test: int = 1000,
+        rpn_nms_thresh: float = 0.7,
+        rpn_fg_iou_thresh: float = 0.7,
+        rpn_bg_iou_thresh: float = 0.3,
+        rpn_batch_size_per_image: int = 256,
+        rpn_positive_fraction: float = 0.5,
+        rpn_score_thresh: float = 0.0,
+        # boxes
+        box_roi_pool: interfaces.RoIPooler | None = None,
+        box_head: interfaces.BoxHead | None = None,
+        box_predictor: interfaces.BoxPredictor | None = None,
+        box_score_thresh: float = 0.05,
+        box_nms_thresh: float = 0.5,
+        box_detections_per_img: int = 100,
+        box_fg_iou_thresh: float = 0.5,
+        box_bg_iou_thresh: float = 0.5,
+        box_batch_size_per_image: int = 512,
+        box_positive_fraction: float = 0.25,
+        bbox_reg_weights: tuple[float, float, float, float] | None = None,
+        # masks
+        mask_roi_pool: interfaces.RoIPooler | None = None,
+        mask_head: interfaces.MaskHead | None = None,
+        mask_predictor: interfaces.MaskPredictor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not hasattr(backbone, "out_channels"):
+            raise ValueError(
+                "backbone has no attribute out_channels: set it to the number of channels of its "
+                "feature maps (the same for all of them)"
+            )
+        for name, predictor in (("box", box_predictor), ("mask", mask_predictor)):
+            if (num_classes is None) == (predictor is None):
+                raise ValueError(
+                    f"give either num_classes or {name}_predictor: num_classes is {num_classes}, "
+                    f"{name}_predictor is {'missing' if predictor is None else 'given'}"
+                )
+        channels = backbone.out_channels
+
+        if rpn_anchor_generator is None:
+            rpn_anchor_generator = AnchorGenerator(
+                sizes=((32,), (64,), (128,), (256,), (512,)), aspect_ratios=(0.5, 1.0, 2.0)
+            )
+        if rpn_head is None:
+            rpn_head = RPNHead(channels, rpn_anchor_generator.num_anchors_per_location()[0])
+        rpn = RegionProposalNetwork(
+            rpn_anchor_generator,
+            rpn_head,
+            rpn_fg_iou_thresh,
+            rpn_bg_iou_thresh,
+            rpn_batch_size_per_image,
+            rpn_positive_fraction,
+            {"training": rpn_pre_nms_top_n_train, "testing": rpn_pre_nms_top_n_test},
+            {"training": rpn_post_nms_top_n_train, "testing": rpn_post_nms_top_n_test},
+            rpn_nms_thresh,
+            rpn_score_thresh,
+        )
+
+        levels = ("0", "1", "2", "3")
+        if box_roi_pool is None:
+            box_roi_pool = MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=2)
+        if box_head is None:
+            box_head = TwoMLPHead(channels * box_roi_pool.output_size[0] ** 2, 1024)
+        if box_predictor is None:
+            box_predictor = FastRCNNPredictor(1024, num_classes)
+        if mask_roi_pool is None:
+            mask_roi_pool = MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=2)
+        if mask_head is None:
+            mask_head = MaskRCNNHeads(channels, (256, 256, 256, 256), dilation=1)
+        if mask_predictor is None:
+            mask_predictor = MaskRCNNPredictor(256, 256, num_classes)
+        roi_heads = RoIHeads(
+            box_roi_pool,
+            box_head,
+            box_predictor,
+            box_fg_iou_thresh,
+            box_bg_iou_thresh,
+            box_batch_size_per_image,
+            box_positive_fraction,
+            bbox_reg_weights,
+            box_score_thresh,
+            box_nms_thresh,
+            box_detections_per_img,
+            mask_roi_pool,
+            mask_head,
+            mask_predictor,
+        )
+
+        transform = GeneralizedRCNNTransform(
+            min_size,
+            max_size,
+            (0.485, 0.456, 0.406) if image_mean is None else image_mean,
+            (0.229, 0.224, 0.225) if image_std is None else image_std,
+            **kwargs,
+        )
+        super().__init__(backbone, rpn, roi_heads, transform)
+        check_parts(self)
+
+
+def maskrcnn_resnet50_fpn(
+    *,
+    weights: MaskRCNN_ResNet50_FPN_Weights | str | None = None,
+    progress: bool = True,
+    num_classes: int | None = None,
+    weights_backbone: ResNet50_Weights | str | None = ResNet50_Weights.IMAGENET1K_V1,
+    trainable_backbone_layers: int | None = None,
+    **kwargs: Any,
+) -> MaskRCNN:
+    """Mask R-CNN with a ResNet-50-FPN, as torchvision's function of the same name.
+
+    Args:
+        weights: of the whole model, such as ``"DEFAULT"``.
+        progress: shows a bar while downloading.
+        num_classes: with the background; by default 91, or what ``weights`` were trained for.
+        weights_backbone: of the ResNet alone, where there are no ``weights``.
+        trainable_backbone_layers: how many of the ResNet's five layers are trained, from the last:
+            3 by default. Without any weights all are, and their batch normalisation is an ordinary
+            one instead of a frozen one.
+        **kwargs: to ``MaskRCNN``.
+    """
+    weights = MaskRCNN_ResNet50_FPN_Weights.verify(weights)
+    weights_backbone = None if weights else ResNet50_Weights.verify(weights_backbone)
+    pretrained = weights is not None or weights_backbone is not None
+    if not pretrained and trainable_backbone_layers is not None:
+        warnings.warn(
+            f"trainable_backbone_layers={trainable_backbone_layers} is ignored: without weights "
+            "there is nothing worth freezing, all layers are trained",
+            stacklevel=2,
+        )
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50",
+        weights=weights_backbone,
+        norm_layer=FrozenBatchNorm2d if pretrained else nn.BatchNorm2d,
+        trainable_layers=_default(trainable_backbone_layers, 3) if pretrained else 5,
+    )
+    model = MaskRCNN(backbone, _default(num_classes, 91), **kwargs)
+    if weights is not None:
+        model.load_state_dict(weights.get_state_dict(progress=progress, check_hash=True))
+        if weights is MaskRCNN_ResNet50_FPN_Weights.COCO_V1:
+            for module in model.modules():
+                if isinstance(module, FrozenBatchNorm2d):
+                    module.eps = 0.0  # these were trained so
+    return model
+
+
+def _default(value: int | None, default: int) -> int:
+    return default if value is None else value

@@ -1,0 +1,60 @@
+"""From the box head's predictions to detections: softmax, decode, clip, filter, NMS, top 100.
+
+Letters: ``N`` images, ``P`` proposals, ``C`` classes with the background, ``K = P * (C - 1)``
+candidates an image, ``D`` detection slots.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from maskrcnn_scratch.interfaces import NMS
+from maskrcnn_scratch.ops.boxes import BoxCoder, clip_boxes_to_image, has_min_size
+from maskrcnn_scratch.structures import Detections, Proposals, gather_slots, valid_slots
+
+
+def select_detections(
+    class_logits: Tensor,
+    box_regression: Tensor,
+    proposals: Proposals,
+    image_sizes: Tensor,
+    *,
+    score_thresh: float,
+    nms_thresh: float,
+    detections_per_img: int,
+    min_size: float,
+    box_coder: BoxCoder,
+    nms: NMS,
+) -> Detections:
+    """The best detections over all classes (Fast R-CNN, section 2.3).
+
+    Each class of each proposal stands for itself: a proposal can become several detections.
+
+    Args:
+        class_logits: ``[N, P, C]``; class 0 is the background.
+        box_regression: offsets from the proposals for each class, ``[N, P, C, 4]``.
+        image_sizes: (height, width) without padding, ``[N, 2]``; boxes are clipped to it.
+        score_thresh: scores must exceed this.
+        nms_thresh: IoU above which the worse of two boxes of a class is dropped.
+        detections_per_img: detections of each image, ``D``.
+        min_size: the least side in pixels that is kept.
+    """
+    _, num_proposals, num_classes = class_logits.shape
+    scores = class_logits.softmax(dim=2)[:, :, 1:]  # [N, P, C - 1]
+    boxes = box_coder.decode(box_regression[:, :, 1:], proposals.boxes[:, :, None])
+    boxes = clip_boxes_to_image(boxes, image_sizes)  # [N, P, C - 1, 4]
+    labels = torch.arange(1, num_classes, device=class_logits.device).expand_as(scores)
+
+    filled = valid_slots(proposals.counts, num_proposals)[:, :, None]  # [N, P, 1]
+    keep = filled & (scores > score_thresh) & has_min_size(boxes, min_size)
+    scores, boxes = scores.masked_fill(~keep, -torch.inf).flatten(1), boxes.flatten(1, 2)
+    labels = labels.flatten(1)  # [N, K]
+    indices, counts = nms(boxes, scores, labels, nms_thresh, detections_per_img, num_classes)
+    return Detections(
+        boxes=gather_slots(boxes, indices, counts),
+        labels=gather_slots(labels, indices, counts),
+        scores=gather_slots(scores, indices, counts),
+        counts=counts,
+        proposals=indices // (num_classes - 1),
+    )

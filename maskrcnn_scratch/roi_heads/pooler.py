@@ -1,0 +1,111 @@
+"""RoIAlign on a feature pyramid: each RoI is cut from the level that fits its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_scratch.ops import multiscale_roi_align
+from maskrcnn_scratch.ops.boxes import box_area
+from maskrcnn_scratch.structures import list_to_rois
+
+LEVEL_EPSILON = 1e-6  # keeps a box of exactly 224 x 224 at its level in spite of rounding
+
+
+class MultiScaleRoIAlign(nn.Module):
+    """Features of one size for boxes of all sizes (FPN, Eq. 1; Mask R-CNN, section 3, RoIAlign).
+
+    Args:
+        featmap_names: the feature maps to pool from, finest first; others are left aside.
+        output_size: side of the pooled features, ``P``, or (height, width).
+        sampling_ratio: samples a bin along each side; 0 or less for as many as it has pixels.
+        canonical_scale: side in pixels of a box that is pooled from ``canonical_level``.
+        canonical_level: 4 is the level of stride 16.
+        scales: feature pixels per image pixel of each map; by default found from the sizes.
+        aligned: shifts the samples by the half pixel that the original RoIAlign leaves out.
+    """
+
+    def __init__(
+        self,
+        featmap_names: Sequence[str],
+        output_size: int | Sequence[int],
+        sampling_ratio: int,
+        *,
+        canonical_scale: int = 224,
+        canonical_level: int = 4,
+        scales: Sequence[float] | None = None,
+        aligned: bool = False,
+    ) -> None:
+        super().__init__()
+        self.featmap_names = list(featmap_names)
+        height, width = (output_size,) * 2 if isinstance(output_size, int) else output_size
+        self.output_size = (height, width)
+        self.sampling_ratio = sampling_ratio
+        self.canonical_scale = canonical_scale
+        self.canonical_level = canonical_level
+        self.scales = scales
+        self.aligned = aligned
+
+    def forward(
+        self,
+        x: Mapping[str, Tensor],
+        boxes: Tensor | Sequence[Tensor],
+        image_shapes: Sequence[tuple[int, int]],
+    ) -> Tensor:
+        """Pools each box from one level.
+
+        Args:
+            x: ``[N, C, H_l, W_l]`` by name.
+            boxes: ``[R, 5]`` (image index, x1, y1, x2, y2) in image pixels, or ``[R_n, 4]`` for
+                each image.
+            image_shapes: (height, width) of the images that the maps were made of. The largest
+                side counts; give the padded size and the scales are exact. (torchvision gives the
+                sizes without padding, and remembers what it found from the first batch, which may
+                be the wrong scale where an image is thinner than its padding.)
+
+        Returns:
+            ``[R, C, P, P]``, in the order of the boxes.
+        """
+        missing = [name for name in self.featmap_names if name not in x]
+        if missing:
+            raise ValueError(f"featmap_names asks for {missing}, the backbone gives {list(x)}")
+        features = [x[name] for name in self.featmap_names]
+        rois = boxes if isinstance(boxes, Tensor) else list_to_rois(boxes)
+        scales = self.scales or infer_scales(features, image_shapes)
+        return multiscale_roi_align(
+            features,
+            rois,
+            self.map_levels(rois[:, 1:], scales),
+            scales,
+            self.output_size,
+            self.sampling_ratio,
+            self.aligned,
+        )
+
+    def map_levels(self, boxes: Tensor, scales: Sequence[float]) -> Tensor:
+        """Index of the level for each of ``boxes [R, 4]``, int64 ``[R]`` (FPN, Eq. 1)."""
+        if len(scales) == 1:
+            return torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+        finest, coarsest = (-int(math.log2(scale)) for scale in (scales[0], scales[-1]))
+        side = torch.sqrt(box_area(boxes))
+        levels = torch.floor(
+            self.canonical_level + torch.log2(side / self.canonical_scale) + LEVEL_EPSILON
+        )
+        return levels.clamp(min=finest, max=coarsest).to(torch.int64) - finest
+
+    def extra_repr(self) -> str:
+        return (
+            f"featmap_names={self.featmap_names}, output_size={self.output_size}, "
+            f"sampling_ratio={self.sampling_ratio}"
+        )
+
+
+def infer_scales(
+    features: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
+) -> list[float]:
+    """Feature pixels per image pixel of each map, rounded to a power of two."""
+    height = max(shape[0] for shape in image_shapes)
+    return [2.0 ** round(math.log2(feature.shape[-2] / height)) for feature in features]

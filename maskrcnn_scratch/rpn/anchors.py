@@ -1,0 +1,117 @@
+"""Anchors: the reference boxes that the RPN classifies and refines.
+
+Letters: ``L`` levels, ``a`` anchors a cell of one level, ``A = sum(H_l * W_l * a_l)`` in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_scratch.structures import ImageList
+
+CACHED_GRIDS = 16  # about 4 MB each at 800 x 1344
+
+
+class AnchorGenerator(nn.Module):
+    """Boxes of several sizes and shapes centred on each cell (Faster R-CNN, section 3.1.1).
+
+    A cell's anchors are centred on its top left corner, ``(x * stride, y * stride)``, and their
+    sides are rounded (halves to even) around it: torchvision's convention.
+
+    Args:
+        sizes: square root of the areas in pixels, for each level, such as ``((32,), (64,), ...)``;
+            or one number a level, ``(32, 64, ...)``.
+        aspect_ratios: height / width, for each level; or one sequence for all levels.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[float]] | Sequence[float] = ((128, 256, 512),),
+        aspect_ratios: Sequence[Sequence[float]] | Sequence[float] = ((0.5, 1.0, 2.0),),
+    ) -> None:
+        super().__init__()
+        self.sizes = tuple(tuple(size) if isinstance(size, Sequence) else (size,) for size in sizes)
+        shared = not isinstance(aspect_ratios[0], Sequence)
+        per_level = [aspect_ratios] * len(self.sizes) if shared else aspect_ratios
+        self.aspect_ratios = tuple(tuple(ratios) for ratios in per_level)  # type: ignore[arg-type]
+        if len(self.sizes) != len(self.aspect_ratios):
+            raise ValueError(
+                f"sizes has {len(self.sizes)} levels and aspect_ratios {len(self.aspect_ratios)}: "
+                "give both for each feature map"
+            )
+        self.cell_anchors = [
+            cell_anchors(level_sizes, ratios)
+            for level_sizes, ratios in zip(self.sizes, self.aspect_ratios, strict=True)
+        ]
+        self._cache: dict[tuple[object, ...], Tensor] = {}
+
+    def num_anchors_per_location(self) -> list[int]:
+        """Anchors a cell at each level."""
+        return [len(anchors) for anchors in self.cell_anchors]
+
+    def forward(self, image_list: ImageList, feature_maps: Sequence[Tensor]) -> list[Tensor]:
+        """``[A, 4]`` for each image: the same tensor, as all share the padded size.
+
+        Ordered by level, row, column, then aspect ratio and size. Remembered for the last few
+        sizes.
+
+        Args:
+            image_list: only the padded size of ``tensors [N, C, H, W]`` is looked at.
+            feature_maps: ``[N, C, H_l, W_l]`` of each level.
+
+        Raises:
+            ValueError: another number of feature maps than of levels.
+        """
+        if len(feature_maps) != len(self.cell_anchors):
+            raise ValueError(
+                f"the backbone gives {len(feature_maps)} feature maps, the anchor generator has "
+                f"sizes and aspect_ratios for {len(self.cell_anchors)}: they must agree"
+            )
+        height, width = image_list.tensors.shape[-2:]
+        grids = [(feature.shape[-2], feature.shape[-1]) for feature in feature_maps]
+        like = feature_maps[0]
+        if torch.compiler.is_compiling():  # sizes may be symbols, which are no keys
+            anchors = self.grid_anchors(grids, height, width, like)
+        else:
+            key = (height, width, *grids, like.dtype, like.device)
+            if key not in self._cache and len(self._cache) == CACHED_GRIDS:
+                del self._cache[next(iter(self._cache))]  # the oldest
+            if key not in self._cache:
+                self._cache[key] = self.grid_anchors(grids, height, width, like)
+            anchors = self._cache[key]
+        return [anchors] * image_list.tensors.shape[0]
+
+    def grid_anchors(
+        self, grids: Sequence[tuple[int, int]], height: int, width: int, like: Tensor
+    ) -> Tensor:
+        """Anchors ``[A, 4]`` of all levels for a padded image of ``height`` x ``width``.
+
+        Args:
+            grids: (height, width) of each feature map; the stride is the image's side divided by
+                the map's, rounded down.
+            like: gives dtype and device.
+        """
+        levels = []
+        for (grid_h, grid_w), cell in zip(grids, self.cell_anchors, strict=True):
+            x = torch.arange(grid_w, device=like.device) * (width // grid_w)
+            y = torch.arange(grid_h, device=like.device) * (height // grid_h)
+            y, x = torch.meshgrid(y, x, indexing="ij")  # [H_l, W_l] each
+            corners = torch.stack((x, y, x, y), dim=-1)[:, :, None]  # [H_l, W_l, 1, 4]
+            levels.append((corners + cell.to(like)).reshape(-1, 4))  # [H_l * W_l * a, 4]
+        return torch.cat(levels)
+
+    def extra_repr(self) -> str:
+        return f"sizes={self.sizes}, aspect_ratios={self.aspect_ratios}"
+
+
+def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+    """Anchors ``[a, 4]`` around the origin, sizes running fastest, sides rounded half to even."""
+    scale = torch.tensor(sizes, dtype=torch.float32)
+    height_ratio = torch.sqrt(torch.tensor(aspect_ratios, dtype=torch.float32))
+    width_ratio = 1 / height_ratio
+    height = (height_ratio[:, None] * scale).flatten()  # [a]
+    width = (width_ratio[:, None] * scale).flatten()
+    return (torch.stack((-width, -height, width, height), dim=1) / 2).round()

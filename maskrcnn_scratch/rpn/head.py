@@ -1,0 +1,53 @@
+"""The RPN's sliding window: a 3x3 convolution and two 1x1 convolutions on each level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_scratch.conv import Conv2dNormActivation, accept_old_keys
+
+
+class RPNHead(nn.Module):
+    """Objectness and box offsets for each anchor (Faster R-CNN, section 3.1).
+
+    Args:
+        in_channels: channels of every feature map.
+        num_anchors: anchors a cell.
+        conv_depth: number of 3x3 convolutions before the predictions.
+    """
+
+    def __init__(self, in_channels: int, num_anchors: int, conv_depth: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            *(Conv2dNormActivation(in_channels, in_channels) for _ in range(conv_depth))
+        )
+        self.cls_logits = nn.Conv2d(in_channels, num_anchors, 1)
+        self.bbox_pred = nn.Conv2d(in_channels, num_anchors * 4, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+        accept_old_keys(self, {"conv": "conv.0.0"})
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits ``[N, a, H_l, W_l]`` and offsets ``[N, 4 * a, H_l, W_l]`` of each level."""
+        objectness, pred_bbox_deltas = [], []
+        for feature in features:
+            hidden = self.conv(feature)
+            objectness.append(self.cls_logits(hidden))
+            pred_bbox_deltas.append(self.bbox_pred(hidden))
+        return objectness, pred_bbox_deltas
+
+
+def flatten_levels(predictions: Sequence[Tensor], values: int) -> Tensor:
+    """``[N, a * values, H_l, W_l]`` of each level -> ``[N, A, values]``, in the anchors' order."""
+    return torch.cat(
+        [
+            level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, values)  # [N, H_l*W_l*a, values]
+            for level in predictions
+        ],
+        dim=1,
+    )

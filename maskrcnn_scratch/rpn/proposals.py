@@ -1,0 +1,86 @@
+"""From the RPN's predictions to proposals: top-k, decode, clip, filter, NMS.
+
+Letters: ``A`` anchors over all levels, ``K`` candidates an image after top-k, ``P`` proposal slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from maskrcnn_scratch.interfaces import NMS
+from maskrcnn_scratch.ops.boxes import BoxCoder, clip_boxes_to_image, has_min_size
+from maskrcnn_scratch.structures import Proposals, gather_slots
+
+
+def select_proposals(
+    anchors: Tensor,
+    objectness: Tensor,
+    pred_bbox_deltas: Tensor,
+    image_sizes: Tensor,
+    *,
+    level_sizes: Sequence[int],
+    pre_nms_top_n: int,
+    post_nms_top_n: int,
+    score_thresh: float,
+    nms_thresh: float,
+    min_size: float,
+    box_coder: BoxCoder,
+    nms: NMS,
+) -> Proposals:
+    """The best boxes of each image, few of them overlapping much (Faster R-CNN, section 3.3).
+
+    The best are taken level by level before anything is decoded, which gives the same boxes as
+    decoding all of some 268,000 anchors and costs a fiftieth.
+
+    Args:
+        anchors: ``[A, 4]``.
+        objectness: logits, ``[N, A]``.
+        pred_bbox_deltas: ``[N, A, 4]``.
+        image_sizes: (height, width) without padding, ``[N, 2]``; boxes are clipped to it.
+        level_sizes: anchors of each level; they add up to ``A``.
+        pre_nms_top_n: candidates of each level.
+        post_nms_top_n: proposals of each image, ``P``.
+        score_thresh: the least objectness, in 0-1, that is kept.
+        nms_thresh: IoU above which the worse of two boxes of a level is dropped.
+        min_size: the least side in pixels that is kept.
+    """
+    candidates = top_k_of_levels(objectness, level_sizes, pre_nms_top_n)  # [N, K]
+    scores = objectness.gather(1, candidates).sigmoid()  # [N, K]
+    boxes = box_coder.decode(gather_slots(pred_bbox_deltas, candidates), anchors[candidates])
+    boxes = clip_boxes_to_image(boxes, image_sizes)  # [N, K, 4]
+    keep = has_min_size(boxes, min_size) & (scores >= score_thresh)
+    indices, counts = nms(
+        boxes,
+        scores.masked_fill(~keep, -torch.inf),
+        level_of_anchor(candidates, level_sizes),
+        nms_thresh,
+        post_nms_top_n,
+        len(level_sizes),
+    )  # [N, P], [N]
+    return Proposals(
+        boxes=gather_slots(boxes, indices, counts),
+        scores=gather_slots(scores, indices, counts),
+        counts=counts,
+        anchors=gather_slots(candidates, indices, counts),
+    )
+
+
+def top_k_of_levels(objectness: Tensor, level_sizes: Sequence[int], k: int) -> Tensor:
+    """Indices ``[N, K]`` into ``[0, A)`` of each level's ``k`` best anchors (or all it has)."""
+    indices, start = [], 0
+    for level in objectness.split(list(level_sizes), dim=1):  # [N, A_l]
+        indices.append(level.topk(min(k, level.shape[1]), dim=1).indices + start)
+        start += level.shape[1]
+    return torch.cat(indices, dim=1)
+
+
+def level_of_anchor(anchors: Tensor, level_sizes: Sequence[int]) -> Tensor:
+    """The level that each anchor index ``[...]`` belongs to, ``[...]`` from 0."""
+    level, start = torch.zeros_like(anchors), 0
+    for size in level_sizes[:-1]:
+        start += size
+        level = level + (anchors >= start)
+    return level

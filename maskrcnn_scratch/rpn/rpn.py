@@ -1,0 +1,196 @@
+"""Region Proposal Network (Ren et al. 2015, "Faster R-CNN", section 3).
+
+Letters: ``N`` images, ``A`` anchors over all levels, ``P`` proposal slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_scratch.interfaces import NMS, AnchorGenerator, Matcher, RPNHead, Sampler
+from maskrcnn_scratch.ops import batched_nms_padded
+from maskrcnn_scratch.ops.boxes import BoxCoder
+from maskrcnn_scratch.rpn.head import flatten_levels
+from maskrcnn_scratch.rpn.proposals import select_proposals
+from maskrcnn_scratch.structures import ImageList, Proposals, Target
+from maskrcnn_scratch.training import losses
+from maskrcnn_scratch.training.matcher import Matcher as IoUMatcher
+from maskrcnn_scratch.training.rpn_targets import assign_targets_to_anchors
+from maskrcnn_scratch.training.sampler import BalancedPositiveNegativeSampler
+
+
+@dataclass
+class RPNPredictions:
+    """What the RPN says of every anchor.
+
+    Attributes:
+        anchors: ``[A, 4]``, one set for every image.
+        objectness: logits, ``[N, A]``.
+        pred_bbox_deltas: offsets from the anchors, ``[N, A, 4]``.
+        level_sizes: anchors of each level, finest first; they add up to ``A``.
+    """
+
+    anchors: Tensor
+    objectness: Tensor
+    pred_bbox_deltas: Tensor
+    level_sizes: list[int]
+
+
+class RegionProposalNetwork(nn.Module):
+    """Says where objects may be, whatever they are.
+
+    Args:
+        anchor_generator, head: see ``interfaces``.
+        fg_iou_thresh: anchors with at least this IoU with an object are positives in training.
+        bg_iou_thresh: those below this are negatives; the ones between are left out.
+        batch_size_per_image: anchors sampled for the loss.
+        positive_fraction: the largest part of them that is positive.
+        pre_nms_top_n: candidates of each level, as ``{"training": 2000, "testing": 1000}``.
+        post_nms_top_n: proposals of each image, likewise.
+        nms_thresh: IoU above which the worse of two boxes of a level is dropped.
+        score_thresh: the least objectness, in 0-1, of a proposal.
+        box_coder, nms, proposal_matcher, fg_bg_sampler: to swap one of these.
+        loss_objectness, loss_rpn_box_reg: see ``training.losses``.
+    """
+
+    min_size = 1e-3  # pixels; proposals with a smaller side are dropped
+
+    def __init__(
+        self,
+        anchor_generator: AnchorGenerator,
+        head: RPNHead,
+        fg_iou_thresh: float,
+        bg_iou_thresh: float,
+        batch_size_per_image: int,
+        positive_fraction: float,
+        pre_nms_top_n: Mapping[str, int],
+        post_nms_top_n: Mapping[str, int],
+        nms_thresh: float,
+        score_thresh: float = 0.0,
+        *,
+        box_coder: BoxCoder | None = None,
+        nms: NMS = batched_nms_padded,
+        proposal_matcher: Matcher | None = None,
+        fg_bg_sampler: Sampler | None = None,
+        loss_objectness: Callable[..., Tensor] = losses.loss_objectness,
+        loss_rpn_box_reg: Callable[..., Tensor] = losses.loss_rpn_box_reg,
+    ) -> None:
+        super().__init__()
+        self.anchor_generator = anchor_generator
+        self.head = head
+        self.pre_nms_top_n = pre_nms_top_n
+        self.post_nms_top_n = post_nms_top_n
+        self.nms_thresh = nms_thresh
+        self.score_thresh = score_thresh
+        self.box_coder = box_coder or BoxCoder((1.0, 1.0, 1.0, 1.0))
+        self.nms = nms
+        self.proposal_matcher = proposal_matcher or IoUMatcher(
+            fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches=True
+        )
+        self.fg_bg_sampler = fg_bg_sampler or BalancedPositiveNegativeSampler(
+            batch_size_per_image, positive_fraction
+        )
+        self.loss_objectness = loss_objectness
+        self.loss_rpn_box_reg = loss_rpn_box_reg
+
+    def forward(self, images: ImageList, features: Mapping[str, Tensor]) -> RPNPredictions:
+        """Predictions for every anchor of every level.
+
+        Args:
+            features: ``[N, C, H_l, W_l]`` by name, finest first; all of them are used.
+
+        Raises:
+            ValueError: numbers of levels or of anchors that do not fit together.
+        """
+        maps = list(features.values())
+        anchors = self.anchor_generator(images, maps)[0]  # [A, 4]
+        objectness, pred_bbox_deltas = self.head(maps)
+        self.check_head(objectness, pred_bbox_deltas)
+        return RPNPredictions(
+            anchors,
+            flatten_levels(objectness, 1).squeeze(2),  # [N, A]
+            flatten_levels(pred_bbox_deltas, 4),  # [N, A, 4]
+            [level.shape[1] * level.shape[2] * level.shape[3] for level in objectness],
+        )
+
+    def check_head(self, objectness: Sequence[Tensor], pred_bbox_deltas: Sequence[Tensor]) -> None:
+        """Raises a ValueError if the head predicts for other anchors than are generated."""
+        per_cell = self.anchor_generator.num_anchors_per_location()
+        given = [level.shape[1] for level in objectness]
+        deltas = [level.shape[1] for level in pred_bbox_deltas]
+        if given != list(per_cell) or deltas != [4 * a for a in given]:
+            raise ValueError(
+                f"the RPN head predicts {given} logits and {deltas} box offsets a cell, level by "
+                f"level; the anchor generator places {list(per_cell)} anchors a cell: that many "
+                "logits and four times as many offsets are needed"
+            )
+
+    def propose(
+        self,
+        predictions: RPNPredictions,
+        image_sizes: Tensor,
+        phase: Literal["training", "testing"] = "testing",
+    ) -> Proposals:
+        """The best boxes of each image; no gradient flows through them.
+
+        Args:
+            image_sizes: (height, width) without padding, ``[N, 2]``.
+            phase: which of the two top-n applies.
+        """
+        return select_proposals(
+            predictions.anchors,
+            predictions.objectness.detach(),
+            predictions.pred_bbox_deltas.detach(),
+            image_sizes,
+            level_sizes=predictions.level_sizes,
+            pre_nms_top_n=self.pre_nms_top_n[phase],
+            post_nms_top_n=self.post_nms_top_n[phase],
+            score_thresh=self.score_thresh,
+            nms_thresh=self.nms_thresh,
+            min_size=self.min_size,
+            box_coder=self.box_coder,
+            nms=self.nms,
+        )
+
+    def losses(
+        self,
+        predictions: RPNPredictions,
+        targets: Sequence[Target],
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """``loss_objectness`` and ``loss_rpn_box_reg`` (Faster R-CNN, Eq. 1).
+
+        Args:
+            targets: boxes in the pixels of the resized images.
+            generator: what the sampler draws from; the global one by default.
+        """
+        num_images, num_anchors = predictions.objectness.shape
+        labels, matched_gt_boxes = assign_targets_to_anchors(
+            [predictions.anchors] * num_images,
+            [target["boxes"] for target in targets],
+            self.proposal_matcher,
+        )
+        positives, negatives = (
+            torch.cat([indices + n * num_anchors for n, indices in enumerate(per_image)])
+            for per_image in self.fg_bg_sampler(labels, generator=generator)
+        )  # indices into [0, N * A)
+        sampled = torch.cat((positives, negatives))
+        references = predictions.anchors[positives % num_anchors]
+        regression_targets = self.box_coder.encode(
+            torch.cat(matched_gt_boxes)[positives], references
+        )
+        return {
+            "loss_objectness": self.loss_objectness(
+                predictions.objectness.flatten()[sampled], torch.cat(labels)[sampled]
+            ),
+            "loss_rpn_box_reg": self.loss_rpn_box_reg(
+                predictions.pred_bbox_deltas.flatten(0, 1)[positives],
+                regression_targets,
+                sampled.numel(),
+            ),
+        }
