@@ -7,16 +7,12 @@ tensors, so that workers and evaluation need nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from types import ModuleType
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-try:
-    from maskrcnn_scratch import _mask_rle
-except ImportError:
-    _mask_rle = None
 
 
 class Rle(TypedDict):
@@ -106,9 +102,10 @@ def _by(size: Sequence[int]) -> str:
 
 
 def _library() -> ModuleType:
-    if _mask_rle is None:
+    try:
+        return import_module("maskrcnn_scratch._mask_rle")
+    except ImportError as error:
         raise ImportError(
-            "maskrcnn_scratch._mask_rle, the compiled mask code, is not built; "
-            "install the package with a C++ compiler at hand: pip install ."
-        )
-    return _mask_rle
+            "maskrcnn_scratch._mask_rle, the compiled mask code, is not built: install the package "
+            f"where there is a C++ compiler, with pip install . ({error})"
+        ) from None

@@ -1,5 +1,6 @@
 """RLE against pycocotools: equal text for every mask and polygon, and no crash on damaged text."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -120,10 +121,8 @@ def test_bad_segmentations_say_what_is_wrong(segmentation, message):
 
 @given(st.text(alphabet=[chr(c) for c in range(33, 127)], max_size=12))
 def test_damaged_text_raises_and_nothing_else(text):
-    try:
+    with contextlib.suppress(ValueError):
         rle.decode({"size": [4, 3], "counts": text})
-    except ValueError:
-        pass
 
 
 def test_bad_arrays():

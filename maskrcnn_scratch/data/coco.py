@@ -1,0 +1,212 @@
+"""Data sets in COCO format, as map-style data sets of (image, target).
+
+Legend: N objects of one image, A annotations of the file, H W height and width of an image.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from maskrcnn_scratch.data import rle
+from maskrcnn_scratch.data.coco_json import PackedSegmentation, read_coco_json
+from maskrcnn_scratch.data.image import image_size, read_image
+
+Target = dict[str, Any]
+
+
+class CocoDataset(Dataset[tuple[Tensor, Target]]):
+    """Images and instance masks of a COCO annotation file.
+
+    Item: the image, float32 RGB [3, H, W] in 0-1, and a dict of
+
+    - ``boxes`` float32 [N, 4], xyxy in pixels, inside the image; ``labels`` int64 [N], from 1;
+      ``masks`` uint8 [N, H, W]; ``area`` float32 [N]; ``iscrowd`` uint8 [N];
+    - ``annotation_ids`` int64 [N], ``image_id`` int and ``file_name`` str, for messages.
+
+    Images without annotations are items with N = 0. Crowd regions are left out unless
+    ``keep_crowd``. Boxes are clipped to their image; an annotation of whose box nothing is left is
+    left out, with one warning for all. Masks (polygons, compressed and uncompressed RLE) are drawn
+    when an item is read, as pycocotools draws them.
+
+    ``category_labels`` maps category ids to labels, and is kept as the attribute of that name.
+    Without it the categories get 1 to C in the order of their ids; a trained model needs the
+    mapping it was trained with.
+
+    Raises ``ValueError`` for a file that is no COCO data set or holds no image, for duplicate image
+    ids and unknown image or category ids; and, when an item is read, for a mask that is missing or
+    malformed and an image of another size than its entry. Each names the file and the id.
+    """
+
+    def __init__(
+        self,
+        annotation_file: str | PathLike[str],
+        image_folder: str | PathLike[str],
+        category_labels: Mapping[int, int] | None = None,
+        apply_exif: bool = True,
+        keep_crowd: bool = False,
+    ) -> None:
+        self.annotation_file = Path(annotation_file)
+        self.image_folder = Path(image_folder)
+        self.apply_exif = apply_exif
+        content = read_coco_json(annotation_file)
+        if not content["images"]:
+            raise ValueError(f"{annotation_file}: the data set holds no image")
+        names = {c["id"]: str(c.get("name", c["id"])) for c in content["categories"]}
+        if category_labels is None:
+            category_labels = {category: label for label, category in enumerate(sorted(names), 1)}
+        self.category_labels = dict(category_labels)
+        self.class_names = {
+            label: names.get(category, str(category))
+            for category, label in self.category_labels.items()
+        }
+        self._index_images(content["images"])
+        annotations = content["annotations"]
+        self._index_annotations([a for a in annotations if keep_crowd or not a.get("iscrowd")])
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of a model for these labels, background included."""
+        return max(self.category_labels.values(), default=0) + 1
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        size = int(self.sizes[index, 0]), int(self.sizes[index, 1])
+        rows = slice(self._first_rows[index], self._first_rows[index + 1])
+        target = {
+            "boxes": torch.from_numpy(self._boxes[rows].astype(np.float32)),
+            "labels": torch.from_numpy(self._labels[rows].astype(np.int64)),
+            "masks": torch.from_numpy(self._draw_masks(rows, size)),
+            "area": torch.from_numpy(self._areas[rows].astype(np.float32)),
+            "iscrowd": torch.from_numpy(self._crowds[rows].astype(np.uint8)),
+            "annotation_ids": torch.from_numpy(self._ids[rows].astype(np.int64)),
+            "image_id": int(self.image_ids[index]),
+            "file_name": str(self.file_names[index]),
+        }
+        return self._read_image(index, size), target
+
+    def _read_image(self, index: int, size: tuple[int, int]) -> Tensor:
+        path = self.image_folder / str(self.file_names[index])
+        image = read_image(path, self.apply_exif)
+        found = image.shape[1:]
+        if found != size:
+            turned = self.apply_exif and image_size(path, apply_exif=False) == size
+            raise ValueError(
+                f"{path}: image id {self.image_ids[index]} is {found[0]} x {found[1]} (height x "
+                f"width), but {size[0]} x {size[1]} in {self.annotation_file}"
+                + ("; it fits with apply_exif=False" if turned else "")
+            )
+        return image
+
+    def _draw_masks(self, rows: slice, size: tuple[int, int]) -> np.ndarray:
+        """Masks uint8 [N, H, W] of these annotations."""
+        masks = np.zeros((rows.stop - rows.start, *size), np.uint8)
+        for mask, row in zip(masks, range(rows.start, rows.stop), strict=True):
+            packed = self._segmentations[
+                self._segmentation_ends[row] : self._segmentation_ends[row + 1]
+            ]
+            try:
+                if not packed.size:
+                    raise ValueError("no segmentation")
+                segmentation = PackedSegmentation(packed).unpack()
+                mask[:] = rle.decode(rle.from_segmentation(segmentation, size))
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.annotation_file}: annotation {self._ids[row]}: {error}"
+                ) from None
+        return masks
+
+    def _index_images(self, images: list[dict[str, Any]]) -> None:
+        table = np.empty((len(images), 3), np.int64)
+        for row, image in zip(table, images, strict=True):
+            if "file_name" not in image:
+                raise ValueError(
+                    f"{self.annotation_file}: image id {image.get('id')}: no file_name"
+                )
+            try:
+                row[:] = image["id"], image["height"], image["width"]
+            except (KeyError, ValueError, TypeError) as error:
+                raise ValueError(
+                    f"{self.annotation_file}: image id {image.get('id')} "
+                    f"({image['file_name']}): id, height or width: {error}"
+                ) from None
+        self.image_ids, self.sizes = table[:, 0].copy(), table[:, 1:].copy()
+        self.file_names = np.array([image["file_name"] for image in images], np.str_)
+        ids, counts = np.unique(self.image_ids, return_counts=True)
+        if counts.max() > 1:
+            twice = ids[counts.argmax()]
+            raise ValueError(f"{self.annotation_file}: image id {twice} stands there twice")
+
+    def _index_annotations(self, annotations: list[dict[str, Any]]) -> None:
+        """Flat arrays, sorted by image; ``_first_rows[i]`` is where image ``i`` begins."""
+        index_of = {image_id: index for index, image_id in enumerate(self.image_ids.tolist())}
+        table = np.empty((len(annotations), 8))  # image index, label, x, y, w, h, area, crowd
+        for row, annotation in zip(table, annotations, strict=True):
+            try:
+                row[:] = self._parse(annotation, index_of)
+            except (ValueError, TypeError) as error:
+                raise ValueError(
+                    f"{self.annotation_file}: annotation {annotation.get('id')}: {error}"
+                ) from None
+        images = table[:, 0].astype(np.int64)
+        limits = self.sizes[images][:, [1, 0, 1, 0]]  # [A, 4]
+        boxes = np.clip(np.hstack([table[:, 2:4], table[:, 2:4] + table[:, 4:6]]), 0, limits)
+        visible = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)  # [A]
+        if not visible.all():
+            ids = [annotations[row]["id"] for row in np.flatnonzero(~visible)]
+            warnings.warn(
+                f"{self.annotation_file}: left out {len(ids)} annotations whose box is degenerate "
+                f"or outside its image: {', '.join(map(str, ids[:10]))}{' ...' * (len(ids) > 10)}",
+                stacklevel=3,
+            )
+        order = np.argsort(images, kind="stable")
+        order = order[visible[order]]
+        self._first_rows = np.searchsorted(images[order], np.arange(len(self.image_ids) + 1))
+        self._labels = table[order, 1].astype(np.int32)
+        self._boxes = boxes[order]
+        self._areas = table[order, 6]
+        self._crowds = table[order, 7].astype(np.uint8)
+        self._ids = np.array([annotations[row]["id"] for row in order], np.int64)
+        packed = [annotations[row].get("segmentation", b"") for row in order]
+        self._segmentations = np.frombuffer(b"".join(packed), np.uint8)
+        self._segmentation_ends = np.cumsum([0, *map(len, packed)])
+
+    def _parse(self, annotation: dict[str, Any], index_of: dict[int, int]) -> tuple[float, ...]:
+        missing = {"id", "image_id", "category_id", "bbox"} - annotation.keys()
+        if missing:
+            raise ValueError(f"no {min(missing)!r}")
+        image_id, category_id = annotation["image_id"], annotation["category_id"]
+        if image_id not in index_of:
+            raise ValueError(f"unknown image id {image_id!r}")
+        if category_id not in self.category_labels:
+            raise ValueError(f"unknown category id {category_id!r}")
+        x, y, width, height = parse_bbox(annotation["bbox"])
+        return (
+            index_of[image_id],
+            self.category_labels[category_id],
+            *(x, y, width, height),
+            annotation.get("area", width * height),
+            annotation.get("iscrowd", 0),
+        )
+
+
+def parse_bbox(bbox: object) -> tuple[float, float, float, float]:
+    """An annotation's (x, y, width, height); ``ValueError`` unless it is four finite numbers."""
+    try:
+        x, y, width, height = map(float, bbox)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise ValueError(f"bbox is not four numbers: {bbox!r}") from None
+    if not all(map(math.isfinite, (x, y, width, height))):
+        raise ValueError(f"bbox is not finite: {bbox!r}")
+    return x, y, width, height
