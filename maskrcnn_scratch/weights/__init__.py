@@ -1,0 +1,26 @@
+"""Weights: the published ones, files of other libraries, and getting either into a model."""
+
+from maskrcnn_scratch.weights.enums import (
+    FasterRCNN_ResNet50_FPN_V2_Weights,
+    FasterRCNN_ResNet50_FPN_Weights,
+    MaskRCNN_ResNet50_FPN_V2_Weights,
+    MaskRCNN_ResNet50_FPN_Weights,
+    ResNet50_Weights,
+    Weights,
+    WeightsEnum,
+)
+from maskrcnn_scratch.weights.errors import WeightsError
+from maskrcnn_scratch.weights.state_dict import read_state_dict, write_state_dict
+
+__all__ = [
+    "FasterRCNN_ResNet50_FPN_V2_Weights",
+    "FasterRCNN_ResNet50_FPN_Weights",
+    "MaskRCNN_ResNet50_FPN_V2_Weights",
+    "MaskRCNN_ResNet50_FPN_Weights",
+    "ResNet50_Weights",
+    "Weights",
+    "WeightsEnum",
+    "WeightsError",
+    "read_state_dict",
+    "write_state_dict",
+]

@@ -1,0 +1,80 @@
+"""What turns an image into a model's input, one preset for each task the published weights serve.
+
+Conventions: torchvision/transforms/_presets.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["ImageClassification", "ObjectDetection"]
+
+
+def _pixels(image: Image.Image | Tensor) -> Tensor:
+    """``[..., C, H, W]`` in the image's own type; C = 1 for a mode without channels ("L", "I;16")."""
+    if isinstance(image, Tensor):
+        return image
+    if image.mode == "P":
+        raise ValueError("the image is palette-indexed (mode P): pass image.convert('RGB')")
+    pixels = torch.from_numpy(np.array(image))  # [H, W] or [H, W, C]
+    return (pixels[..., None] if pixels.ndim == 2 else pixels).permute(2, 0, 1)
+
+
+def _to_float(pixels: Tensor) -> Tensor:
+    """float32; integers are divided by their type's largest value, floats are 0-1 already."""
+    if pixels.is_floating_point():
+        return pixels.float()
+    return pixels.float() / (1 if pixels.dtype == torch.bool else torch.iinfo(pixels.dtype).max)
+
+
+@dataclass(frozen=True)
+class ObjectDetection:
+    """The input of the detection models; they resize and normalise by themselves.
+
+    Takes a PIL image or a tensor ``[..., C, H, W]`` of any type and gives a float32 tensor of that
+    shape in 0-1.
+    """
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        return _to_float(_pixels(image))
+
+
+@dataclass(frozen=True)
+class ImageClassification:
+    """The input of a plain ImageNet classifier: resize the shorter side, centre crop, normalise.
+
+    Takes a PIL image or a tensor ``[..., C, H, W]`` and gives float32
+    ``[..., C, crop_size, crop_size]``. ``resize_size`` must not be below ``crop_size``.
+    """
+
+    crop_size: int
+    resize_size: int = 256
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        pixels = _to_float(_pixels(self._resize(image)))
+        top, left = (round((side - self.crop_size) / 2) for side in pixels.shape[-2:])
+        pixels = pixels[..., top : top + self.crop_size, left : left + self.crop_size]
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (pixels - mean.to(pixels.device)) / std.to(pixels.device)
+
+    def _resize(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
+        height, width = (
+            image.shape[-2:] if isinstance(image, Tensor) else (image.height, image.width)
+        )
+        short = min(height, width)
+        size = int(self.resize_size * height / short), int(self.resize_size * width / short)
+        if not isinstance(image, Tensor):
+            return image.resize(size[::-1], Image.Resampling.BILINEAR)
+        batched = image if image.ndim == 4 else image[None]  # [N, C, H, W]
+        resized = F.interpolate(batched.float(), size=size, mode="bilinear", antialias=True)
+        if not image.is_floating_point():
+            resized = resized.round().to(image.dtype)
+        return resized if image.ndim == 4 else resized[0]

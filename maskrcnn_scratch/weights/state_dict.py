@@ -1,0 +1,142 @@
+"""Weights files: what each format holds, read safely, as names and tensors.
+
+The format is told by the file's first bytes, not by its name. No format may run code.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskrcnn_scratch.weights.errors import WeightsError
+from maskrcnn_scratch.weights.pickle_format import (
+    ForbiddenGlobal,
+    read_array_pickle,
+    write_array_pickle,
+)
+from maskrcnn_scratch.weights.safetensors_format import read_safetensors, write_safetensors
+
+__all__ = ["read_state_dict", "write_state_dict"]
+
+_ZIP = b"PK\x03\x04"  # torch.save since 1.6
+_TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before: its magic number
+_PICKLE = b"\x80"
+
+_MODEL_KEYS = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
+_WRAPPERS = re.compile(r"(module\.|_orig_mod\.)+")  # DistributedDataParallel's, torch.compile's
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a weights file by name, on the CPU.
+
+    Takes ``torch.save`` files (.pth, .pt; both formats), safetensors, and detectron2's pickles of
+    numpy arrays. A checkpoint that keeps its weights under "model" or "state_dict" is unwrapped, and
+    so are the prefixes that ``DistributedDataParallel`` and ``torch.compile`` put before every key.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: it is damaged, incomplete, of another type, wants to run code (nothing is
+            run), or holds something other than tensors.
+    """
+    file = Path(path)
+    if not file.is_file():
+        kind = "is a folder, not a weights file" if file.is_dir() else "no such weights file"
+        raise FileNotFoundError(f"{file}: {kind}")
+    try:
+        content = _read(file)
+    except WeightsError:
+        raise
+    except ForbiddenGlobal as error:
+        raise _refusal(file, str(error)) from None
+    except Exception as error:  # each format fails in its own ways on bytes that are not it
+        raise WeightsError(
+            f"{file}: damaged or incomplete ({file.stat().st_size} bytes): {_first_sentence(error)}"
+        ) from error
+    return _tensors(content, file)
+
+
+def write_state_dict(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Writes the tensors in the format that the name ends in: .pth, .pt, .safetensors or .pkl.
+
+    The file appears whole or not at all. A .pkl is a detectron2 model-zoo pickle.
+
+    Raises:
+        WeightsError: another ending.
+        OSError: the file cannot be written.
+    """
+    file = Path(path)
+    part = file.with_name(f"{file.name}.part")
+    writers: dict[str, Callable[[], None]] = {
+        ".pth": lambda: torch.save(dict(tensors), part),
+        ".pt": lambda: torch.save(dict(tensors), part),
+        ".safetensors": lambda: write_safetensors(tensors, part),
+        ".pkl": lambda: write_array_pickle(tensors, part),
+    }
+    if file.suffix not in writers:
+        raise WeightsError(f"{file}: the name must end in one of {', '.join(writers)}")
+    try:
+        writers[file.suffix]()
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> Any:
+    with file.open("rb") as stream:
+        head = stream.read(len(_TORCH_LEGACY))
+    if head.startswith((_ZIP, _TORCH_LEGACY)):
+        return _read_torch(file)
+    if head.startswith(_PICKLE):
+        return read_array_pickle(file)
+    if head[8:9] == b"{":
+        return read_safetensors(file)
+    raise WeightsError(
+        f"{file}: not a weights file (.pth, .safetensors or detectron2 .pkl): it begins {head!r}"
+    )
+
+
+def _read_torch(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted is None:
+            raise
+        raise _refusal(file, wanted[1]) from None
+
+
+def _refusal(file: Path, wanted: str) -> WeightsError:
+    return WeightsError(
+        f"{file}: refused, nothing of it was run: besides tensors it asks for {wanted}; if you "
+        "trust it, load it where it was made and save its state_dict() alone"
+    )
+
+
+def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping):
+        nested = (content[key] for key in _MODEL_KEYS if isinstance(content.get(key), Mapping))
+        content = next(nested, content)
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{file}: expected names and tensors, found {type(content).__name__}")
+    tensors = {}
+    for key, value in content.items():
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "fiub":
+            value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise WeightsError(f"{file}: expected tensors, {key!r} is a {type(value).__name__}")
+        tensors[key] = value
+    if all(map(_WRAPPERS.match, tensors)):
+        tensors = {_WRAPPERS.sub("", key, count=1): value for key, value in tensors.items()}
+    return tensors
+
+
+def _first_sentence(error: Exception) -> str:
+    return re.split(r"\.\s|\n", str(error))[0] or type(error).__name__
