@@ -52,9 +52,9 @@ class WeightsEnum(Enum):
 
     @classmethod
     def verify(cls: type[_E], weights: Any) -> _E | None:
-        """The member meant by itself, its name (``"COCO_V1"``, ``"DEFAULT"``), its full name or None.
+        """The member meant by itself, its name (``"COCO_V1"``, ``"DEFAULT"``) or its full name.
 
-        A member of torchvision's enum of the same name is taken as ours.
+        A member of torchvision's enum of the same name is taken as ours; None stays None.
 
         Raises:
             ValueError: there is no such member.

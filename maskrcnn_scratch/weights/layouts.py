@@ -1,10 +1,10 @@
 """The same network under other libraries' names, and the way there and back.
 
-torchvision's layout, which is ours, is the hub: every other layout is a renaming of it, plus the few
-tensors that another convention arranges differently.
+torchvision's layout, which is ours, is the hub: every other layout is a renaming of it, plus the
+few tensors that another convention arranges differently.
 
     torchvision      maskrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn and their _v2
-    torchvision-old  the same before its convolutions became blocks (0.13 and earlier)
+    torchvision-old  the same before its convolutions became blocks (0.12 and earlier)
     detectron2       mask_rcnn_R_50_FPN and faster_rcnn_R_50_FPN
     resnet50         torchvision's ImageNet classifier; only the backbone of a detector
     timm             timm's resnet50: the same names as torchvision's
@@ -52,9 +52,7 @@ def _rename(state_dict: StateDict, modules: Mapping[str, str]) -> dict[str, Tens
     modules_of = {key: key.rpartition(".")[0] for key in state_dict}
     strange = [key for key, module in modules_of.items() if module not in modules]
     if strange:
-        raise WeightsError(
-            f"{len(strange)} keys have no place in the layout: {first_three(strange)}"
-        )
+        raise WeightsError(f"{len(strange)} keys have no place there: {first_three(strange)}")
     return {
         modules[modules_of[key]] + key.removeprefix(modules_of[key]): tensor
         for key, tensor in state_dict.items()
@@ -89,10 +87,8 @@ def upgrade_keys(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def _downgrade_keys(state_dict: StateDict) -> dict[str, Tensor]:
-    new = [
-        key for key in state_dict if key.startswith(("roi_heads.box_head.0.", "rpn.head.conv.1."))
-    ]
-    if new:
+    new_modules = ("roi_heads.box_head.0.", "rpn.head.conv.1.")
+    if new := [key for key in state_dict if key.startswith(new_modules)]:
         raise WeightsError(f"the old layout has no _v2 models: no place for {first_three(new)}")
     modules = {module: module for module in _modules(state_dict)} | _inverse(_UPGRADES)
     return _rename(state_dict, modules)

@@ -6,18 +6,21 @@ Conventions: torchvision/transforms/_presets.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["ImageClassification", "ObjectDetection"]
 
 
 def _pixels(image: Image.Image | Tensor) -> Tensor:
-    """``[..., C, H, W]`` in the image's own type; C = 1 for a mode without channels ("L", "I;16")."""
+    """``[..., C, H, W]`` in the image's own type; ``C`` is 1 for a grayscale PIL image."""
     if isinstance(image, Tensor):
         return image
     if image.mode == "P":
@@ -72,7 +75,7 @@ class ImageClassification:
         short = min(height, width)
         size = int(self.resize_size * height / short), int(self.resize_size * width / short)
         if not isinstance(image, Tensor):
-            return image.resize(size[::-1], Image.Resampling.BILINEAR)
+            return image.resize(size[::-1], resample=2)  # PIL.Image.Resampling.BILINEAR
         batched = image if image.ndim == 4 else image[None]  # [N, C, H, W]
         resized = F.interpolate(batched.float(), size=size, mode="bilinear", antialias=True)
         if not image.is_floating_point():

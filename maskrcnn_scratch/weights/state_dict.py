@@ -38,8 +38,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a weights file by name, on the CPU.
 
     Takes ``torch.save`` files (.pth, .pt; both formats), safetensors, and detectron2's pickles of
-    numpy arrays. A checkpoint that keeps its weights under "model" or "state_dict" is unwrapped, and
-    so are the prefixes that ``DistributedDataParallel`` and ``torch.compile`` put before every key.
+    numpy arrays. A checkpoint that keeps its weights under "model" or "state_dict" is unwrapped,
+    and the prefixes that ``DistributedDataParallel`` and ``torch.compile`` put before every key are
+    taken off.
 
     Raises:
         FileNotFoundError: there is no such file.
