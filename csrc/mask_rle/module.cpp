@@ -4,7 +4,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <atomic>
 #include <stdexcept>
+#include <thread>
 
 #include "rle.h"
 
@@ -85,6 +88,39 @@ std::string merge_all(const std::vector<std::string>& texts,
   return to_string(merged);
 }
 
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+std::vector<std::string> paste(const Floats& masks,
+                               const Floats& boxes,
+                               int64_t height,
+                               int64_t width,
+                               float threshold,
+                               int64_t num_threads) {
+  check_image(height, width);
+  if (masks.ndim() != 3 || masks.shape(1) != masks.shape(2)) {
+    throw std::invalid_argument("masks must be [D, M, M]");
+  }
+  const int64_t count = masks.shape(0), side = masks.shape(1);
+  if (boxes.ndim() != 2 || boxes.shape(0) != count || boxes.shape(1) != 4) {
+    throw std::invalid_argument("boxes must be [" + std::to_string(count) + ", 4]");
+  }
+  std::vector<std::string> texts(count);
+  const float *mask = masks.data(), *box = boxes.data();
+  const py::gil_scoped_release unlocked;
+  std::atomic<int64_t> next{0};
+  const auto work = [&] {
+    for (int64_t i; (i = next++) < count;) {
+      texts[i] = to_string(
+          from_soft_mask(mask + i * side * side, side, box + 4 * i, height, width, threshold));
+    }
+  };
+  std::vector<std::thread> helpers;
+  for (int64_t i = 1; i < std::min(num_threads, count); ++i) helpers.emplace_back(work);
+  work();
+  for (std::thread& helper : helpers) helper.join();
+  return texts;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_mask_rle, m) {
@@ -113,4 +149,6 @@ PYBIND11_MODULE(_mask_rle, m) {
         return bounding_box(checked_counts(text, height, width), height);
       },
       py::arg("counts"), py::arg("height"), py::arg("width"));
+  m.def("paste", &paste, py::arg("masks"), py::arg("boxes"), py::arg("height"), py::arg("width"),
+        py::arg("threshold"), py::arg("num_threads"));
 }

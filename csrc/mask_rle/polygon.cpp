@@ -83,7 +83,7 @@ Counts from_polygon(const double* xy, int64_t points, int64_t height, int64_t wi
   bool on = false;
   toggles.push_back(static_cast<uint32_t>(height * width));
   for (uint32_t toggle : toggles) {
-    if (toggle > last) out.push(on, toggle - last);
+    out.push(on, toggle - last);
     on = !on;
     last = toggle;
   }

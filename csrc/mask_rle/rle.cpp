@@ -97,7 +97,7 @@ Counts merge(const Counts& a, const Counts& b, bool intersect) {
   while (i < a.size() && j < b.size()) {
     const uint32_t step = std::min(left_a, left_b);
     const bool on_a = i % 2, on_b = j % 2;
-    if (step > 0) out.push(intersect ? on_a && on_b : on_a || on_b, step);
+    out.push(intersect ? on_a && on_b : on_a || on_b, step);
     left_a -= step;
     left_b -= step;
     if (left_a == 0 && ++i < a.size()) left_a = a[i];

@@ -8,16 +8,18 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace mask_rle {
 
 using Counts = std::vector<uint32_t>;
 
-// Collects runs of pixels into counts: push() pixel runs in column order, then finish() once.
+// Collects runs of pixels into counts: push() them in column order, then finish() once.
 class RunWriter {
  public:
   void push(bool on, uint32_t length = 1) {
+    if (length == 0) return;
     if (on != on_) {
       counts_.push_back(run_);
       run_ = 0;
@@ -58,5 +60,14 @@ Counts merge(const Counts& a, const Counts& b, bool intersect);
 // Polygon (x0, y0, x1, y1, ...) in pixels to the counts of the mask it fills, pixel for pixel as
 // pycocotools' frPyObjects does.
 Counts from_polygon(const double* xy, int64_t points, int64_t height, int64_t width);
+
+// Soft mask [side, side] pasted into `box` (x1, y1, x2, y2) of an image, pixels of at least
+// `threshold` being on: the counts of what the op paste_masks gives, without the image in memory.
+Counts from_soft_mask(const float* mask,
+                      int64_t side,
+                      const float* box,
+                      int64_t height,
+                      int64_t width,
+                      float threshold);
 
 }  // namespace mask_rle

@@ -93,6 +93,22 @@ def from_segmentation(segmentation: object, size: tuple[int, int]) -> Rle:
     raise ValueError(f"segmentation is neither polygons nor RLE but {type(segmentation).__name__}")
 
 
+def paste(
+    masks: ArrayLike,
+    boxes: ArrayLike,
+    size: tuple[int, int],
+    threshold: float = 0.5,
+    num_threads: int = 1,
+) -> list[Rle]:
+    """Soft masks float32 [D, M, M] and their boxes [D, 4], on an image of ``size`` (H, W), as RLE.
+
+    Pixels of at least ``threshold`` are on. Identical to encoding ``ops.paste_masks`` at that
+    threshold, in memory that grows with one box's height rather than with the image.
+    """
+    texts = _library().paste(masks, boxes, *size, threshold, num_threads)
+    return [_rle(text, size) for text in texts]
+
+
 def _rle(counts: str, size: Sequence[int]) -> Rle:
     return {"size": [int(side) for side in size], "counts": counts}
 

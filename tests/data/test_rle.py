@@ -5,13 +5,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco_mask
+from torch.nn import functional as F
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from maskrcnn_scratch import ops
 from maskrcnn_scratch.data import rle
-
-coco_mask = pytest.importorskip("pycocotools.mask")
 
 masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20))
 
@@ -76,6 +79,7 @@ def test_reference_rles_of_coco(data_root, split):
         assert {**drawn, "area": pixels, "bbox": box} == reference[str(annotation["id"])]
 
 
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # in pycocotools
 def test_nuclei_survive_decoding(data_root):
     dataset = json.loads((data_root / "nuclei" / "instances_val.json").read_text())
     for annotation in dataset["annotations"]:
@@ -134,3 +138,52 @@ def test_bad_arrays():
         rle.merge([rle.encode(np.zeros((2, 3))), rle.encode(np.zeros((3, 2)))])
     with pytest.raises(ValueError, match="share one size"):
         rle.merge([])
+
+
+def pasted_cases(hard):
+    """Smooth or hard masks in boxes inside, across and outside the border, some of no size."""
+    generator = torch.Generator().manual_seed(0)
+    for trial in range(60):
+        height, width = torch.randint(1, 150, (2,), generator=generator).tolist()
+        detections, side = trial % 6, (28, 14)[trial % 2]
+        image = torch.tensor([width, height])
+        centres = torch.rand(detections, 2, generator=generator) * image
+        halves = torch.rand(detections, 2, generator=generator) * image * 0.6
+        boxes = torch.cat([centres - halves, centres + halves], 1)
+        if trial % 7 == 0:
+            boxes[:1] = 0
+        coarse = torch.rand(detections, 1, 5, 5, generator=generator)
+        masks = torch.zeros(detections, 1, side, side)
+        if detections:
+            masks = F.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
+        yield masks.round() if hard else masks, boxes, (height, width)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_paste_is_encoding_the_pasted_mask(hard):
+    for masks, boxes, size in pasted_cases(hard):
+        expected = (ops.paste_masks(masks, boxes, size)[:, 0] >= 0.5).numpy()
+        pasted = rle.paste(masks[:, 0].numpy(), boxes.numpy(), size, num_threads=2)
+        assert pasted == [rle.encode(mask) for mask in expected]
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_paste_agrees_with_torchvision(hard):
+    for masks, boxes, size in pasted_cases(hard):
+        expected = paste_masks_in_image(masks, boxes, size)[:, 0]
+        pasted = rle.paste(masks[:, 0].numpy(), boxes.numpy(), size)
+        for soft, drawn in zip(expected, pasted, strict=True):
+            differs = (soft >= 0.5).numpy() != rle.decode(drawn)
+            # Blends of zeros and ones often are 0.5 but for the last bit.
+            limit = 1e-6 if hard else 0.0
+            assert (abs(soft.numpy() - 0.5)[differs] <= limit).all()
+
+
+def test_paste_checks_its_arguments():
+    masks, boxes = np.zeros((2, 28, 28), np.float32), np.zeros((2, 4), np.float32)
+    with pytest.raises(ValueError, match=r"masks must be \[D, M, M\]"):
+        rle.paste(masks[:, :5], boxes, (10, 10))
+    with pytest.raises(ValueError, match=r"boxes must be \[2, 4\]"):
+        rle.paste(masks, boxes[:1], (10, 10))
+    with pytest.raises(ValueError, match="0 x 10 is empty"):
+        rle.paste(masks, boxes, (0, 10))
