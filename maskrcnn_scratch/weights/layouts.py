@@ -14,16 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from maskrcnn_scratch.weights.errors import WeightsError
 
-__all__ = ["LAYOUTS", "Layout", "detect_layout", "upgrade_keys"]
+__all__ = [
+    "BODY",
+    "LAYOUTS",
+    "Layout",
+    "detect_layout",
+    "first_three",
+    "upgrade_keys",
+    "without_counters",
+]
 
 StateDict = Mapping[str, Tensor]
-_BODY = "backbone.body."
+_T = TypeVar("_T")
+BODY = "backbone.body."
 
 
 @dataclass(frozen=True)
@@ -107,11 +117,11 @@ def _inverse(modules: Mapping[str, str]) -> dict[str, str]:
 
 def _detectron2_modules() -> Iterator[tuple[str, str]]:
     """detectron2's name of each module, then torchvision's."""
-    yield f"{_BOTTOM_UP}stem.conv1", f"{_BODY}conv1"
-    yield f"{_BOTTOM_UP}stem.conv1.norm", f"{_BODY}bn1"
+    yield f"{_BOTTOM_UP}stem.conv1", f"{BODY}conv1"
+    yield f"{_BOTTOM_UP}stem.conv1.norm", f"{BODY}bn1"
     for stage, blocks in enumerate((3, 4, 6, 3), start=1):
         for block in range(blocks):
-            theirs, ours = f"{_BOTTOM_UP}res{stage + 1}.{block}", f"{_BODY}layer{stage}.{block}"
+            theirs, ours = f"{_BOTTOM_UP}res{stage + 1}.{block}", f"{BODY}layer{stage}.{block}"
             for i in (1, 2, 3):
                 yield f"{theirs}.conv{i}", f"{ours}.conv{i}"
                 yield f"{theirs}.conv{i}.norm", f"{ours}.bn{i}"
@@ -135,7 +145,7 @@ def _detectron2_modules() -> Iterator[tuple[str, str]]:
 
 
 _BOTTOM_UP = "backbone.bottom_up."
-_STEM = f"{_BODY}conv1"
+_STEM = f"{BODY}conv1"
 _CLASSES = "roi_heads.box_predictor.cls_score"
 _BOXES = "roi_heads.box_predictor.bbox_pred"
 _MASKS = "roi_heads.mask_predictor.mask_fcn_logits"
@@ -185,7 +195,7 @@ def _arrange(
     }
 
 
-def without_counters(state_dict: StateDict) -> dict[str, Tensor]:
+def without_counters(state_dict: Mapping[str, _T]) -> dict[str, _T]:
     """Leaves out the batch counters of BatchNorm2d, which no output depends on."""
     return {key: t for key, t in state_dict.items() if not key.endswith("num_batches_tracked")}
 
@@ -194,11 +204,11 @@ def without_counters(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def _from_resnet50(state_dict: StateDict) -> dict[str, Tensor]:
-    return {f"{_BODY}{key}": t for key, t in state_dict.items() if not key.startswith("fc.")}
+    return {f"{BODY}{key}": t for key, t in state_dict.items() if not key.startswith("fc.")}
 
 
 def _to_resnet50(state_dict: StateDict) -> dict[str, Tensor]:
-    return {k.removeprefix(_BODY): t for k, t in state_dict.items() if k.startswith(_BODY)}
+    return {k.removeprefix(BODY): t for k, t in state_dict.items() if k.startswith(BODY)}
 
 
 _RESNET50 = Layout(lambda keys: "layer1.0.conv1.weight" in keys, _from_resnet50, _to_resnet50)

@@ -1,0 +1,258 @@
+"""Downloads from a local server that behaves as badly as real ones do."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskrcnn_scratch.weights import WeightsError, download
+from maskrcnn_scratch.weights.download import download_weights
+
+
+@dataclass
+class Behaviour:
+    """What the server does; ``requests`` records the Range header of each request."""
+
+    content: bytes
+    status: int = 200
+    break_at: list[int] = field(default_factory=list)  # bytes sent before each of the next breaks
+    ranges: bool = True
+    length: bool = True
+    delay: float = 0.0  # seconds between pieces
+    requests: list[str | None] = field(default_factory=list)
+
+
+class Server(ThreadingHTTPServer):
+    behaviour: Behaviour
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        does = self.server.behaviour
+        asked = self.headers.get("Range")
+        does.requests.append(asked)
+        if does.status != 200:
+            return self.send_error(does.status)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and does.ranges else 0
+        if start >= len(does.content):
+            return self.send_error(416)
+        body = does.content[start:]
+        self.send_response(206 if start else 200)
+        if does.length:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if does.break_at:
+            body = body[: does.break_at.pop(0)]
+        for i in range(0, len(body), 1000):
+            self.wfile.write(body[i : i + 1000])
+            time.sleep(does.delay)
+        return None
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of torch.hub, and no pauses between tries."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    monkeypatch.setattr(download, "_PAUSE", 0.0)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.arange(2000.0)}, buffer)
+    with Server(("127.0.0.1", 0), Handler) as http:
+        http.behaviour = Behaviour(buffer.getvalue())
+        thread = threading.Thread(target=http.serve_forever, args=[0.01], daemon=True)
+        thread.start()
+        yield http
+        http.shutdown()
+
+
+def url_of(server: Server, name: str | None = None) -> str:
+    digest = hashlib.sha256(server.behaviour.content).hexdigest()[:8]
+    return f"http://127.0.0.1:{server.server_port}/models/{name or f'net-{digest}.pth'}"
+
+
+def test_downloads_once(server: Server, cache: Path) -> None:
+    file = download_weights(url_of(server), progress=False)
+    assert file.parent == cache
+    assert file.read_bytes() == server.behaviour.content
+    assert download_weights(url_of(server), progress=False) == file
+    assert len(server.behaviour.requests) == 1
+    assert os.listdir(cache) == [file.name]
+
+
+def test_finds_what_torch_hub_downloaded(server: Server, cache: Path) -> None:
+    theirs = torch.hub.load_state_dict_from_url(url_of(server), progress=False, check_hash=True)
+    download_weights(url_of(server), progress=False)
+    assert len(server.behaviour.requests) == 1
+    assert theirs["weight"].shape == (2000,)
+
+
+def test_draws_a_bar(server: Server, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    download_weights(url_of(server), progress=True)
+    bar = capfd.readouterr().err
+    assert "net-" in bar
+    assert "100%" in bar
+
+
+def test_slow_server_is_waited_for(server: Server, cache: Path) -> None:
+    server.behaviour.delay = 0.05  # the whole takes longer than the timeout, no piece does
+    file = download_weights(url_of(server), progress=False, timeout=0.3)
+    assert file.read_bytes() == server.behaviour.content
+    assert len(server.behaviour.requests) == 1
+
+
+def test_silent_server_is_given_up(cache: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/net-01234567.pth"
+        with pytest.raises(WeightsError, match=r"cannot download.*timed out"):
+            download_weights(url, progress=False, timeout=0.1)
+    assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_broken_connection_is_resumed(server: Server, cache: Path, ranges: bool) -> None:
+    server.behaviour.ranges = ranges
+    server.behaviour.break_at = [3000]
+    file = download_weights(url_of(server), progress=False)
+    assert file.read_bytes() == server.behaviour.content
+    assert server.behaviour.requests == [None, "bytes=3000-"]
+
+
+def test_next_call_resumes(server: Server, cache: Path) -> None:
+    server.behaviour.break_at = [3000, 0, 0, 0]
+    with pytest.raises(WeightsError, match=r"broke at byte 3000 of \d+ \(3000 bytes are kept"):
+        download_weights(url_of(server), progress=False)
+    assert [path.suffix for path in cache.iterdir()] == [".part"]
+    file = download_weights(url_of(server), progress=False)
+    assert file.read_bytes() == server.behaviour.content
+    assert server.behaviour.requests[-1] == "bytes=3000-"
+
+
+def test_breaks_again_and_again(server: Server, cache: Path) -> None:
+    server.behaviour.break_at = [1000] * 7  # more often than there are tries without progress
+    file = download_weights(url_of(server), progress=False)
+    assert file.read_bytes() == server.behaviour.content
+
+
+def test_half_a_file_without_length_is_not_taken_for_whole(server: Server, cache: Path) -> None:
+    server.behaviour.length = False
+    server.behaviour.break_at = [3000]
+    with pytest.raises(WeightsError, match="SHA-256"):
+        download_weights(url_of(server), progress=False)
+    assert not list(cache.iterdir())
+
+
+def test_leftover_that_is_too_long(server: Server, cache: Path) -> None:
+    cache.mkdir()
+    name = Path(url_of(server)).name
+    (cache / f"{name}.part").write_bytes(b"x" * 100_000)
+    assert download_weights(url_of(server), progress=False).read_bytes() == server.behaviour.content
+
+
+def test_wrong_hash(server: Server, cache: Path) -> None:
+    url = url_of(server, "net-01234567.pth")
+    with pytest.raises(WeightsError, match=r"net-01234567\.pth.*SHA-256.*says 01234567"):
+        download_weights(url, progress=False)
+    assert not list(cache.iterdir())
+    assert download_weights(url, progress=False, check_hash=False).exists()
+
+
+def test_leftover_of_another_file(server: Server, cache: Path) -> None:
+    cache.mkdir()
+    (cache / f"{Path(url_of(server)).name}.part").write_bytes(b"x" * 50)
+    with pytest.raises(WeightsError, match="SHA-256"):
+        download_weights(url_of(server), progress=False)
+    assert download_weights(url_of(server), progress=False).exists()
+
+
+@pytest.mark.parametrize("status, requests", [(404, 1), (403, 1), (503, 3)])
+def test_http_errors(server: Server, cache: Path, status: int, requests: int) -> None:
+    server.behaviour.status = status
+    with pytest.raises(WeightsError, match=rf"cannot download http.*HTTP {status}.*by hand"):
+        download_weights(url_of(server), progress=False)
+    assert len(server.behaviour.requests) == requests
+    assert not list(cache.iterdir())
+
+
+def test_no_server(cache: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(WeightsError, match=r"cannot download.*refused"):
+        download_weights(f"http://127.0.0.1:{port}/net-01234567.pth", progress=False)
+
+
+def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(WeightsError, match=r"cannot download.*name resolution.*net-01234567\.pth"):
+        download_weights("http://weights.invalid/net-01234567.pth", progress=False)
+
+
+def test_one_download_for_many_threads(server: Server, cache: Path) -> None:
+    server.behaviour.delay = 0.01
+    files: list[Path] = []
+
+    def fetch() -> None:
+        files.append(download_weights(url_of(server), progress=False))
+
+    threads = [threading.Thread(target=fetch) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(files) == 4
+    assert len(server.behaviour.requests) == 1
+
+
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """Nothing is read-only to root."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+def test_read_only_cache(
+    server: Server,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    ordinary_user: None,
+) -> None:
+    # A folder that everybody may enter and nobody may change.
+    monkeypatch.setattr(torch.hub, "_hub_dir", "/")
+    with pytest.raises(WeightsError, match=r"cannot write /checkpoints/net-.*TORCH_HOME"):
+        download_weights(url_of(server), progress=False)
+    assert server.behaviour.requests == []
+
+
+def test_a_file_in_the_way_of_the_cache_folder(server: Server, cache: Path) -> None:
+    cache.write_text("")
+    with pytest.raises(WeightsError, match=r"cannot write .*TORCH_HOME"):
+        download_weights(url_of(server), progress=False)
