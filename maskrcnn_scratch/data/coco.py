@@ -201,6 +201,48 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         )
 
 
+def to_coco(dataset: Dataset[tuple[Tensor, Target]]) -> dict[str, Any]:
+    """The content of a COCO annotation file, masks as compressed RLE, for a data set in memory.
+
+    For any data set whose items, ``category_labels`` and ``class_names`` are as of
+    :class:`CocoDataset`; reads every item once.
+    """
+    names: dict[int, str] = dataset.class_names  # type: ignore[attr-defined]
+    categories = {
+        label: category
+        for category, label in dataset.category_labels.items()  # type: ignore[attr-defined]
+    }
+    images, annotations = [], []
+    for index in range(len(dataset)):  # type: ignore[arg-type]
+        image, target = dataset[index]
+        height, width = image.shape[1:]
+        images.append(
+            {
+                "id": target["image_id"],
+                "file_name": target["file_name"],
+                "height": height,
+                "width": width,
+            }
+        )
+        for row, (x1, y1, x2, y2) in enumerate(target["boxes"].tolist()):
+            annotations.append(
+                {
+                    "id": int(target["annotation_ids"][row]),
+                    "image_id": target["image_id"],
+                    "category_id": categories[int(target["labels"][row])],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": float(target["area"][row]),
+                    "iscrowd": int(target["iscrowd"][row]),
+                    "segmentation": rle.encode(target["masks"][row].numpy()),
+                }
+            )
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": categories[label], "name": names[label]} for label in categories],
+    }
+
+
 def parse_bbox(bbox: object) -> tuple[float, float, float, float]:
     """An annotation's (x, y, width, height); ``ValueError`` unless it is four finite numbers."""
     try:
