@@ -1,0 +1,22 @@
+// Work of uneven size on the CPU's threads.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+
+namespace maskrcnn {
+
+// Calls task(i) for each i in [0, count); a thread that is done takes the next i. Tasks must not
+// throw, nor write to the same memory.
+template <typename F>
+void parallel_tasks(int64_t count, const F& task) {
+  std::atomic<int64_t> next{0};
+  const int64_t workers = std::min<int64_t>(count, torch::stable::get_num_threads());
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
+    for (int64_t i; (i = next.fetch_add(1)) < count;) task(i);
+  });
+}
+
+}  // namespace maskrcnn

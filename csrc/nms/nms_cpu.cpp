@@ -1,0 +1,198 @@
+// NMS on the CPU. An image's valid slots are sorted by score and dealt to their groups; each group
+// is a problem of its own, and what the groups keep is read off in the order of the scores.
+//
+// In a group, a candidate asks the boxes kept so far whether one of them suppresses it, a vector of
+// boxes at a time, and stops at the first that does.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "../common/cpu_isa.h"
+#include "../common/dispatch.h"
+#include "../common/parallel.h"
+#include "arguments.h"
+#include "nms.h"
+
+namespace maskrcnn {
+namespace {
+
+constexpr int64_t kVector = 32;       // boxes asked at a time
+constexpr int64_t kCandidates = 256;  // candidates that ask in parallel
+
+// Boxes as a structure of arrays; reading a vector past the end gives NaN, which suppresses nothing.
+template <typename T>
+class KeptBoxes {
+ public:
+  explicit KeptBoxes(int64_t capacity)
+      : stride_(capacity + kVector),
+        data_(5 * stride_, std::numeric_limits<T>::quiet_NaN()) {}
+
+  int64_t size() const { return size_; }
+
+  void add(const T* box) {
+    for (int64_t i = 0; i < 4; ++i) data_[i * stride_ + size_] = box[i];
+    data_[4 * stride_ + size_] = box_area(box[0], box[1], box[2], box[3]);
+    ++size_;
+  }
+
+  // Whether one of the kept boxes [begin, end) suppresses `box`.
+  ALWAYS_INLINE bool suppress(const T* box, int64_t begin, int64_t end, T threshold) const {
+    const T x1 = box[0], y1 = box[1], x2 = box[2], y2 = box[3];
+    const T area = box_area(x1, y1, x2, y2);
+    const T* kept = data_.data();
+    for (int64_t i = begin; i < end; i += kVector) {
+      int any = 0;
+      for (int64_t k = i; k < i + kVector; ++k) {
+        any |= suppresses(kept[k], kept[stride_ + k], kept[2 * stride_ + k], kept[3 * stride_ + k],
+                          kept[4 * stride_ + k], x1, y1, x2, y2, area, threshold);
+      }
+      if (any) return true;
+    }
+    return false;
+  }
+
+ private:
+  int64_t stride_;
+  std::vector<T> data_;  // x1, y1, x2, y2, area
+  int64_t size_ = 0;
+};
+
+// NMS of the boxes [i for i in candidates], best first. Sets kept[rank] for each kept candidate.
+struct Candidate {
+  int64_t slot;  // into boxes
+  int64_t rank;  // of its score in the image
+};
+
+template <typename T>
+void nms_group(const T* boxes, const Candidate* candidates, int64_t count, T threshold,
+               int64_t max_out, char* kept_ranks) {
+  KeptBoxes<T> kept(std::min(count, max_out));
+  std::vector<char> alive(kCandidates);
+  for (int64_t first = 0; first < count && kept.size() < max_out; first += kCandidates) {
+    const int64_t block = std::min(kCandidates, count - first);
+    const int64_t before = kept.size();
+    torch::stable::parallel_for(0, block, kVector, [&](int64_t begin, int64_t end) {
+      with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
+        for (int64_t i = begin; i < end; ++i) {
+          alive[i] = !kept.suppress(boxes + 4 * candidates[first + i].slot, 0, before, threshold);
+        }
+      });
+    });
+    with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
+      for (int64_t i = 0; i < block && kept.size() < max_out; ++i) {
+        const Candidate& candidate = candidates[first + i];
+        const T* box = boxes + 4 * candidate.slot;
+        if (!alive[i] || kept.suppress(box, before, kept.size(), threshold)) continue;
+        kept.add(box);
+        kept_ranks[candidate.rank] = 1;
+      }
+    });
+  }
+}
+
+// One image: its valid slots by score, and the same dealt to groups.
+struct Ranking {
+  std::vector<int64_t> slots;         // best first
+  std::vector<Candidate> candidates;  // group by group, best first
+  std::vector<int64_t> group_begin;   // [num_groups + 1]
+  std::vector<char> kept;             // by rank
+};
+
+template <typename T>
+Ranking rank(const T* scores, const int64_t* groups, int64_t count, int64_t num_groups) {
+  Ranking ranking;
+  for (int64_t i = 0; i < count; ++i) {
+    if (scores[i] > -std::numeric_limits<T>::infinity()) ranking.slots.push_back(i);
+  }
+  std::stable_sort(ranking.slots.begin(), ranking.slots.end(),
+                   [&](int64_t a, int64_t b) { return scores[a] > scores[b]; });
+  ranking.group_begin.assign(num_groups + 1, 0);
+  for (const int64_t slot : ranking.slots) ++ranking.group_begin[groups[slot] + 1];
+  for (int64_t g = 0; g < num_groups; ++g) ranking.group_begin[g + 1] += ranking.group_begin[g];
+  std::vector<int64_t> next(ranking.group_begin.begin(), ranking.group_begin.end() - 1);
+  const int64_t valid = ranking.slots.size();
+  ranking.candidates.resize(valid);
+  for (int64_t r = 0; r < valid; ++r) {
+    const int64_t slot = ranking.slots[r];
+    ranking.candidates[next[groups[slot]]++] = {slot, r};
+  }
+  ranking.kept.assign(valid, 0);
+  return ranking;
+}
+
+struct Group {
+  int64_t image, begin, end;  // into the candidates of the image
+};
+
+template <typename T>
+void nms_images(const T* boxes, const T* scores, const int64_t* groups, int64_t num_images,
+                int64_t slots, double iou_threshold, int64_t max_out, int64_t num_groups,
+                int64_t* indices, int64_t* count) {
+  const T threshold = round_down<T>(iou_threshold);
+  std::vector<Ranking> rankings(num_images);
+  parallel_tasks(num_images, [&](int64_t n) {
+    rankings[n] = rank(scores + n * slots, groups + n * slots, slots, num_groups);
+  });
+
+  std::vector<Group> problems;
+  for (int64_t n = 0; n < num_images; ++n) {
+    const auto& begin = rankings[n].group_begin;
+    for (int64_t g = 0; g < num_groups; ++g) {
+      if (begin[g] < begin[g + 1]) problems.push_back({n, begin[g], begin[g + 1]});
+    }
+  }
+  const auto solve = [&](int64_t p) {
+    const Group& group = problems[p];
+    Ranking& ranking = rankings[group.image];
+    nms_group(boxes + group.image * slots * 4, ranking.candidates.data() + group.begin,
+              group.end - group.begin, threshold, max_out, ranking.kept.data());
+  };
+  const int64_t num_problems = problems.size();
+  if (num_problems >= torch::stable::get_num_threads()) {
+    parallel_tasks(num_problems, solve);
+  } else {  // too few for all threads: they share the candidates of each instead
+    for (int64_t p = 0; p < num_problems; ++p) solve(p);
+  }
+
+  for (int64_t n = 0; n < num_images; ++n) {
+    const Ranking& ranking = rankings[n];
+    int64_t found = 0;
+    for (size_t r = 0; r < ranking.slots.size() && found < max_out; ++r) {
+      if (ranking.kept[r]) indices[n * max_out + found++] = ranking.slots[r];
+    }
+    count[n] = found;
+    std::fill(indices + n * max_out + found, indices + (n + 1) * max_out, 0);
+  }
+}
+
+std::tuple<Tensor, Tensor> nms_padded(Tensor boxes, Tensor scores, Tensor groups,
+                                      double iou_threshold, int64_t max_out, int64_t num_groups) {
+  check_nms_arguments(boxes, scores, groups, max_out, num_groups);
+  boxes = torch::stable::contiguous(boxes);
+  scores = torch::stable::contiguous(scores);
+  groups = torch::stable::contiguous(groups);
+  const int64_t num_images = boxes.size(0), slots = boxes.size(1);
+  const int64_t* group = groups.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < num_images * slots; ++i) {
+    CHECK_ARGUMENT(group[i] >= 0 && group[i] < num_groups, "groups[", i / slots, ", ", i % slots,
+                   "] is ", group[i], ", but num_groups is ", num_groups);
+  }
+  Tensor indices = torch::stable::new_empty(groups, {num_images, max_out});
+  Tensor count = torch::stable::new_empty(groups, {num_images});
+  dispatch_float_double(boxes.scalar_type(), "boxes", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    nms_images(boxes.const_data_ptr<T>(), scores.const_data_ptr<T>(), group, num_images, slots,
+               iou_threshold, max_out, num_groups, indices.mutable_data_ptr<int64_t>(),
+               count.mutable_data_ptr<int64_t>());
+  });
+  return {indices, count};
+}
+
+}  // namespace
+}  // namespace maskrcnn
+
+STABLE_TORCH_LIBRARY_IMPL(maskrcnn_scratch, CPU, library) {
+  library.impl("nms_padded", TORCH_BOX(&maskrcnn::nms_padded));
+}

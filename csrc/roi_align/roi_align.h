@@ -1,0 +1,103 @@
+// RoIAlign (Mask R-CNN, Section 3): where the samples of a RoI lie, and how a sample is
+// interpolated. The two axes are independent, so everything here is about one axis.
+//
+// A RoI is cut into `pooled` bins along the axis, a bin into `grid` samples. A sample at `position`
+// (in pixels of the feature map) blends the pixels `low` and `high`; a two-dimensional sample is
+// the product of its two axes. Order of operations and conventions are those of
+// torchvision.ops.roi_align, so that float32 results have the same bits:
+//
+//   value(bin) = (sum over iy, then ix, of ((w1 v1 + w2 v2) + w3 v3) + w4 v4) / count
+//   w1 = y.w_low * x.w_low, w2 = y.w_low * x.w_high, w3 = y.w_high * x.w_low, ...
+#pragma once
+
+#include <cstdint>
+
+#include "../common/host_device.h"
+
+namespace maskrcnn {
+
+// Keeps the number of samples finite when a RoI is not: 4 million pixels a bin.
+constexpr int64_t kMaxGrid = int64_t{1} << 22;
+
+template <typename T>
+struct SampleAxis {
+  T start;       // where the RoI begins, in feature pixels
+  T bin;         // length of a bin, in feature pixels
+  int64_t grid;  // samples in a bin; 0 when the RoI has no extent or is NaN
+};
+
+// A RoI's axis from `low` to `high` in image pixels. `aligned` shifts by half a pixel, so that
+// pixel centres match; without it the RoI is at least one feature pixel long.
+template <typename T>
+HOST_DEVICE SampleAxis<T> sample_axis(T low, T high, T scale, int pooled, int sampling_ratio,
+                                      bool aligned) {
+  const T offset = aligned ? T(0.5) : T(0);
+  const T start = low * scale - offset;
+  T length = (high * scale - offset) - start;
+  if (!aligned && length < T(1)) length = T(1);
+  const T bin = length / T(pooled);
+  if (sampling_ratio > 0) return {start, bin, sampling_ratio};
+  if (!(bin > T(0))) return {start, bin, 0};
+  if (bin >= T(kMaxGrid)) return {start, bin, kMaxGrid};
+  const int64_t whole = int64_t(bin);
+  return {start, bin, whole + (T(whole) < bin)};  // ceil(bin): about one a pixel
+}
+
+template <typename T>
+HOST_DEVICE T sample_position(const SampleAxis<T>& axis, int64_t bin_index, int64_t sample_index) {
+  return axis.start + T(bin_index) * axis.bin +
+         (T(sample_index) + T(0.5)) * axis.bin / T(axis.grid);
+}
+
+template <typename T>
+struct Sample {
+  int64_t low, high;
+  T w_low, w_high;
+};
+
+// False for a sample outside [-1, size] (NaN is outside), which counts as zero. Needs size >= 1.
+template <typename T>
+HOST_DEVICE bool interpolate(T position, int64_t size, Sample<T>& sample) {
+  if (!(position >= T(-1) && position <= T(size))) return false;
+  if (position <= T(0)) position = T(0);
+  sample.low = int64_t(position);
+  if (sample.low >= size - 1) {
+    sample.low = sample.high = size - 1;
+    position = T(sample.low);
+  } else {
+    sample.high = sample.low + 1;
+  }
+  sample.w_high = position - T(sample.low);
+  sample.w_low = T(1) - sample.w_high;
+  return true;
+}
+
+// The samples [begin, end) of a bin that can lie inside the map; the others need no look. A bin
+// of a huge RoI has millions of samples, of which at most a few per pixel matter.
+template <typename T>
+HOST_DEVICE void samples_inside(const SampleAxis<T>& axis, int64_t bin_index, int64_t size,
+                                int64_t& begin, int64_t& end) {
+  begin = 0;
+  end = axis.grid;
+  if (axis.grid <= 64) return;
+  const T step = axis.bin / T(axis.grid);
+  const T origin = axis.start + T(bin_index) * axis.bin;
+  const T first = (T(-1) - origin) / step;
+  const T last = (T(size) - origin) / step;
+  if (!(last >= T(0) && first <= T(axis.grid))) {  // outside, or NaN
+    end = 0;
+    return;
+  }
+  const int64_t margin = 2 + (axis.grid >> 16);  // covers the rounding of the estimate
+  if (first > T(margin)) begin = int64_t(first) - margin;
+  if (last < T(axis.grid - margin)) end = int64_t(last) + margin;
+}
+
+// Samples that a bin's sum is divided by.
+template <typename T>
+HOST_DEVICE T sample_count(const SampleAxis<T>& y, const SampleAxis<T>& x) {
+  const int64_t count = y.grid * x.grid;
+  return T(count > 1 ? count : 1);
+}
+
+}  // namespace maskrcnn

@@ -1,0 +1,178 @@
+// RoIAlign on the CPU, backward: the gradient of a RoI spreads over the pixels that it was read
+// from. As both axes of the sampling grid are independent, this is two products with thin
+// matrices, first along x, then along y:
+//
+//   grad_map[y, x] += sum over ph, pw of Wy[ph, y] * Wx[pw, x] * grad[ph, pw] / count
+//
+// A task owns some channels of one image on one level, and adds its RoIs in their order: no
+// atomics, and the same bits whatever the number of threads.
+#include <torch/csrc/stable/library.h>
+
+#include <vector>
+
+#include "../common/cpu_isa.h"
+#include "../common/dispatch.h"
+#include "../common/lazy_zeros.h"
+#include "../common/parallel.h"
+#include "arguments.h"
+#include "roi_align_cpu.h"
+
+namespace maskrcnn {
+namespace {
+
+constexpr int64_t kChannelBlock = 64;
+
+// Wy or Wx, sparse: the weights of each bin on the few pixels that it touches.
+template <typename T>
+struct AxisWeights {
+  struct Weight {
+    int64_t slot;  // into pixels
+    T value;
+  };
+  std::vector<int64_t> pixels;        // that any bin touches, times the stride
+  std::vector<std::vector<Weight>> of_bin;
+
+  explicit AxisWeights(const AxisSamples<T>& samples) : of_bin(samples.bins()) {
+    for (int64_t bin = 0; bin < samples.bins(); ++bin) {
+      for (const Sample<T>& sample : samples[bin]) {
+        add(of_bin[bin], slot_of(sample.low), sample.w_low);
+        add(of_bin[bin], slot_of(sample.high), sample.w_high);
+      }
+    }
+  }
+
+ private:
+  // Samples advance along the axis, so a pixel seen before is one of the last two.
+  int64_t slot_of(int64_t pixel) {
+    const int64_t count = pixels.size();
+    for (int64_t slot = count - 1; slot >= 0 && slot >= count - 2; --slot) {
+      if (pixels[slot] == pixel) return slot;
+    }
+    pixels.push_back(pixel);
+    return count;
+  }
+  static void add(std::vector<Weight>& weights, int64_t slot, T value) {
+    const int64_t count = weights.size();
+    for (int64_t i = count - 1; i >= 0 && i >= count - 2; --i) {
+      if (weights[i].slot == slot) {
+        weights[i].value += value;
+        return;
+      }
+    }
+    weights.push_back({slot, value});
+  }
+};
+
+template <typename T>
+ALWAYS_INLINE void add_scaled(T factor, const T* __restrict from, int64_t count, T* __restrict to) {
+  for (int64_t i = 0; i < count; ++i) to[i] += factor * from[i];
+}
+
+// grad [bins, channels] of one RoI -> added to grad_map, of which the task owns `channels`.
+template <typename T>
+ALWAYS_INLINE void spread(const T* grad, const AxisWeights<T>& y, const AxisWeights<T>& x,
+                          int64_t channels, T* row, T* grad_map) {
+  const int64_t pooled_width = x.of_bin.size();
+  for (const auto& y_weights : y.of_bin) {
+    std::fill(row, row + x.pixels.size() * channels, T(0));
+    for (int64_t pw = 0; pw < pooled_width; ++pw, grad += channels) {
+      for (const auto& wx : x.of_bin[pw]) {
+        add_scaled(wx.value, grad, channels, row + wx.slot * channels);
+      }
+    }
+    for (const auto& wy : y_weights) {
+      for (size_t i = 0; i < x.pixels.size(); ++i) {
+        T* pixel = grad_map + y.pixels[wy.slot] + x.pixels[i];
+        add_scaled(wy.value, row + i * channels, channels, pixel);
+      }
+    }
+  }
+}
+
+template <typename S>
+std::vector<Tensor> backward(const Tensor& grad, const RoiView<accumulate_t<S>>& rois,
+                             const std::vector<double>& scales, const std::vector<int64_t>& heights,
+                             const std::vector<int64_t>& widths, int64_t batch_size,
+                             int64_t sampling_ratio, bool aligned, bool channels_last) {
+  using T = accumulate_t<S>;
+  const int64_t channels = grad.size(1), pooled_height = grad.size(2), pooled_width = grad.size(3);
+  const int64_t bins = pooled_height * pooled_width;
+  const int64_t num_levels = heights.size();
+  const ScalarType sum_dtype = accumulate_dtype(grad.scalar_type());
+
+  std::vector<Tensor> grads;
+  std::vector<T*> maps;
+  for (int64_t l = 0; l < num_levels; ++l) {
+    const int64_t height = heights[l], width = widths[l];
+    grads.push_back(lazy_zeros({batch_size, channels, height, width},
+                               {height * width * channels, 1, width * channels, channels},
+                               sum_dtype, sizeof(T)));
+    maps.push_back(grads[l].template mutable_data_ptr<T>());
+  }
+
+  std::vector<std::vector<int64_t>> rois_of(batch_size * num_levels);  // [image, level]
+  for (int64_t r = 0; r < rois.size(); ++r) {
+    rois_of[rois.image(r) * num_levels + rois.level(r)].push_back(r);
+  }
+  const S* grad_data = grad.const_data_ptr<S>();
+  const int64_t blocks = (channels + kChannelBlock - 1) / kChannelBlock;
+  parallel_tasks(blocks * batch_size * num_levels, [&](int64_t task) {
+    const auto& own_rois = rois_of[task / blocks];
+    const int64_t l = task / blocks % num_levels, image = task / blocks / num_levels;
+    const int64_t first = task % blocks * kChannelBlock;
+    const int64_t own = std::min(kChannelBlock, channels - first);
+    T* map = maps[l] + image * heights[l] * widths[l] * channels + first;
+    const T scale = T(scales[l]);
+    std::vector<T> own_grad(bins * own), row;
+    for (const int64_t r : own_rois) {
+      const T* box = rois.box(r);
+      const auto y_axis = sample_axis(box[1], box[3], scale, pooled_height, sampling_ratio, aligned);
+      const auto x_axis = sample_axis(box[0], box[2], scale, pooled_width, sampling_ratio, aligned);
+      const AxisWeights<T> y(AxisSamples<T>(y_axis, pooled_height, heights[l], widths[l] * channels));
+      const AxisWeights<T> x(AxisSamples<T>(x_axis, pooled_width, widths[l], channels));
+      row.resize(x.pixels.size() * own);
+      const T factor = T(1) / sample_count(y_axis, x_axis);
+      const S* from = grad_data + r * grad.stride(0) + first * grad.stride(1);
+      for (int64_t c = 0; c < own; ++c) {
+        for (int64_t bin = 0; bin < bins; ++bin) {
+          own_grad[bin * own + c] =
+              factor * T(from[c * grad.stride(1) + bin / pooled_width * grad.stride(2) +
+                              bin % pooled_width * grad.stride(3)]);
+        }
+      }
+      with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
+        spread(own_grad.data(), y, x, own, row.data(), map);
+      });
+    }
+  });
+
+  for (Tensor& map : grads) {
+    if (!channels_last) map = torch::stable::contiguous(map);
+    if (sum_dtype != grad.scalar_type()) map = torch::stable::to(map, grad.scalar_type());
+  }
+  return grads;
+}
+
+std::vector<Tensor> multiscale_roi_align_backward(
+    Tensor grad, Tensor rois, Tensor levels, std::vector<double> scales,
+    std::vector<int64_t> heights, std::vector<int64_t> widths, int64_t batch_size,
+    int64_t sampling_ratio, bool aligned, bool channels_last, bool /*deterministic: it always is*/) {
+  check_dim(grad, 4, "grad", "[K, C, P, P]");
+  check_rois(rois, levels, accumulate_dtype(grad.scalar_type()));
+  CHECK_ARGUMENT(heights.size() == scales.size() && widths.size() == scales.size(),
+                 "heights, widths and scales must have one entry a level");
+  return dispatch_floating(grad.scalar_type(), "grad", [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    const RoiView<accumulate_t<S>> view(rois, levels, scales.size(), batch_size);
+    return backward<S>(grad, view, scales, heights, widths, batch_size, sampling_ratio, aligned,
+                       channels_last);
+  });
+}
+
+}  // namespace
+}  // namespace maskrcnn
+
+STABLE_TORCH_LIBRARY_IMPL(maskrcnn_scratch, CPU, library) {
+  library.impl("multiscale_roi_align_backward",
+               TORCH_BOX(&maskrcnn::multiscale_roi_align_backward));
+}

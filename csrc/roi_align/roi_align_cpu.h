@@ -1,0 +1,81 @@
+// What the CPU's forward and backward share: RoIs that were looked at, and lists of samples.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <vector>
+
+#include "../common/checks.h"
+#include "roi_align.h"
+
+namespace maskrcnn {
+
+// RoIs whose level and image are in range.
+template <typename T>
+class RoiView {
+ public:
+  RoiView(const Tensor& rois, const Tensor& levels, int64_t num_levels, int64_t num_images)
+      : rois_(torch::stable::contiguous(rois)), levels_(torch::stable::contiguous(levels)) {
+    data_ = rois_.template const_data_ptr<T>();
+    level_ = levels_.template const_data_ptr<int64_t>();
+    for (int64_t r = 0; r < rois_.size(0); ++r) {
+      CHECK_ARGUMENT(level_[r] >= 0 && level_[r] < num_levels, "levels[", r, "] is ", level_[r],
+                     ", but there are ", num_levels, " levels");
+      CHECK_ARGUMENT(data_[5 * r] >= T(0) && data_[5 * r] < T(num_images), "rois[", r,
+                     "] has batch index ", data_[5 * r], ", but the batch has ", num_images,
+                     " images");
+    }
+  }
+
+  int64_t size() const { return rois_.size(0); }
+  int64_t level(int64_t r) const { return level_[r]; }
+  int64_t image(int64_t r) const { return int64_t(data_[5 * r]); }
+  const T* box(int64_t r) const { return data_ + 5 * r + 1; }  // x1, y1, x2, y2
+
+ private:
+  Tensor rois_, levels_;
+  const T* data_;
+  const int64_t* level_;
+};
+
+// The samples of an axis that lie inside the map, bin by bin; `low` and `high` are in elements
+// (pixel * stride). axis[bin] can be iterated.
+template <typename T>
+class AxisSamples {
+ public:
+  AxisSamples(const SampleAxis<T>& axis, int64_t bins, int64_t size, int64_t stride) {
+    first_.reserve(bins + 1);
+    samples_.reserve(bins * std::min<int64_t>(axis.grid, 64));
+    for (int64_t bin = 0; bin < bins; ++bin) {
+      first_.push_back(samples_.size());
+      int64_t begin, end;
+      samples_inside(axis, bin, size, begin, end);
+      for (int64_t i = begin; i < end; ++i) {
+        Sample<T> sample;
+        if (!interpolate(sample_position(axis, bin, i), size, sample)) continue;
+        sample.low *= stride;
+        sample.high *= stride;
+        samples_.push_back(sample);
+      }
+    }
+    first_.push_back(samples_.size());
+  }
+
+  struct Range {
+    const Sample<T>*first, *last;
+    const Sample<T>* begin() const { return first; }
+    const Sample<T>* end() const { return last; }
+    int64_t size() const { return last - first; }
+  };
+
+  int64_t bins() const { return int64_t(first_.size()) - 1; }
+  Range operator[](int64_t bin) const {
+    return {samples_.data() + first_[bin], samples_.data() + first_[bin + 1]};
+  }
+
+ private:
+  std::vector<Sample<T>> samples_;
+  std::vector<int64_t> first_;
+};
+
+}  // namespace maskrcnn

@@ -1,0 +1,28 @@
+// The schema of every op, once. Kernels register themselves in their own files; fake tensors and
+// autograd are Python's part, in maskrcnn_scratch/ops/. The shapes, types and conventions of an op
+// stand in the docstring of its Python wrapper.
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(maskrcnn_scratch, library) {
+  library.def(
+      "multiscale_roi_align(Tensor[] features, Tensor rois, Tensor levels, float[] scales, "
+      "int pooled_height, int pooled_width, int sampling_ratio, bool aligned, bool channels_last) "
+      "-> Tensor");
+  library.def(
+      "multiscale_roi_align_backward(Tensor grad, Tensor rois, Tensor levels, float[] scales, "
+      "SymInt[] heights, SymInt[] widths, SymInt batch_size, int sampling_ratio, bool aligned, "
+      "bool channels_last, bool deterministic) -> Tensor[]");
+  library.def(
+      "nms_padded(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold, SymInt max_out, "
+      "SymInt num_groups) -> (Tensor indices, Tensor count)");
+  library.def("paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width) -> Tensor");
+}
+
+// Importing the module loads this file, which is all that is needed.
+PyMODINIT_FUNC PyInit__cpu(void) {
+  static PyModuleDef module = {};
+  module.m_base = PyModuleDef_HEAD_INIT;
+  module.m_name = "_cpu";
+  return PyModule_Create(&module);
+}

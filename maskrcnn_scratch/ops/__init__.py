@@ -1,0 +1,21 @@
+"""The operators written by hand in C++ and CUDA, and box geometry.
+
+Each has a wrapper here, a pure-PyTorch twin in ``ops.reference``, and kernels in ``csrc/``.
+"""
+
+from maskrcnn_scratch.ops import boxes, reference
+from maskrcnn_scratch.ops.nms import batched_nms, batched_nms_padded, nms, nms_padded
+from maskrcnn_scratch.ops.paste_masks import paste_masks
+from maskrcnn_scratch.ops.roi_align import multiscale_roi_align, roi_align
+
+__all__ = [
+    "batched_nms",
+    "batched_nms_padded",
+    "boxes",
+    "multiscale_roi_align",
+    "nms",
+    "nms_padded",
+    "paste_masks",
+    "reference",
+    "roi_align",
+]

@@ -1,0 +1,61 @@
+"""Finds the kernels: the compiled ones, or their pure-PyTorch twins where none were built.
+
+``kernels`` is what the wrappers of this package call. Its functions have the schemas of
+``csrc/schema.cpp`` either way.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import Any
+
+import torch
+
+NAMESPACE = "maskrcnn_scratch"
+OPS = ("multiscale_roi_align", "multiscale_roi_align_backward", "nms_padded", "paste_masks")
+
+
+def _import_extension(name: str) -> bool:
+    """True if ``maskrcnn_scratch.<name>`` is there; a binary that is there must load."""
+    try:
+        importlib.import_module(f"{NAMESPACE}.{name}")
+    except ModuleNotFoundError:
+        return False
+    except ImportError as error:
+        raise ImportError(
+            f"{NAMESPACE}.{name} was built for another PyTorch ({error}); rebuild it with "
+            "pip install --no-build-isolation -e ."
+        ) from error
+    return True
+
+
+def _raise_no_cuda_kernels(*args: Any) -> None:
+    raise RuntimeError(
+        "maskrcnn_scratch was built without CUDA kernels; rebuild it with "
+        "MASKRCNN_BUILD=cuda pip install --no-build-isolation -e ."
+    )
+
+
+class _References:
+    """The twins, which warn when the first of them is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        from maskrcnn_scratch.ops import reference
+
+        warnings.warn(
+            "maskrcnn_scratch was built without kernels (MASKRCNN_BUILD=none): its operators run "
+            "as pure PyTorch, many times slower",
+            stacklevel=3,
+        )
+        for op in OPS:
+            setattr(self, op, getattr(reference, op))
+        return getattr(self, name)
+
+
+compiled = _import_extension("_cpu")
+kernels: Any = getattr(torch.ops, NAMESPACE) if compiled else _References()
+
+if compiled and torch.version.cuda and not _import_extension("_cuda"):
+    for _op in OPS:
+        torch.library.impl(f"{NAMESPACE}::{_op}", "CUDA", _raise_no_cuda_kernels)

@@ -1,0 +1,14 @@
+"""Each kernel once more in plain PyTorch: to read, to test against, to run where none is built.
+
+Functions have the schemas of the kernels (``csrc/schema.cpp``); the conventions stand in the
+docstrings of the wrappers in ``maskrcnn_scratch.ops``.
+"""
+
+from maskrcnn_scratch.ops.reference.nms import nms_padded
+from maskrcnn_scratch.ops.reference.paste_masks import paste_masks
+from maskrcnn_scratch.ops.reference.roi_align import (
+    multiscale_roi_align,
+    multiscale_roi_align_backward,
+)
+
+__all__ = ["multiscale_roi_align", "multiscale_roi_align_backward", "nms_padded", "paste_masks"]

@@ -1,0 +1,42 @@
+"""Mask pasting as two matrix products: rows are blended, then columns."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    """``[N, 1, M, M]``, ``[N, 4]`` -> ``[N, 1, height, width]``.
+
+    Without a loop or a size that depends on the data, so that it exports.
+    """
+    dtype = torch.promote_types(masks.dtype, torch.float32)
+    side = masks.shape[-1]
+    rows = _axis_weights(boxes[:, 1], boxes[:, 3], side, height, dtype)  # [N, H, M + 2]
+    columns = _axis_weights(boxes[:, 0], boxes[:, 2], side, width, dtype)  # [N, W, M + 2]
+    padded = F.pad(masks[:, 0].to(dtype), (1, 1, 1, 1))  # [N, M + 2, M + 2]
+    pasted = rows @ padded @ columns.transpose(1, 2)  # [N, H, W]
+    return pasted[:, None].to(masks.dtype)
+
+
+def _axis_weights(low: Tensor, high: Tensor, side: int, size: int, dtype: torch.dtype) -> Tensor:
+    """How much of each mask pixel ``[M + 2]`` every image pixel ``[size]`` takes, ``[N, size, M + 2]``."""
+    padded_side = side + 2
+    half = (high - low) * 0.5 * (padded_side / side)
+    centre = (high + low) * 0.5
+    first, last = centre - half, centre + half  # [N]
+    fits = (first.abs() < 2**61) & (last.abs() < 2**61)
+    first = torch.where(fits, first, 0).to(torch.int64)
+    last = torch.where(fits, last, -1).to(torch.int64)
+    length = (last - first + 1).clamp(min=1)
+
+    pixels = torch.arange(size, device=low.device)
+    scale = padded_side / length.to(dtype)
+    position = scale[:, None] * ((pixels - first[:, None]).to(dtype) + 0.5) - 0.5  # [N, size]
+    position = position.clamp(0, padded_side - 1)
+    mask_pixels = torch.arange(padded_side, device=low.device, dtype=dtype)
+    weights = (1 - (position[..., None] - mask_pixels).abs()).clamp(min=0)  # [N, size, M + 2]
+    inside = (pixels >= first[:, None]) & (pixels <= last[:, None])
+    return weights * inside[..., None]

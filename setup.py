@@ -1,0 +1,96 @@
+"""Builds the extension; everything else about the package stands in pyproject.toml.
+
+MASKRCNN_BUILD=auto (default): CPU kernels, and CUDA kernels where nvcc and a CUDA torch are there.
+              =cpu | cuda: just CPU, or both; what cannot be built is an error.
+              =none: nothing; the pure-PyTorch references run instead.
+TORCH_CUDA_ARCH_LIST: GPUs to compile for (default: 8.0 and 9.0, and PTX for later ones).
+"""
+
+import os
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+COMMON_FLAGS = [
+    "-O3",
+    "-std=c++20",
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",  # torch 2.11, the oldest that can load the binary
+]
+CPU_FLAGS = [
+    *COMMON_FLAGS,
+    "-fvisibility=hidden",
+    "-ffp-contract=off",  # multiply and add round apart, as in the reference and on CUDA
+    "-fno-math-errno",
+    "-fno-trapping-math",  # neither changes a value; both let loops vectorise
+    "-Wall",
+    "-Wextra",
+]
+CUDA_FLAGS = [*COMMON_FLAGS, "-fmad=false", "-DUSE_CUDA", "-lineinfo"]
+
+
+def sources(pattern: str) -> list[str]:
+    return sorted(str(path) for path in Path("csrc").glob(pattern))
+
+
+def build_arguments() -> dict[str, object]:
+    choice = os.environ.get("MASKRCNN_BUILD", "auto")
+    if choice not in ("auto", "cpu", "cuda", "none"):
+        raise SystemExit(f"MASKRCNN_BUILD must be auto, cpu, cuda or none, not {choice!r}")
+    if choice == "none":
+        print("maskrcnn_scratch: building no kernels (MASKRCNN_BUILD=none)")
+        return {}
+
+    import pybind11
+    import torch
+    from torch.utils import cpp_extension
+
+    cuda_sources = sources("*/*_cuda.cu")
+    missing = [
+        what
+        for what, found in {
+            "a torch built with CUDA": torch.version.cuda,
+            "nvcc (set CUDA_HOME)": cpp_extension.CUDA_HOME,
+            "csrc/*/*_cuda.cu": cuda_sources,
+        }.items()
+        if not found
+    ]
+    if choice == "cuda" and missing:
+        raise SystemExit(f"MASKRCNN_BUILD=cuda needs {', '.join(missing)}")
+    with_cuda = choice != "cpu" and not missing
+    print(f"maskrcnn_scratch: building {'CPU and CUDA' if with_cuda else 'CPU'} kernels ({choice})")
+
+    extensions = [
+        cpp_extension.CppExtension(
+            "maskrcnn_scratch._cpu",
+            ["csrc/schema.cpp", *sources("*/*_cpu.cpp")],
+            extra_compile_args=CPU_FLAGS,
+            py_limited_api=True,
+        )
+    ]
+    if with_cuda:
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+        extensions.append(
+            cpp_extension.CUDAExtension(
+                "maskrcnn_scratch._cuda",
+                cuda_sources,
+                extra_compile_args={"cxx": CPU_FLAGS, "nvcc": CUDA_FLAGS},
+                py_limited_api=True,
+            )
+        )
+    if mask_rle := sources("mask_rle/*.cpp"):
+        extensions.append(
+            Extension(
+                "maskrcnn_scratch._mask_rle",
+                mask_rle,
+                include_dirs=[pybind11.get_include()],
+                extra_compile_args=["-O3", "-std=c++20", "-fvisibility=hidden"],
+                language="c++",
+            )
+        )
+    return {
+        "ext_modules": extensions,
+        "cmdclass": {"build_ext": cpp_extension.BuildExtension},
+    }
+
+
+setup(**build_arguments())
