@@ -1,0 +1,206 @@
+"""COCO's average precision and recall, by hotcoco, which gives pycocotools' numbers bit for bit.
+
+Legend: T IoU thresholds 0.50:0.05:0.95, R recall thresholds, K categories, A area ranges (all,
+small, medium, large), D limits on detections per image.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from maskrcnn_scratch.data import rle
+from maskrcnn_scratch.data.coco import parse_bbox
+from maskrcnn_scratch.data.coco_json import read_json
+
+if TYPE_CHECKING:
+    from hotcoco import COCO, COCOeval
+
+IouType = Literal["bbox", "segm"]
+CocoResult = dict[str, Any]
+
+METRICS = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
+)
+
+
+@dataclass(frozen=True)
+class CocoScore:
+    """Scores of one set of detections; -1 where there is nothing to find."""
+
+    iou_type: IouType
+    stats: tuple[float, ...]
+    """COCO's twelve numbers, in the order of ``METRICS``."""
+    per_class: dict[str, dict[str, float]]
+    """AP, AP50, AP75 and AR100 of each category, by its name."""
+    tide: dict[str, Any] | None = None
+    """What each kind of error costs in AP50, and how often it occurs (Bolya et al., TIDE)."""
+    confusion_matrix: dict[str, Any] | None = None
+    """``matrix``: detections at IoU 0.5, true category by row, detected by column, with
+    background last; and ``names`` of both."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The twelve numbers by name, as ``segm/AP``."""
+        names = (f"{self.iou_type}/{metric}" for metric in METRICS)
+        return dict(zip(names, self.stats, strict=True))
+
+
+def score(
+    annotations: str | PathLike[str] | Mapping[str, Any],
+    results: str | PathLike[str] | Sequence[CocoResult],
+    iou_type: IouType = "segm",
+    *,
+    image_ids: Sequence[int] | None = None,
+    min_score: float = 0.0,
+    max_detections: int = 100,
+    tide: bool = False,
+    confusion_matrix: bool = False,
+) -> CocoScore:
+    """Score COCO results against COCO annotations; both are a file or its content.
+
+    Small, medium and large go by the area of a detection's mask for ``segm``, and of its box for
+    ``bbox``; a result without a box gets the one around its mask, and keeps the mask's area. Crowd
+    regions and annotations to ignore count neither for nor against. No results at all score 0.
+
+    Args:
+        image_ids: the images to count; by default all of ``annotations``.
+        min_score: results below are left out first.
+        max_detections: detections of an image and category that count, best first; COCO has 100.
+        tide, confusion_matrix: compute these as well.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that is not what it should be, or a result that names
+            an unknown image or category, or has no usable score, box or mask, naming the result.
+        ImportError: hotcoco is not installed.
+    """
+    if max_detections <= 10:
+        raise ValueError(f"max_detections must be over 10, got {max_detections}")
+    truth = _load_annotations(annotations)
+    name = "results"
+    if isinstance(results, (str, PathLike)):
+        name, results = str(results), read_json(results)
+    detections = _check_results(name, results, iou_type, truth, min_score)
+    evaluation = _coco_eval(truth, truth.load_res(detections), iou_type)
+    evaluation.params.max_dets = [1, 10, max_detections]
+    if image_ids is not None:
+        evaluation.params.img_ids = sorted(image_ids)
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about another limit than 100
+        evaluation.run()
+    return CocoScore(
+        iou_type,
+        tuple(map(float, evaluation.stats)),
+        _per_class(evaluation, truth),
+        evaluation.tide_errors() if tide else None,
+        _confusion_matrix(evaluation) if confusion_matrix else None,
+    )
+
+
+def _load_annotations(annotations: str | PathLike[str] | Mapping[str, Any]) -> COCO:
+    try:
+        from hotcoco import COCO
+    except ImportError as error:
+        raise ImportError(
+            "evaluation needs hotcoco: pip install maskrcnn_scratch[train]"
+        ) from error
+    name = "annotations" if isinstance(annotations, Mapping) else str(annotations)
+    try:
+        truth = COCO(dict(annotations) if isinstance(annotations, Mapping) else annotations)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: no such file") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: not COCO annotations ({error})") from None
+    if not truth.imgs:
+        raise ValueError(f"{name}: not COCO annotations, there is no image in it")
+    return truth
+
+
+def _coco_eval(truth: COCO, detections: COCO, iou_type: IouType) -> COCOeval:
+    from hotcoco import COCOeval
+
+    return COCOeval(truth, detections, iou_type)
+
+
+def _check_results(
+    name: str, results: object, iou_type: IouType, truth: COCO, min_score: float
+) -> list[CocoResult]:
+    """What counts of each result for this IoU type: a box or a mask, but not both.
+
+    With both, COCO's code takes the area of a mask from its box.
+    """
+    if not isinstance(results, Sequence) or isinstance(results, str):
+        raise ValueError(f"{name}: COCO results are a list, not a {type(results).__name__}")
+    sizes = {id: (image["height"], image["width"]) for id, image in truth.imgs.items()}
+    categories = set(truth.get_cat_ids())
+    detections = []
+    for index, result in enumerate(results):
+        try:
+            detection = _check_result(result, iou_type, sizes, categories)
+        except (ValueError, TypeError) as error:
+            image = f" (image id {result['image_id']})" if "image_id" in result else ""
+            raise ValueError(f"{name}: result {index}{image}: {error}") from None
+        if detection["score"] >= min_score:
+            detections.append(detection)
+    return detections
+
+
+def _check_result(
+    result: CocoResult,
+    iou_type: IouType,
+    sizes: Mapping[int, tuple[int, int]],
+    categories: set[int],
+) -> CocoResult:
+    missing = {"image_id", "category_id", "score"} - result.keys()
+    if missing:
+        raise ValueError(f"no {min(missing)!r}")
+    image_id, category_id = result["image_id"], result["category_id"]
+    if image_id not in sizes:
+        raise ValueError("the annotations have no such image")
+    if category_id not in categories:
+        raise ValueError(f"unknown category id {category_id!r}")
+    confidence = float(result["score"])
+    if math.isnan(confidence):
+        raise ValueError("the score is NaN")
+    detection = {"image_id": image_id, "category_id": category_id, "score": confidence}
+    if iou_type == "bbox" and "bbox" in result:
+        return detection | {"bbox": parse_bbox(result["bbox"])}
+    if "segmentation" not in result:
+        raise ValueError(f"no {'segmentation' if iou_type == 'segm' else 'bbox'!r}")
+    return detection | {
+        "segmentation": rle.from_segmentation(result["segmentation"], sizes[image_id])
+    }
+
+
+def _per_class(evaluation: COCOeval, truth: COCO) -> dict[str, dict[str, float]]:
+    assert evaluation.eval is not None
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [T, R, K]
+    recall = evaluation.eval["recall"][:, :, 0, -1]  # [T, K]
+    return {
+        truth.cats[category].get("name", str(category)): {
+            "AP": _mean(precision[:, :, k]),
+            "AP50": _mean(precision[0, :, k]),
+            "AP75": _mean(precision[5, :, k]),
+            "AR100": _mean(recall[:, k]),
+        }
+        for k, category in enumerate(evaluation.params.cat_ids)
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[values > -1]
+    return float(values.mean()) if values.size else -1.0
+
+
+def _confusion_matrix(evaluation: COCOeval) -> dict[str, Any]:
+    found = evaluation.confusion_matrix()
+    return {"matrix": found["matrix"].tolist(), "names": [*found["cat_names"], "background"]}
