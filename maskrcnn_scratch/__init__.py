@@ -16,8 +16,16 @@ if TYPE_CHECKING:
         FrozenBatchNorm2d,
         resnet_fpn_backbone,
     )
+    from maskrcnn_scratch.builders import (
+        fasterrcnn_resnet50_fpn,
+        fasterrcnn_resnet50_fpn_v2,
+        load_model,
+        maskrcnn_resnet50_fpn,
+        maskrcnn_resnet50_fpn_v2,
+    )
+    from maskrcnn_scratch.conventions import Conventions
     from maskrcnn_scratch.inference.predictor import Predictor
-    from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN, MaskRCNN, maskrcnn_resnet50_fpn
+    from maskrcnn_scratch.mask_rcnn import FasterRCNN, GeneralizedRCNN, MaskRCNN
     from maskrcnn_scratch.roi_heads import (
         FastRCNNConvFCHead,
         FastRCNNPredictor,
@@ -27,7 +35,13 @@ if TYPE_CHECKING:
         TwoMLPHead,
     )
     from maskrcnn_scratch.rpn import AnchorGenerator, RPNHead
-    from maskrcnn_scratch.weights import MaskRCNN_ResNet50_FPN_Weights, ResNet50_Weights
+    from maskrcnn_scratch.weights import (
+        FasterRCNN_ResNet50_FPN_V2_Weights,
+        FasterRCNN_ResNet50_FPN_Weights,
+        MaskRCNN_ResNet50_FPN_V2_Weights,
+        MaskRCNN_ResNet50_FPN_Weights,
+        ResNet50_Weights,
+    )
 
 _MODULES = {
     "backbone": (
@@ -36,8 +50,16 @@ _MODULES = {
         "FrozenBatchNorm2d",
         "resnet_fpn_backbone",
     ),
+    "builders": (
+        "fasterrcnn_resnet50_fpn",
+        "fasterrcnn_resnet50_fpn_v2",
+        "load_model",
+        "maskrcnn_resnet50_fpn",
+        "maskrcnn_resnet50_fpn_v2",
+    ),
+    "conventions": ("Conventions",),
     "inference.predictor": ("Predictor",),
-    "mask_rcnn": ("GeneralizedRCNN", "MaskRCNN", "maskrcnn_resnet50_fpn"),
+    "mask_rcnn": ("FasterRCNN", "GeneralizedRCNN", "MaskRCNN"),
     "roi_heads": (
         "FastRCNNConvFCHead",
         "FastRCNNPredictor",
@@ -47,28 +69,43 @@ _MODULES = {
         "TwoMLPHead",
     ),
     "rpn": ("AnchorGenerator", "RPNHead"),
-    "weights": ("MaskRCNN_ResNet50_FPN_Weights", "ResNet50_Weights"),
+    "weights": (
+        "FasterRCNN_ResNet50_FPN_V2_Weights",
+        "FasterRCNN_ResNet50_FPN_Weights",
+        "MaskRCNN_ResNet50_FPN_V2_Weights",
+        "MaskRCNN_ResNet50_FPN_Weights",
+        "ResNet50_Weights",
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "AnchorGenerator",
     "BackboneWithFPN",
+    "Conventions",
     "FastRCNNConvFCHead",
     "FastRCNNPredictor",
+    "FasterRCNN",
+    "FasterRCNN_ResNet50_FPN_V2_Weights",
+    "FasterRCNN_ResNet50_FPN_Weights",
     "FeaturePyramidNetwork",
     "FrozenBatchNorm2d",
     "GeneralizedRCNN",
     "MaskRCNN",
     "MaskRCNNHeads",
     "MaskRCNNPredictor",
+    "MaskRCNN_ResNet50_FPN_V2_Weights",
     "MaskRCNN_ResNet50_FPN_Weights",
     "MultiScaleRoIAlign",
     "Predictor",
     "RPNHead",
     "ResNet50_Weights",
     "TwoMLPHead",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "load_model",
     "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
     "resnet_fpn_backbone",
 ]
 

@@ -1,7 +1,7 @@
 """Mask R-CNN (He et al. 2017): read this file first.
 
-``GeneralizedRCNN`` has the stages in order, ``MaskRCNN`` picks the parts, and
-``maskrcnn_resnet50_fpn`` puts them on a ResNet-50.
+``GeneralizedRCNN`` has the stages in order, ``FasterRCNN`` and ``MaskRCNN`` pick the parts;
+``builders.py`` puts them on a ResNet-50.
 
     image          -> transform      transform.py
     -> backbone, FPN                 backbone/resnet.py, fpn.py
@@ -15,7 +15,6 @@ Letters: ``N`` images, ``A`` anchors, ``P`` proposal slots, ``D`` detection slot
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_scratch import interfaces
-from maskrcnn_scratch.backbone import FrozenBatchNorm2d, resnet_fpn_backbone
 from maskrcnn_scratch.check_parts import check_parts
+from maskrcnn_scratch.conventions import Conventions
 from maskrcnn_scratch.roi_heads import (
     FastRCNNPredictor,
     MaskRCNNHeads,
@@ -37,7 +36,6 @@ from maskrcnn_scratch.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 from maskrcnn_scratch.structures import ImageList, Result, StageOutputs, Target
 from maskrcnn_scratch.training.check_targets import check_targets
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
-from maskrcnn_scratch.weights import MaskRCNN_ResNet50_FPN_Weights, ResNet50_Weights
 
 
 class GeneralizedRCNN(nn.Module):
@@ -161,12 +159,12 @@ class GeneralizedRCNN(nn.Module):
         return {"0": features} if isinstance(features, Tensor) else features
 
 
-class MaskRCNN(GeneralizedRCNN):
-    """Mask R-CNN on any backbone; every part can be given, and has torchvision's default.
+class FasterRCNN(GeneralizedRCNN):
+    """Faster R-CNN on any backbone; every part can be given, and has torchvision's default.
 
     Args:
         backbone: gives feature maps by name and has ``out_channels``.
-        num_classes: with the background; None where both predictors are given.
+        num_classes: with the background; None where the predictors are given.
         min_size, max_size, image_mean, image_std: see ``GeneralizedRCNNTransform``.
         rpn_anchor_generator: by default one size a level, 32 to 512, and three shapes.
         rpn_head: by default ``RPNHead``.
@@ -179,8 +177,8 @@ class MaskRCNN(GeneralizedRCNN):
         box_score_thresh, box_nms_thresh, box_detections_per_img, box_fg_iou_thresh,
         box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction, bbox_reg_weights: see
             ``RoIHeads``.
-        mask_roi_pool: by default 14 x 14 from the maps "0" to "3".
-        mask_head, mask_predictor: by default ``MaskRCNNHeads`` and ``MaskRCNNPredictor``.
+        mask_roi_pool, mask_head, mask_predictor: a mask branch; see ``MaskRCNN``.
+        conventions: of the default parts, where libraries differ.
         **kwargs: to ``GeneralizedRCNNTransform``: ``size_divisible``, ``fixed_size``, ``paste``.
 
     Raises:
@@ -225,24 +223,19 @@ class MaskRCNN(GeneralizedRCNN):
         mask_roi_pool: interfaces.RoIPooler | None = None,
         mask_head: interfaces.MaskHead | None = None,
         mask_predictor: interfaces.MaskPredictor | None = None,
+        *,
+        conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
         **kwargs: Any,
     ) -> None:
-        if not hasattr(backbone, "out_channels"):
-            raise ValueError(
-                "backbone has no attribute out_channels: set it to the number of channels of its "
-                "feature maps (the same for all of them)"
-            )
-        for name, predictor in (("box", box_predictor), ("mask", mask_predictor)):
-            if (num_classes is None) == (predictor is None):
-                raise ValueError(
-                    f"give either num_classes or {name}_predictor: num_classes is {num_classes}, "
-                    f"{name}_predictor is {'missing' if predictor is None else 'given'}"
-                )
-        channels = backbone.out_channels
+        _check_classes(num_classes, "box_predictor", box_predictor)
+        channels = _out_channels(backbone)
 
         if rpn_anchor_generator is None:
             rpn_anchor_generator = AnchorGenerator(
-                sizes=((32,), (64,), (128,), (256,), (512,)), aspect_ratios=(0.5, 1.0, 2.0)
+                sizes=((32,), (64,), (128,), (256,), (512,)),
+                aspect_ratios=(0.5, 1.0, 2.0),
+                strides=conventions.anchor_strides,
+                rounded=conventions.round_anchors,
             )
         if rpn_head is None:
             rpn_head = RPNHead(channels, rpn_anchor_generator.num_anchors_per_location()[0])
@@ -259,19 +252,12 @@ class MaskRCNN(GeneralizedRCNN):
             rpn_score_thresh,
         )
 
-        levels = ("0", "1", "2", "3")
         if box_roi_pool is None:
-            box_roi_pool = MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=2)
+            box_roi_pool = _roi_pool(7, conventions)
         if box_head is None:
             box_head = TwoMLPHead(channels * box_roi_pool.output_size[0] ** 2, 1024)
         if box_predictor is None:
             box_predictor = FastRCNNPredictor(1024, num_classes)
-        if mask_roi_pool is None:
-            mask_roi_pool = MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=2)
-        if mask_head is None:
-            mask_head = MaskRCNNHeads(channels, (256, 256, 256, 256), dilation=1)
-        if mask_predictor is None:
-            mask_predictor = MaskRCNNPredictor(256, 256, num_classes)
         roi_heads = RoIHeads(
             box_roi_pool,
             box_head,
@@ -292,59 +278,85 @@ class MaskRCNN(GeneralizedRCNN):
         transform = GeneralizedRCNNTransform(
             min_size,
             max_size,
-            (0.485, 0.456, 0.406) if image_mean is None else image_mean,
-            (0.229, 0.224, 0.225) if image_std is None else image_std,
-            **kwargs,
+            conventions.image_mean if image_mean is None else image_mean,
+            conventions.image_std if image_std is None else image_std,
+            **{"paste": conventions.paste, **kwargs},
         )
         super().__init__(backbone, rpn, roi_heads, transform)
         check_parts(self)
 
 
-def maskrcnn_resnet50_fpn(
-    *,
-    weights: MaskRCNN_ResNet50_FPN_Weights | str | None = None,
-    progress: bool = True,
-    num_classes: int | None = None,
-    weights_backbone: ResNet50_Weights | str | None = ResNet50_Weights.IMAGENET1K_V1,
-    trainable_backbone_layers: int | None = None,
-    **kwargs: Any,
-) -> MaskRCNN:
-    """Mask R-CNN with a ResNet-50-FPN, as torchvision's function of the same name.
+class MaskRCNN(FasterRCNN):
+    """Faster R-CNN with a third branch, which draws a mask of each detection (section 3).
 
     Args:
-        weights: of the whole model, such as ``"DEFAULT"``.
-        progress: shows a bar while downloading.
-        num_classes: with the background; by default 91, or what ``weights`` were trained for.
-        weights_backbone: of the ResNet alone, where there are no ``weights``.
-        trainable_backbone_layers: how many of the ResNet's five layers are trained, from the last:
-            3 by default. Without any weights all are, and their batch normalisation is an ordinary
-            one instead of a frozen one.
-        **kwargs: to ``MaskRCNN``.
+        backbone, num_classes: as of ``FasterRCNN``.
+        *args, **kwargs: to ``FasterRCNN``, all of its arguments.
+        mask_roi_pool: by default 14 x 14 from the maps "0" to "3".
+        mask_head, mask_predictor: by default ``MaskRCNNHeads`` and ``MaskRCNNPredictor``.
+        conventions: of the default parts, where libraries differ.
+
+    Raises:
+        ValueError: parts that do not fit together.
     """
-    weights = MaskRCNN_ResNet50_FPN_Weights.verify(weights)
-    weights_backbone = None if weights else ResNet50_Weights.verify(weights_backbone)
-    pretrained = weights is not None or weights_backbone is not None
-    if not pretrained and trainable_backbone_layers is not None:
-        warnings.warn(
-            f"trainable_backbone_layers={trainable_backbone_layers} is ignored: without weights "
-            "there is nothing worth freezing, all layers are trained",
-            stacklevel=2,
+
+    def __init__(
+        self,
+        backbone: interfaces.Backbone,
+        num_classes: int | None = None,
+        *args: Any,
+        mask_roi_pool: interfaces.RoIPooler | None = None,
+        mask_head: interfaces.MaskHead | None = None,
+        mask_predictor: interfaces.MaskPredictor | None = None,
+        conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
+        **kwargs: Any,
+    ) -> None:
+        _check_classes(num_classes, "mask_predictor", mask_predictor)
+        if mask_roi_pool is None:
+            mask_roi_pool = _roi_pool(14, conventions)
+        if mask_head is None:
+            mask_head = MaskRCNNHeads(_out_channels(backbone), (256, 256, 256, 256), dilation=1)
+        if mask_predictor is None:
+            mask_predictor = MaskRCNNPredictor(256, 256, num_classes)
+        super().__init__(
+            backbone,
+            num_classes,
+            *args,
+            mask_roi_pool=mask_roi_pool,
+            mask_head=mask_head,
+            mask_predictor=mask_predictor,
+            conventions=conventions,
+            **kwargs,
         )
-    backbone = resnet_fpn_backbone(
-        backbone_name="resnet50",
-        weights=weights_backbone,
-        norm_layer=FrozenBatchNorm2d if pretrained else nn.BatchNorm2d,
-        trainable_layers=_default(trainable_backbone_layers, 3) if pretrained else 5,
+
+
+def _roi_pool(output_size: int, conventions: Conventions) -> MultiScaleRoIAlign:
+    return MultiScaleRoIAlign(
+        ("0", "1", "2", "3"),
+        output_size,
+        conventions.sampling_ratio,
+        aligned=conventions.roi_aligned,
     )
-    model = MaskRCNN(backbone, _default(num_classes, 91), **kwargs)
-    if weights is not None:
-        model.load_state_dict(weights.get_state_dict(progress=progress, check_hash=True))
-        if weights is MaskRCNN_ResNet50_FPN_Weights.COCO_V1:
-            for module in model.modules():
-                if isinstance(module, FrozenBatchNorm2d):
-                    module.eps = 0.0  # these were trained so
-    return model
 
 
-def _default(value: int | None, default: int) -> int:
-    return default if value is None else value
+def _out_channels(backbone: interfaces.Backbone) -> int:
+    if not hasattr(backbone, "out_channels"):
+        raise ValueError(
+            "backbone has no attribute out_channels: set it to the number of channels of its "
+            "feature maps (the same for all of them)"
+        )
+    return backbone.out_channels
+
+
+def _check_classes(num_classes: int | None, name: str, predictor: object) -> None:
+    """Raises a ValueError unless either ``num_classes`` or the predictor is given."""
+    if (num_classes is None) == (predictor is None):
+        raise ValueError(
+            f"give either num_classes or {name}: num_classes is {num_classes}, "
+            f"{name} is {'missing' if predictor is None else 'given'}"
+        )
+    if num_classes is not None and num_classes < 2:
+        raise ValueError(
+            f"num_classes is {num_classes}: it counts the background, so that one class of objects "
+            "makes it 2"
+        )

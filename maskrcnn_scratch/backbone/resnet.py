@@ -1,7 +1,7 @@
 """ResNet (He et al. 2015, "Deep Residual Learning for Image Recognition").
 
 The variant is the usual one of today, "v1.5": a bottleneck halves the resolution in its 3x3
-convolution rather than in the 1x1 before it.
+convolution rather than, as in the paper, in the 1x1 before it.
 
     stage    stride   output of ResNet-50
     conv1         2   [N,   64, H/2,  W/2]
@@ -57,18 +57,20 @@ class Bottleneck(nn.Module):
     Args:
         in_channels: channels of the input.
         width: channels of the 3x3 convolution; the output has four times as many.
-        stride: of the 3x3 convolution.
+        stride: of the block.
         norm_layer: called with the number of channels.
     """
 
     expansion: ClassVar[int] = 4
+    stride_in_1x1: ClassVar[bool] = False
 
     def __init__(self, in_channels: int, width: int, stride: int, norm_layer: NormLayer) -> None:
         super().__init__()
         out_channels = width * self.expansion
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        strides = (stride, 1) if self.stride_in_1x1 else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, stride=strides[0], bias=False)
         self.bn1 = norm_layer(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=strides[1], padding=1, bias=False)
         self.bn2 = norm_layer(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = norm_layer(out_channels)
@@ -81,6 +83,12 @@ class Bottleneck(nn.Module):
         out = self.bn3(self.conv3(out))
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu(out + shortcut)
+
+
+class StrideIn1x1Bottleneck(Bottleneck):
+    """The bottleneck of the paper: its first convolution halves the resolution."""
+
+    stride_in_1x1 = True
 
 
 def projection(
@@ -146,9 +154,23 @@ ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, i
 }
 
 
-def resnet(name: str, *, in_channels: int = 3, norm_layer: NormLayer = nn.BatchNorm2d) -> ResNet:
-    """A ResNet of the paper by its name, such as ``"resnet50"``."""
+def resnet(
+    name: str,
+    *,
+    in_channels: int = 3,
+    norm_layer: NormLayer = nn.BatchNorm2d,
+    stride_in_1x1: bool = False,
+) -> ResNet:
+    """A ResNet of the paper by its name, such as ``"resnet50"``.
+
+    Args:
+        in_channels: channels of the image.
+        norm_layer: called with the number of channels.
+        stride_in_1x1: bottlenecks are ``StrideIn1x1Bottleneck``.
+    """
     if name not in ARCHITECTURES:
         raise ValueError(f"no ResNet is called {name!r}: choose one of {', '.join(ARCHITECTURES)}")
     block, layers = ARCHITECTURES[name]
+    if stride_in_1x1 and block is Bottleneck:
+        block = StrideIn1x1Bottleneck
     return ResNet(block, layers, in_channels=in_channels, norm_layer=norm_layer)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from maskrcnn_scratch.backbone.fpn import FeaturePyramidNetwork, LastLevelMaxPool
 from maskrcnn_scratch.backbone.frozen_batch_norm import FrozenBatchNorm2d
 from maskrcnn_scratch.backbone.resnet import ResNet, resnet
-
-if TYPE_CHECKING:
-    from maskrcnn_scratch.weights import ResNet50_Weights
+from maskrcnn_scratch.weights import ResNet50_Weights
+from maskrcnn_scratch.weights.loading import load_backbone
 
 
 class IntermediateLayerGetter(nn.ModuleDict):
@@ -80,11 +78,12 @@ class BackboneWithFPN(nn.Module):
 def resnet_fpn_backbone(
     *,
     backbone_name: str,
-    weights: ResNet50_Weights | None = None,
+    weights: ResNet50_Weights | str | None = None,
     norm_layer: Callable[[int], nn.Module] = FrozenBatchNorm2d,
     trainable_layers: int = 3,
     returned_layers: Sequence[int] | None = None,
     extra_blocks: nn.Module | None = None,
+    in_channels: int = 3,
 ) -> BackboneWithFPN:
     """A ResNet with an FPN of 256 channels on its stages.
 
@@ -95,11 +94,12 @@ def resnet_fpn_backbone(
         trainable_layers: how many of its five layers are trained, from the last; 5 is all.
         returned_layers: stages that the FPN sees, each in 1-4; all by default.
         extra_blocks: see ``FeaturePyramidNetwork``.
+        in_channels: of the images; weights are fitted (``weights.loading.inflate_stem``).
     """
-    body = resnet(backbone_name, norm_layer=norm_layer)
+    body = resnet(backbone_name, in_channels=in_channels, norm_layer=norm_layer)
+    weights = ResNet50_Weights.verify(weights)
     if weights is not None:
-        state_dict = weights.get_state_dict(progress=True, check_hash=True)
-        body.load_state_dict({k: v for k, v in state_dict.items() if not k.startswith("fc.")})
+        load_backbone(body, weights.get_state_dict(progress=True, check_hash=True))
     return resnet_with_fpn(
         body,
         trainable_layers=trainable_layers,

@@ -18,19 +18,24 @@ CACHED_GRIDS = 16  # about 4 MB each at 800 x 1344
 class AnchorGenerator(nn.Module):
     """Boxes of several sizes and shapes centred on each cell (Faster R-CNN, section 3.1.1).
 
-    A cell's anchors are centred on its top left corner, ``(x * stride, y * stride)``, and their
-    sides are rounded (halves to even) around it: torchvision's convention.
+    A cell's anchors are centred on its top left corner, ``(x * stride, y * stride)``.
 
     Args:
         sizes: square root of the areas in pixels, for each level, such as ``((32,), (64,), ...)``;
             or one number a level, ``(32, 64, ...)``.
         aspect_ratios: height / width, for each level; or one sequence for all levels.
+        strides: pixels from cell to cell, for each level; by default the padded image's side
+            divided by the feature map's, rounded down.
+        rounded: whether corners lie at whole pixels from the centre (halves to even).
     """
 
     def __init__(
         self,
         sizes: Sequence[Sequence[float]] | Sequence[float] = ((128, 256, 512),),
         aspect_ratios: Sequence[Sequence[float]] | Sequence[float] = ((0.5, 1.0, 2.0),),
+        *,
+        strides: Sequence[int] | None = None,
+        rounded: bool = True,
     ) -> None:
         super().__init__()
         self.sizes = tuple(tuple(size) if isinstance(size, Sequence) else (size,) for size in sizes)
@@ -42,8 +47,9 @@ class AnchorGenerator(nn.Module):
                 f"sizes has {len(self.sizes)} levels and aspect_ratios {len(self.aspect_ratios)}: "
                 "give both for each feature map"
             )
+        self.strides = strides
         self.cell_anchors = [
-            cell_anchors(level_sizes, ratios)
+            cell_anchors(level_sizes, ratios, rounded)
             for level_sizes, ratios in zip(self.sizes, self.aspect_ratios, strict=True)
         ]
         self._cache: dict[tuple[object, ...], Tensor] = {}
@@ -90,14 +96,19 @@ class AnchorGenerator(nn.Module):
         """Anchors ``[A, 4]`` of all levels for a padded image of ``height`` x ``width``.
 
         Args:
-            grids: (height, width) of each feature map; the stride is the image's side divided by
-                the map's, rounded down.
+            grids: (height, width) of each feature map.
             like: gives dtype and device.
         """
+        if self.strides is None:
+            steps = [(height // grid_h, width // grid_w) for grid_h, grid_w in grids]
+        else:
+            steps = [(stride, stride) for stride in self.strides]
         levels = []
-        for (grid_h, grid_w), cell in zip(grids, self.cell_anchors, strict=True):
-            x = torch.arange(grid_w, device=like.device) * (width // grid_w)
-            y = torch.arange(grid_h, device=like.device) * (height // grid_h)
+        for (grid_h, grid_w), (step_y, step_x), cell in zip(
+            grids, steps, self.cell_anchors, strict=True
+        ):
+            x = torch.arange(grid_w, device=like.device) * step_x
+            y = torch.arange(grid_h, device=like.device) * step_y
             y, x = torch.meshgrid(y, x, indexing="ij")  # [H_l, W_l] each
             corners = torch.stack((x, y, x, y), dim=-1)[:, :, None]  # [H_l, W_l, 1, 4]
             levels.append((corners + cell.to(like)).reshape(-1, 4))  # [H_l * W_l * a, 4]
@@ -107,11 +118,14 @@ class AnchorGenerator(nn.Module):
         return f"sizes={self.sizes}, aspect_ratios={self.aspect_ratios}"
 
 
-def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
-    """Anchors ``[a, 4]`` around the origin, sizes running fastest, sides rounded half to even."""
+def cell_anchors(
+    sizes: Sequence[float], aspect_ratios: Sequence[float], rounded: bool = True
+) -> Tensor:
+    """Anchors ``[a, 4]`` around the origin, sizes running fastest; rounded means half to even."""
     scale = torch.tensor(sizes, dtype=torch.float32)
     height_ratio = torch.sqrt(torch.tensor(aspect_ratios, dtype=torch.float32))
     width_ratio = 1 / height_ratio
     height = (height_ratio[:, None] * scale).flatten()  # [a]
     width = (width_ratio[:, None] * scale).flatten()
-    return (torch.stack((-width, -height, width, height), dim=1) / 2).round()
+    anchors = torch.stack((-width, -height, width, height), dim=1) / 2
+    return anchors.round() if rounded else anchors

@@ -43,7 +43,9 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def load_pretrained(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadReport:
+def load_pretrained(
+    model: nn.Module, state_dict: Mapping[str, Tensor], *, source: str = "weights"
+) -> LoadReport:
     """Loads weights that may be of another number of classes or of input channels.
 
     The box and mask predictors keep what does not fit them: in a new model, its random
@@ -52,12 +54,13 @@ def load_pretrained(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadR
 
     Args:
         state_dict: torchvision's names, old ones too.
+        source: what messages call it, such as the file's name.
 
     Raises:
         WeightsError: keys of another model; the message has the nearest and the first differences.
     """
     theirs, ours = upgrade_keys(state_dict), model.state_dict()
-    _check_keys(theirs, ours)
+    _check_keys(theirs, ours, source)
     inflated, skipped = [], {}
     if _STEM in ours and theirs[_STEM].shape[1] != ours[_STEM].shape[1]:
         theirs[_STEM] = inflate_stem(theirs[_STEM], ours[_STEM].shape[1])
@@ -68,14 +71,31 @@ def load_pretrained(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadR
             continue
         why = f"{list(ours[key].shape)} here, {given or 'nothing'} there"
         if not _is_predictor(key):
-            raise WeightsError(f"{key} has another shape: {why}")
+            raise WeightsError(f"{source}: {key} has another shape: {why}")
         skipped[key] = why
     fitting = {key: t for key, t in theirs.items() if key in ours and key not in skipped}
     model.load_state_dict(fitting, strict=False)
     report = LoadReport(list(fitting), inflated, skipped)
     if skipped or inflated:
-        warnings.warn(str(report), stacklevel=3)
+        warnings.warn(f"{source}: {report}", stacklevel=2)
     return report
+
+
+def load_backbone(body: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Loads an ImageNet classifier into a ResNet of any number of input channels.
+
+    Raises:
+        WeightsError: the names or shapes are another network's.
+    """
+    tensors = {key: t for key, t in state_dict.items() if not key.startswith("fc.")}
+    stem = tensors.get("conv1.weight")
+    if stem is not None:
+        in_channels = body.state_dict()["conv1.weight"].shape[1]
+        tensors["conv1.weight"] = inflate_stem(stem, in_channels)
+    try:
+        body.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"weights of another backbone: {' '.join(str(error).split())}") from None
 
 
 def inflate_stem(weight: Tensor, in_channels: int) -> Tensor:
@@ -85,6 +105,8 @@ def inflate_stem(weight: Tensor, in_channels: int) -> Tensor:
     fewer than three all get the mean. The whole is scaled by ``3 / C``, so that an image with the
     same values in every channel gives the response it gave before.
     """
+    if in_channels == weight.shape[1]:
+        return weight
     mean = weight.mean(dim=1, keepdim=True)  # [O, 1, k, k]
     kept = weight if in_channels >= weight.shape[1] else weight[:, :0]
     filled = mean.expand(-1, in_channels - kept.shape[1], -1, -1)
@@ -95,7 +117,7 @@ def _is_predictor(key: str) -> bool:
     return key.startswith(_PREDICTORS)
 
 
-def _check_keys(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+def _check_keys(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], source: str) -> None:
     """Raises a WeightsError unless the names agree, the predictors' aside."""
 
     def must_agree(keys: Mapping[str, Tensor]) -> list[str]:
@@ -116,5 +138,5 @@ def _check_keys(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> Non
         match = nearest_model(theirs)
         hint = f"they are {match}" if match.exact else str(match)
     raise WeightsError(
-        f"the keys are not this model's ({first_three(missing + unexpected)}): {hint}"
+        f"{source}: the keys are not this model's ({first_three(missing + unexpected)}): {hint}"
     )
