@@ -31,7 +31,10 @@ def read_image(path: str | PathLike[str], apply_exif: bool = True) -> Tensor:
 
 
 def image_size(path: str | PathLike[str], apply_exif: bool = True) -> tuple[int, int]:
-    """(height, width) of what :func:`read_image` returns, read from the header alone."""
+    """(height, width) of what :func:`read_image` returns.
+
+    Reads no more than it must: pixels only of formats that may have their EXIF at the end (PNG).
+    """
     with _open(path) as image:
         width, height = image.size
         # EXIF orientations 5-8 swap the sides.

@@ -7,6 +7,7 @@ number of workers, and two processes see between them the batches of one.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any, NamedTuple
@@ -109,6 +110,7 @@ def training_loader(
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=collate,
+        worker_init_fn=leave_signals_to_parent,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(batches.seed),
     )
@@ -128,6 +130,24 @@ def evaluation_loader(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=collate,
+        worker_init_fn=leave_signals_to_parent,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )
+
+
+def without_worker_traceback(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches; an error in a worker is raised with the message it had there."""
+    try:
+        yield from loader
+    except Exception as error:
+        text = str(error)
+        if not text.startswith("Caught "):
+            raise
+        raise type(error)(text.splitlines()[-1].partition(": ")[2]) from None
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; workers go on until the parent ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
