@@ -1,0 +1,132 @@
+"""Everything a training run depends on: one frozen dataclass, its defaults, its checks.
+
+The defaults are the published recipe (Mask R-CNN, section 3.1; torchvision's references), for four
+images a step. The text under each field is what ``maskrcnn train --help`` shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from maskrcnn_scratch.data.augment import Augmentation
+from maskrcnn_scratch.training.build_model import ModelConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run."""
+
+    train_annotations: str
+    """COCO annotation file to train on."""
+    train_images: str
+    """Folder of its images."""
+    val_annotations: str | None = None
+    """COCO annotation file for the validation loss and AP."""
+    val_images: str | None = None
+    """Folder of its images."""
+    output: str = "runs/train"
+    """Folder for checkpoints, logs and the configuration; must not hold another run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    epochs: int = 12
+    """Passes over the training images."""
+    batch_size: int = 4
+    """Images a step, over all processes and accumulated micro-batches together."""
+    accumulate: int = 1
+    """Micro-batches whose gradients are added up for a step, to save memory."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW."""
+    learning_rate: float = 0.005
+    """Base learning rate; for SGD and COCO 0.02 / 16 for each image of a batch."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 1e-4
+    """Of all trained parameters."""
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    """How the learning rate falls."""
+    milestones: tuple[int, ...] = (8, 11)
+    """Epochs after which the step schedule divides the learning rate by ten."""
+    warmup: float = 0.05
+    """Part of all steps over which the learning rate rises from a thousandth, in 0 to 1."""
+    clip_grad_norm: float | None = None
+    """Largest norm of the whole gradient; longer ones are scaled down to it."""
+    ema_decay: float | None = None
+    """Decay of the running average of the weights, such as 0.999, which is then what is validated
+    and saved as the model."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of convolutions and matrix products; fp16 scales the loss."""
+    sync_batch_norm: bool = False
+    """Batch-norm statistics over all processes (GPUs only)."""
+    aspect_ratio_groups: bool = True
+    """Portrait and landscape images in separate batches, which saves padding."""
+    seed: int = 0
+    """Of the order, the augmentation, and what the model draws."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+    num_workers: int = 2
+    """Processes that read images; the results do not depend on it."""
+    validate_every: int = 1
+    """Epochs between validations; there is one at the end in any case."""
+    save_every: int = 500
+    """Steps between checkpoints; there is one at the end and on Ctrl-C in any case."""
+    log_every: int = 20
+    """Steps that a line of log.jsonl averages over."""
+    tensorboard: bool = True
+    """Write curves for TensorBoard as well."""
+    best_metric: str = "segm/AP"
+    """Validation figure whose highest value makes best.pt; the validation loss where it is not
+    computed."""
+
+    def __post_init__(self) -> None:
+        at_least_one = (
+            "epochs", "batch_size", "accumulate", "validate_every", "save_every", "log_every",
+        )  # fmt: skip
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup must be in 0 to 1, got {self.warmup}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in 0 to 1, got {self.ema_decay}")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        if (self.val_annotations is None) != (self.val_images is None):
+            raise ValueError("val_annotations and val_images go together: give both or neither")
+
+
+def from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    """The dataclass of type ``kind`` whose ``dataclasses.asdict``, through JSON, is ``values``.
+
+    Raises:
+        ValueError: a key that there is no field for, or a field that needs a value and has none.
+    """
+    types = get_type_hints(kind)
+    for key in values.keys() - types.keys():
+        close = difflib.get_close_matches(key, types, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{kind.__name__} has no field {key!r}{hint}")
+    arguments = {
+        key: from_dict(types[key], value)
+        if dataclasses.is_dataclass(types[key])
+        else _tuples(value)
+        for key, value in values.items()
+    }
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__}: {error}") from None
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

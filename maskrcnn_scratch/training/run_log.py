@@ -1,0 +1,144 @@
+"""What a run tells while it goes: a progress bar, log.jsonl, and curves for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from maskrcnn_scratch.training.checkpoint import write_atomically
+
+
+class RunLog:
+    """Shows every step and writes the mean of every ``log_every``.
+
+    Args:
+        folder: where log.jsonl is; lines after ``step``, of a run that is resumed before its end,
+            are dropped.
+        step: steps done so far.
+        total_steps: steps of the whole run.
+        log_every: steps a line averages over.
+        tensorboard: whether to write TensorBoard's files as well.
+        enabled: False does nothing at all, for all processes but one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        total_steps: int,
+        log_every: int,
+        tensorboard: bool,
+        enabled: bool = True,
+    ) -> None:
+        self.log_every, self.enabled = log_every, enabled
+        self.sums: dict[str, float] = {}
+        self.steps = self.images = 0
+        self.since = time.monotonic()
+        if not enabled:
+            return
+        from tqdm import tqdm
+
+        self.path = folder / "log.jsonl"
+        drop_lines_after(self.path, step)
+        self.bar = tqdm(
+            total=total_steps,
+            initial=step,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 30,
+        )
+        self.writer: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ImportError(
+                    "tensorboard is missing: pip install maskrcnn_scratch[train], or switch it off"
+                ) from error
+            self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
+    def train_step(
+        self, step: int, losses: dict[str, float], learning_rate: float, images: int
+    ) -> None:
+        """Takes note of a step's losses and of the number of its images."""
+        if not self.enabled:
+            return
+        values = {"loss": sum(losses.values()), **losses}
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps += 1
+        self.images += images
+        speed = self.images / (time.monotonic() - self.since)
+        self.bar.set_postfix_str(
+            f"{format_figures(values)}, lr {learning_rate:.2g}, {speed:.1f} images/s, "
+            f"{peak_memory() / 2**30:.1f} GiB",
+            refresh=False,
+        )
+        self.bar.update()
+        if self.steps == self.log_every:
+            means = {name: total / self.steps for name, total in self.sums.items()}
+            self._write(step, {**means, "learning_rate": learning_rate, "images_per_s": speed})
+            self.sums, self.steps, self.images = {}, 0, 0
+            self.since = time.monotonic()
+
+    def validation(self, step: int, figures: dict[str, float]) -> None:
+        """Prints and writes validation figures; its time does not count for the speed."""
+        if self.enabled and figures:
+            self.bar.write(f"step {step}: {format_figures(figures)}", file=sys.stderr)
+            self._write(step, figures)
+        self.sums, self.steps, self.images = {}, 0, 0
+        self.since = time.monotonic()
+
+    def _write(self, step: int, figures: dict[str, float]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+        if self.writer is not None:
+            for name, value in figures.items():
+                self.writer.add_scalar(name, value, step)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.enabled:
+            self.bar.close()
+            if self.writer is not None:
+                self.writer.close()
+
+
+def format_figures(figures: dict[str, float]) -> str:
+    """``loss_mask 0.123, ...`` with the repeated "loss_" left out."""
+    return ", ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in figures.items())
+
+
+def peak_memory() -> int:
+    """The most bytes held so far: of the GPU where there is one in use, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Cuts the log back to a checkpoint's step, so that no step stands there twice."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        # A line that a kill cut short is later than any checkpoint.
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    write_atomically(path, lambda file: file.write("".join(kept).encode()))

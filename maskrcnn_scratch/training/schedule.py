@@ -1,0 +1,53 @@
+"""The learning rate as a pure function of the step: nothing to store, nothing to restore."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from maskrcnn_scratch.training.config import TrainConfig
+
+# Step, counted from 0, to the factor on the base learning rate.
+Schedule = Callable[[int], float]
+
+
+def constant() -> Schedule:
+    """Always 1."""
+    return lambda step: 1.0
+
+
+def multi_step(milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
+    """Multiplied by ``gamma`` at each step in ``milestones``."""
+    return lambda step: gamma ** sum(step >= milestone for milestone in milestones)
+
+
+def cosine(total_steps: int, warmup_steps: int = 0) -> Schedule:
+    """Half a cosine (Loshchilov and Hutter 2017, Eq. 5): 1 after the warm-up, 0 at the end."""
+    length = max(1, total_steps - warmup_steps)
+
+    def factor(step: int) -> float:
+        progress = min(max((step - warmup_steps) / length, 0.0), 1.0)
+        return 0.5 * (1 + math.cos(math.pi * progress))
+
+    return factor
+
+
+def with_warmup(schedule: Schedule, steps: int, start: float = 1e-3) -> Schedule:
+    """Rises linearly from ``start`` to 1 over ``steps`` steps, times the schedule."""
+
+    def factor(step: int) -> float:
+        rise = 1.0 if step >= steps else start + (1 - start) * step / steps
+        return rise * schedule(step)
+
+    return factor
+
+
+def schedule_for(config: TrainConfig, total_steps: int) -> Schedule:
+    """The schedule of a training run of so many steps."""
+    warmup_steps = round(config.warmup * total_steps)
+    falls = {
+        "step": multi_step([round(m * total_steps / config.epochs) for m in config.milestones]),
+        "cosine": cosine(total_steps, warmup_steps),
+        "constant": constant(),
+    }
+    return with_warmup(falls[config.schedule], warmup_steps)

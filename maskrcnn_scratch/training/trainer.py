@@ -1,0 +1,315 @@
+"""The training loop: batches in, checkpoints out, resumable at any step.
+
+Everything random is a function of the seed and the step: the order and augmentation of images
+(``data/loader.py``), and what the model draws, since torch is seeded anew for each micro-batch. So
+a run that was killed and resumed equals, on the CPU bit for bit, one that never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Dataset
+
+from maskrcnn_scratch.data.loader import (
+    Target,
+    TrainingBatches,
+    evaluation_loader,
+    training_loader,
+    without_worker_traceback,
+)
+from maskrcnn_scratch.training import distributed
+from maskrcnn_scratch.training.checkpoint import load_checkpoint, save_checkpoint
+from maskrcnn_scratch.training.config import TrainConfig
+from maskrcnn_scratch.training.ema import ExponentialMovingAverage
+from maskrcnn_scratch.training.interrupt import Stopped, StopRequest
+from maskrcnn_scratch.training.run_log import RunLog
+from maskrcnn_scratch.training.schedule import schedule_for
+
+Batch = tuple[list[Tensor], list[Target]]
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss or gradient became NaN or infinite; the message says which one, on which images."""
+
+
+class Trainer:
+    """Trains ``model`` as ``config`` says, and leaves ``last.pt`` and ``best.pt`` in its output.
+
+    Args:
+        model: in training mode ``model(images, targets)`` gives a dict of losses; in eval mode
+            ``model.losses(images, targets)`` gives the same without changing anything.
+        train_set: indexed by ``Draw``, as ``AugmentedDataset``.
+        image_sizes: (height, width) of its images, ``[images, 2]``.
+        config: the recipe; its data and model sections are not looked at here.
+        device: where to train; what ``distributed.process_group`` gave.
+        val_set: images for the validation loss, indexed by integers.
+        evaluate: gives figures such as AP for a model. It is called on every process, and gives
+            the same on each.
+        metadata: what else a checkpoint holds, such as class names; plain values.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_set: Dataset[Any],
+        image_sizes: np.ndarray,
+        config: TrainConfig,
+        device: torch.device | str = "cpu",
+        val_set: Dataset[Any] | None = None,
+        evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.config, self.device, self.metadata = config, torch.device(device), metadata or {}
+        self.train_set, self.val_set, self.evaluate = train_set, val_set, evaluate
+        self.output = Path(config.output)
+        self.output.mkdir(parents=True, exist_ok=True)
+
+        processes = distributed.world_size()
+        micro_batch, rest = divmod(config.batch_size, processes * config.accumulate)
+        if rest:
+            raise ValueError(
+                f"batch_size {config.batch_size} does not split evenly over {processes} processes "
+                f"that accumulate {config.accumulate} micro-batches each"
+            )
+        self.batches = TrainingBatches(
+            image_sizes,
+            micro_batch,
+            config.seed,
+            distributed.rank(),
+            processes,
+            config.aspect_ratio_groups,
+        )
+        self.steps_per_epoch = max(1, self.batches.steps_per_epoch // config.accumulate)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.schedule = schedule_for(config, self.total_steps)
+
+        if config.sync_batch_norm:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.model = model.to(self.device)
+        self.ema = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
+        self.optimizer = build_optimizer(model, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.step = 0  # updates of the weights so far
+        self.best = -math.inf  # the score of best.pt
+
+        self.parallel = self.model
+        if processes > 1:
+            distributed.average_losses_over_all_ranks(self.model)
+            gpus = [self.device] if self.device.type == "cuda" else None
+            self.parallel = DistributedDataParallel(self.model, gpus)
+
+    def train(self) -> None:
+        """Trains from the current step to the end.
+
+        Raises:
+            NonFiniteLossError: a loss or gradient is NaN or infinite; the weights are untouched.
+            Stopped: Ctrl-C or SIGTERM; the run is saved and can be resumed.
+            OSError: a checkpoint could not be written; the one before is intact.
+        """
+        config = self.config
+        validation_steps = config.validate_every * self.steps_per_epoch
+        micro_batches = self.read_batches()
+        with StopRequest() as stop, self.open_log() as log:
+            while self.step < self.total_steps:
+                losses = self.train_step(micro_batches)
+                log.train_step(self.step, losses, self.learning_rate, config.batch_size)
+                finished = self.step == self.total_steps
+                if finished or self.step % validation_steps == 0:
+                    log.validation(self.step, self.validate())
+                stopping = distributed.any_rank(stop.requested, self.device)
+                if finished or stopping or self.step % config.save_every == 0:
+                    self.save("last.pt", resumable=True)
+                if stopping and not finished:
+                    raise Stopped(f"stopped after step {self.step} of {self.total_steps}")
+
+    def train_step(self, micro_batches: Iterator[Batch]) -> dict[str, float]:
+        """One update of the weights; gives the losses, averaged over all processes."""
+        config = self.config
+        self.learning_rate = config.learning_rate * self.schedule(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.parallel.train()
+        sums: list[Tensor] = []
+        seen: list[Target] = []
+        for part in range(config.accumulate):
+            images, targets = next(micro_batches)
+            seen += targets
+            seed_torch(config.seed, self.step, part, distributed.rank())
+            with self.no_exchange() if part < config.accumulate - 1 else nullcontext():
+                with self.autocast():
+                    losses = self.parallel(images, targets)
+                sums.append(torch.stack([loss.detach().float() for loss in losses.values()]))
+                self.check_finite(dict(zip(losses, sums[-1].tolist(), strict=True)), targets)
+                self.scaler.scale(sum(losses.values()) / config.accumulate).backward()
+
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(
+            self.model.parameters(),
+            math.inf if config.clip_grad_norm is None else config.clip_grad_norm,
+        )
+        if not self.scaler.is_enabled():  # the scaler steps over gradients that overflowed
+            self.check_finite({"gradient": norm.item()}, seen)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
+        mean = distributed.sum_over_ranks(torch.stack(sums).mean(0)) / distributed.world_size()
+        return dict(zip(losses, mean.tolist(), strict=True))
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Losses and figures on the validation images; keeps the best weights as ``best.pt``.
+
+        Best is the highest ``config.best_metric``, or the lowest loss where that is not computed.
+        """
+        model = self.inference_model()
+        distributed.broadcast_buffers(model)
+        model.eval()
+        found = {} if self.val_set is None else self.validation_losses(model, self.val_set)
+        if self.evaluate is not None:
+            found |= self.evaluate(model)
+        score = found.get(self.config.best_metric, -found.get("val/loss", math.inf))
+        if score > self.best:
+            self.best = score
+            self.save("best.pt", resumable=False)
+        return found
+
+    def validation_losses(self, model: nn.Module, val_set: Dataset[Any]) -> dict[str, float]:
+        """Mean of each loss over the images of all processes, each image counted once."""
+        loader = evaluation_loader(
+            val_set,
+            num_workers=self.config.num_workers,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        )
+        own = [
+            {name: loss.item() for name, loss in model.losses(*self.to_device(batch)).items()}
+            for batch in without_worker_traceback(loader)
+        ]
+        images = [losses for share in distributed.gather_on_main(own) for losses in share]
+        found = {}
+        if images:
+            means = {f"val/{name}": float(np.mean([i[name] for i in images])) for name in images[0]}
+            found = {"val/loss": sum(means.values()), **means}
+        return distributed.broadcast_from_main(found)
+
+    def save(self, name: str, *, resumable: bool) -> None:
+        """Writes a checkpoint: the model to predict with, and what it takes to go on training."""
+        if not distributed.is_main():
+            return
+        checkpoint = {
+            "model": self.inference_model().state_dict(),
+            "config": dataclasses.asdict(self.config),
+            "step": self.step,
+            **self.metadata,
+        }
+        if resumable:
+            checkpoint["training"] = {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "best": self.best,
+            }
+        save_checkpoint(checkpoint, self.output / name)
+
+    def resume(self) -> None:
+        """Goes back to ``last.pt``, if the run got as far as to save one."""
+        path = self.output / "last.pt"
+        if not path.exists():
+            return
+        checkpoint = load_checkpoint(path)
+        training = checkpoint["training"]
+        self.model.load_state_dict(training["model"])
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.scaler.load_state_dict(training["scaler"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(checkpoint["model"])
+        self.step, self.best = checkpoint["step"], training["best"]
+
+    def read_batches(self) -> Iterator[Batch]:
+        """This process's micro-batches from the current step on, without end."""
+        self.batches.start = self.step * self.config.accumulate
+        loader = training_loader(self.train_set, self.batches, self.config.num_workers)
+        for batch in without_worker_traceback(loader):
+            yield self.to_device(batch)
+
+    def to_device(self, batch: Batch) -> Batch:
+        images, targets = batch
+        moved = [
+            {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in target.items()}
+            for target in targets
+        ]
+        return [image.to(self.device) for image in images], moved
+
+    def inference_model(self) -> nn.Module:
+        """The averaged weights if there are any, else the current ones."""
+        return self.model if self.ema is None else self.ema.module
+
+    def autocast(self) -> Any:
+        """The precision of the config."""
+        dtype = AUTOCAST_DTYPES.get(self.config.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+    def no_exchange(self) -> Any:
+        """Lets gradients add up without sending them to the other processes."""
+        is_parallel = isinstance(self.parallel, DistributedDataParallel)
+        return self.parallel.no_sync() if is_parallel else nullcontext()
+
+    def open_log(self) -> RunLog:
+        config = self.config
+        return RunLog(
+            self.output,
+            self.step,
+            self.total_steps,
+            config.log_every,
+            config.tensorboard,
+            enabled=distributed.is_main(),
+        )
+
+    def check_finite(self, values: dict[str, float], targets: Sequence[Target]) -> None:
+        """Raises a NonFiniteLossError that names the values, the images and their annotations."""
+        bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise NonFiniteLossError(
+                f"step {self.step + 1}, learning rate {self.learning_rate:.3g}: {', '.join(bad)}; "
+                f"images: {'; '.join(map(describe, targets))}"
+            )
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of all parameters that are not frozen."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        trained,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
+def seed_torch(*parts: int) -> None:
+    """Seeds torch on all devices from several numbers together."""
+    seed = np.random.SeedSequence(parts).generate_state(1, np.uint64)
+    torch.manual_seed(int(seed[0]))
+
+
+def describe(target: Target) -> str:
+    """``street.jpg (annotations 7, 12)``: what a message calls an image."""
+    name = target.get("file_name", f"image {target.get('image_id', 'without a name')}")
+    ids = [int(i) for i in target.get("annotation_ids", ())]
+    return f"{name} (annotations {', '.join(map(str, ids))})" if ids else f"{name} (no annotations)"
