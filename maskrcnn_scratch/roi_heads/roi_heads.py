@@ -160,7 +160,9 @@ class RoIHeads(nn.Module):
         rois = boxes_to_rois(detections.boxes)[slots]
         logits = self.predict_masks(features, rois, tuple(images.tensors.shape[-2:]))
         labels = detections.labels.flatten()[slots]
-        own = logits[torch.arange(len(slots), device=logits.device), labels].sigmoid()  # [R, M, M]
+        # Not len(labels), which would fix the number of images in an exported graph.
+        own = logits[torch.arange(labels.shape[0], device=logits.device), labels].sigmoid()
+        own = own.masked_fill((labels == 0)[:, None, None], 0)  # [R, M, M], empty slots are zero
         masks = own.new_zeros((detections.labels.numel(), *own.shape[1:]))
         return masks.index_copy(0, slots, own).reshape(*detections.labels.shape, 1, *own.shape[1:])
 

@@ -108,7 +108,8 @@ class RegionProposalNetwork(nn.Module):
             ValueError: numbers of levels or of anchors that do not fit together.
         """
         maps = list(features.values())
-        anchors = self.anchor_generator(images, maps)[0]  # [A, 4]
+        first = ImageList(images.tensors[:1], images.sizes[:1])  # its anchors serve every image
+        anchors = self.anchor_generator(first, [level[:1] for level in maps])[0]  # [A, 4]
         objectness, pred_bbox_deltas = self.head(maps)
         self.check_head(objectness, pred_bbox_deltas)
         return RPNPredictions(
