@@ -8,14 +8,17 @@
 
 namespace maskrcnn {
 
-// Calls task(i) for each i in [0, count); a thread that is done takes the next i. Tasks must not
-// throw, nor write to the same memory.
+// Calls task(i) for each i in [0, count); a thread that is done takes the next `chunk` of them.
+// Tasks must not throw, nor write to the same memory.
 template <typename F>
-void parallel_tasks(int64_t count, const F& task) {
+void parallel_tasks(int64_t count, const F& task, int64_t chunk = 1) {
   std::atomic<int64_t> next{0};
-  const int64_t workers = std::min<int64_t>(count, torch::stable::get_num_threads());
+  const int64_t chunks = (count + chunk - 1) / chunk;
+  const int64_t workers = std::min<int64_t>(chunks, torch::stable::get_num_threads());
   torch::stable::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
-    for (int64_t i; (i = next.fetch_add(1)) < count;) task(i);
+    for (int64_t first; (first = next.fetch_add(chunk)) < count;) {
+      for (int64_t i = first; i < std::min(first + chunk, count); ++i) task(i);
+    }
   });
 }
 

@@ -19,7 +19,8 @@ namespace maskrcnn {
 namespace {
 
 constexpr int64_t kVector = 32;       // boxes asked at a time
-constexpr int64_t kCandidates = 256;  // candidates that ask in parallel
+constexpr int64_t kCandidates = 1024;  // candidates that ask in parallel ...
+constexpr int64_t kPairsPerThread = 1 << 21;  // ... if a thread has that many pairs to look at
 
 // Boxes as a structure of arrays; reading a vector past the end gives NaN, which suppresses nothing.
 template <typename T>
@@ -73,7 +74,8 @@ void nms_group(const T* boxes, const Candidate* candidates, int64_t count, T thr
   for (int64_t first = 0; first < count && kept.size() < max_out; first += kCandidates) {
     const int64_t block = std::min(kCandidates, count - first);
     const int64_t before = kept.size();
-    torch::stable::parallel_for(0, block, kVector, [&](int64_t begin, int64_t end) {
+    const int64_t grain = kPairsPerThread / (before + 1) + 1;
+    torch::stable::parallel_for(0, block, grain, [&](int64_t begin, int64_t end) {
       with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
         for (int64_t i = begin; i < end; ++i) {
           alive[i] = !kept.suppress(boxes + 4 * candidates[first + i].slot, 0, before, threshold);

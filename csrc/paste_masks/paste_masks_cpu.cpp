@@ -7,7 +7,7 @@
 
 #include "../common/cpu_isa.h"
 #include "../common/dispatch.h"
-#include "../common/lazy_zeros.h"
+#include "../common/host_memory.h"
 #include "../common/parallel.h"
 #include "arguments.h"
 #include "paste_masks.h"
@@ -81,9 +81,8 @@ Tensor paste_masks(Tensor masks, Tensor boxes, int64_t height, int64_t width) {
   check_paste_arguments(masks, boxes, height, width);
   masks = torch::stable::contiguous(masks);
   boxes = torch::stable::contiguous(boxes);
-  Tensor output = lazy_zeros({masks.size(0), 1, height, width},
-                             {height * width, height * width, width, 1}, masks.scalar_type(),
-                             masks.element_size());
+  Tensor output = lazy_zeros_cpu({masks.size(0), 1, height, width}, masks.scalar_type(),
+                                 masks.element_size(), /*channels_last=*/false);
   dispatch_floating(masks.scalar_type(), "masks", [&](auto mask_tag) {
     using S = typename decltype(mask_tag)::type;
     dispatch_float_double(boxes.scalar_type(), "boxes", [&](auto box_tag) {

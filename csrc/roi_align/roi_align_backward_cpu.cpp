@@ -12,9 +12,9 @@
 
 #include "../common/cpu_isa.h"
 #include "../common/dispatch.h"
-#include "../common/lazy_zeros.h"
 #include "../common/parallel.h"
 #include "arguments.h"
+#include "channels_last.h"
 #include "roi_align_cpu.h"
 
 namespace maskrcnn {
@@ -95,25 +95,25 @@ std::vector<Tensor> backward(const Tensor& grad, const RoiView<accumulate_t<S>>&
                              const std::vector<int64_t>& widths, int64_t batch_size,
                              int64_t sampling_ratio, bool aligned, bool channels_last) {
   using T = accumulate_t<S>;
+  const ScalarType dtype = grad.scalar_type(), sum_dtype = accumulate_dtype(dtype);
   const int64_t channels = grad.size(1), pooled_height = grad.size(2), pooled_width = grad.size(3);
   const int64_t bins = pooled_height * pooled_width;
   const int64_t num_levels = heights.size();
-  const ScalarType sum_dtype = accumulate_dtype(grad.scalar_type());
 
   std::vector<Tensor> grads;
   std::vector<T*> maps;
   for (int64_t l = 0; l < num_levels; ++l) {
-    const int64_t height = heights[l], width = widths[l];
-    grads.push_back(lazy_zeros({batch_size, channels, height, width},
-                               {height * width * channels, 1, width * channels, channels},
-                               sum_dtype, sizeof(T)));
+    grads.push_back(lazy_zeros_cpu({batch_size, channels, heights[l], widths[l]}, sum_dtype, sizeof(T),
+                                   /*channels_last=*/true));
     maps.push_back(grads[l].template mutable_data_ptr<T>());
+    prefer_huge_pages(maps[l], grads[l].numel() * sizeof(T));
   }
 
   std::vector<std::vector<int64_t>> rois_of(batch_size * num_levels);  // [image, level]
-  for (int64_t r = 0; r < rois.size(); ++r) {
+  for (const int64_t r : rois.by_place(scales)) {
     rois_of[rois.image(r) * num_levels + rois.level(r)].push_back(r);
   }
+  const bool grad_channels_last = grad.stride(1) == 1;
   const S* grad_data = grad.const_data_ptr<S>();
   const int64_t blocks = (channels + kChannelBlock - 1) / kChannelBlock;
   parallel_tasks(blocks * batch_size * num_levels, [&](int64_t task) {
@@ -123,32 +123,37 @@ std::vector<Tensor> backward(const Tensor& grad, const RoiView<accumulate_t<S>>&
     const int64_t own = std::min(kChannelBlock, channels - first);
     T* map = maps[l] + image * heights[l] * widths[l] * channels + first;
     const T scale = T(scales[l]);
-    std::vector<T> own_grad(bins * own), row;
+    std::vector<T> bin_grads(bins * own), row;
     for (const int64_t r : own_rois) {
       const T* box = rois.box(r);
       const auto y_axis = sample_axis(box[1], box[3], scale, pooled_height, sampling_ratio, aligned);
       const auto x_axis = sample_axis(box[0], box[2], scale, pooled_width, sampling_ratio, aligned);
       const AxisWeights<T> y(AxisSamples<T>(y_axis, pooled_height, heights[l], widths[l] * channels));
       const AxisWeights<T> x(AxisSamples<T>(x_axis, pooled_width, widths[l], channels));
-      row.resize(x.pixels.size() * own);
       const T factor = T(1) / sample_count(y_axis, x_axis);
-      const S* from = grad_data + r * grad.stride(0) + first * grad.stride(1);
-      for (int64_t c = 0; c < own; ++c) {
-        for (int64_t bin = 0; bin < bins; ++bin) {
-          own_grad[bin * own + c] =
-              factor * T(from[c * grad.stride(1) + bin / pooled_width * grad.stride(2) +
-                              bin % pooled_width * grad.stride(3)]);
-        }
-      }
+      row.resize(x.pixels.size() * own);
+      const S* roi_grad = grad_data + r * bins * channels;
       with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
-        spread(own_grad.data(), y, x, own, row.data(), map);
+        if (grad_channels_last) {
+          for (int64_t bin = 0; bin < bins; ++bin) {
+            const S* from = roi_grad + bin * channels + first;
+            for (int64_t c = 0; c < own; ++c) bin_grads[bin * own + c] = T(from[c]);
+          }
+        } else {
+          transpose(roi_grad + first * bins, own, bins, bins, bin_grads.data(), own);
+        }
+        for (T& value : bin_grads) value *= factor;
+        spread(bin_grads.data(), y, x, own, row.data(), map);
       });
     }
   });
 
   for (Tensor& map : grads) {
-    if (!channels_last) map = torch::stable::contiguous(map);
-    if (sum_dtype != grad.scalar_type()) map = torch::stable::to(map, grad.scalar_type());
+    if (!channels_last) {
+      map = change_format<T, S>(map, dtype, false);
+    } else if (sum_dtype != dtype) {
+      map = torch::stable::to(map, dtype);
+    }
   }
   return grads;
 }
@@ -161,6 +166,8 @@ std::vector<Tensor> multiscale_roi_align_backward(
   check_rois(rois, levels, accumulate_dtype(grad.scalar_type()));
   CHECK_ARGUMENT(heights.size() == scales.size() && widths.size() == scales.size(),
                  "heights, widths and scales must have one entry a level");
+  const bool is_channels_last = grad.stride(1) == 1 && grad.size(1) > 1;
+  grad = torch::stable::contiguous(grad, memory_format(is_channels_last));
   return dispatch_floating(grad.scalar_type(), "grad", [&](auto tag) {
     using S = typename decltype(tag)::type;
     const RoiView<accumulate_t<S>> view(rois, levels, scales.size(), batch_size);

@@ -11,6 +11,7 @@
 #include "../common/dispatch.h"
 #include "../common/parallel.h"
 #include "arguments.h"
+#include "channels_last.h"
 #include "roi_align.h"
 #include "roi_align_cpu.h"
 
@@ -24,13 +25,12 @@ struct FeatureMap {
   int64_t stride_n, stride_c, stride_h, stride_w;
 };
 
-// sums[bin][c] for a map whose channels lie side by side.
+// Adds to sums[bin][c], for a map whose channels lie side by side.
 template <typename S, typename T>
 ALWAYS_INLINE void sum_over_channels(const S* image, const AxisSamples<T>& y,
                                      const AxisSamples<T>& x, int64_t channels, T* sums) {
   for (int64_t ph = 0; ph < y.bins(); ++ph) {
     for (int64_t pw = 0; pw < x.bins(); ++pw, sums += channels) {
-      for (int64_t c = 0; c < channels; ++c) sums[c] = T(0);
       for (const Sample<T>& sy : y[ph]) {
         for (const Sample<T>& sx : x[pw]) {
           const T w1 = sy.w_low * sx.w_low, w2 = sy.w_low * sx.w_high;
@@ -127,9 +127,7 @@ ALWAYS_INLINE void store(T* sums, T count, int64_t bins, int64_t channels, bool 
   if (channels_last) {
     for (int64_t i = 0; i < bins * channels; ++i) output[i] = S(sums[i]);
   } else {
-    for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t bin = 0; bin < bins; ++bin) output[c * bins + bin] = S(sums[bin * channels + c]);
-    }
+    transpose(sums, bins, channels, channels, output, bins);
   }
 }
 
@@ -142,21 +140,29 @@ Tensor forward(std::vector<Tensor> features, const Tensor& rois, const Tensor& l
   const int64_t num_rois = rois.size(0), bins = pooled_height * pooled_width;
   const RoiView<T> view(rois, levels, features.size(), num_images);
 
+  // Reordering the maps reads each pixel once; it pays if the RoIs read more than that.
+  int64_t pixels = 0;
+  for (const Tensor& feature : features) pixels += num_images * feature.size(2) * feature.size(3);
+  const bool reorder = channels > 1 && num_rois * bins * 4 > pixels;
+
   std::vector<FeatureMap<S>> maps;
   for (Tensor& feature : features) {
-    // Lanes keeps offsets within a row in 32 bits.
-    if (feature.size(3) * feature.stride(3) > INT32_MAX) feature = torch::stable::contiguous(feature);
+    if (feature.stride(1) != 1 && reorder) {
+      feature = change_format<S, S>(torch::stable::contiguous(feature), feature.scalar_type(), true);
+    } else if (feature.size(3) * feature.stride(3) > INT32_MAX) {  // more than Lanes can index
+      feature = torch::stable::contiguous(feature);
+    }
     maps.push_back({feature.const_data_ptr<S>(), feature.size(2), feature.size(3),
                     feature.stride(0), feature.stride(1), feature.stride(2), feature.stride(3)});
   }
-  Tensor output = torch::stable::empty(
-      {num_rois, channels, pooled_height, pooled_width}, features[0].scalar_type(), std::nullopt,
-      features[0].device(), std::nullopt,
-      channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
-                    : torch::headeronly::MemoryFormat::Contiguous);
+  Tensor output = empty_cpu({num_rois, channels, pooled_height, pooled_width},
+                            features[0].scalar_type(), channels_last);
   S* out = output.mutable_data_ptr<S>();
 
-  parallel_tasks(num_rois, [&](int64_t r) {
+  const std::vector<int64_t> order = view.by_place(scales);
+  constexpr int64_t kNeighbours = 16;
+  const auto pool = [&](int64_t i) {
+    const int64_t r = order[i];
     const FeatureMap<S>& map = maps[view.level(r)];
     const T* box = view.box(r);
     const T scale = T(scales[view.level(r)]);
@@ -180,7 +186,8 @@ Tensor forward(std::vector<Tensor> features, const Tensor& rois, const Tensor& l
         store(sums.data(), count, bins, channels, channels_last, roi_out);
       });
     }
-  });
+  };
+  parallel_tasks(num_rois, pool, kNeighbours);
   return output;
 }
 

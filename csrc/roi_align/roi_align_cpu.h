@@ -3,6 +3,9 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
+#include <cmath>
+#include <tuple>
 #include <vector>
 
 #include "../common/checks.h"
@@ -31,6 +34,23 @@ class RoiView {
   int64_t level(int64_t r) const { return level_[r]; }
   int64_t image(int64_t r) const { return int64_t(data_[5 * r]); }
   const T* box(int64_t r) const { return data_ + 5 * r + 1; }  // x1, y1, x2, y2
+
+  // RoIs by image, level and place (bands of some pixels, left to right): neighbours in this order
+  // read the same pixels, while they are in the cache.
+  std::vector<int64_t> by_place(const std::vector<double>& scales) const {
+    constexpr T kBand = 16;
+    std::vector<std::tuple<int64_t, int64_t, T, T, int64_t>> keys(size());
+    for (int64_t r = 0; r < size(); ++r) {
+      const T scale = T(scales[level(r)]) / 2;
+      const T x = (box(r)[0] + box(r)[2]) * scale, y = (box(r)[1] + box(r)[3]) * scale;
+      const bool finite = std::isfinite(x) && std::isfinite(y);  // NaN has no order
+      keys[r] = {image(r), level(r), finite ? std::floor(y / kBand) : T(0), finite ? x : T(0), r};
+    }
+    std::sort(keys.begin(), keys.end());
+    std::vector<int64_t> order(size());
+    for (int64_t i = 0; i < size(); ++i) order[i] = std::get<4>(keys[i]);
+    return order;
+  }
 
  private:
   Tensor rois_, levels_;
