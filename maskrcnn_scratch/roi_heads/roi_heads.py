@@ -201,10 +201,15 @@ class RoIHeads(nn.Module):
         if self.has_mask():
             objects = [in_image.nonzero().squeeze(1) for in_image in samples.labels]
             mask_logits = self.predict_masks(features, rois[labels > 0], image_shape)
+            aligned = getattr(self.mask_roi_pool, "aligned", False)
             mask_targets = torch.cat(
                 [
                     project_masks_on_boxes(
-                        target["masks"], boxes[chosen], matched[chosen], mask_logits.shape[-1]
+                        target["masks"],
+                        boxes[chosen],
+                        matched[chosen],
+                        mask_logits.shape[-1],
+                        aligned,
                     )
                     for target, boxes, matched, chosen in zip(
                         targets, samples.proposals, samples.matched_idxs, objects, strict=True

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
@@ -16,7 +18,9 @@ from maskrcnn_scratch.backbone import (
     FrozenBatchNorm2d,
     resnet_fpn_backbone,
 )
-from maskrcnn_scratch.mask_rcnn import MaskRCNN
+from maskrcnn_scratch.builders import load_model
+from maskrcnn_scratch.conventions import Conventions, paste_masks_subpixel
+from maskrcnn_scratch.mask_rcnn import FasterRCNN, MaskRCNN
 from maskrcnn_scratch.roi_heads import (
     FastRCNNPredictor,
     MaskRCNNHeads,
@@ -25,12 +29,15 @@ from maskrcnn_scratch.roi_heads import (
     TwoMLPHead,
 )
 from maskrcnn_scratch.rpn import AnchorGenerator
+from maskrcnn_scratch.training.checkpoint import load_checkpoint
+from maskrcnn_scratch.training.plain_values import from_dict
 from maskrcnn_scratch.weights import (
     MaskRCNN_ResNet50_FPN_Weights,
     ResNet50_Weights,
     read_state_dict,
 )
-from maskrcnn_scratch.weights.loading import load_pretrained
+from maskrcnn_scratch.weights.categories import COCO_CATEGORIES
+from maskrcnn_scratch.weights.loading import load_backbone, load_pretrained
 
 PYRAMID_LEVELS = 5  # P2 to P6
 
@@ -70,6 +77,9 @@ class ModelConfig:
     """Proposals of an image that enter the losses."""
     detections: int = 100
     """The most detections of an image."""
+    subpixel_masks: bool = False
+    """Paste masks without rounding boxes to pixels and pool features without the half-pixel shift:
+    better AP, but not torchvision's convention."""
 
     def __post_init__(self) -> None:
         if not self.anchor_sizes or len(self.anchor_sizes) % PYRAMID_LEVELS:
@@ -82,6 +92,44 @@ class ModelConfig:
                 f"there are no {self.weights} weights for the small model: set weights to none, "
                 "or to a file"
             )
+
+
+class TrainedModel(NamedTuple):
+    """A model, and what its labels mean."""
+
+    model: FasterRCNN  # in eval mode, on the CPU
+    class_names: dict[int, str]  # by label, from 1
+    category_labels: dict[int, int]  # label by COCO category id
+
+
+def load_trained(path: str | PathLike[str]) -> TrainedModel:
+    """The model of a checkpoint that ``maskrcnn train`` wrote, or of a weights file.
+
+    A weights file is of one of the models in ``builders``; with 91 outputs its labels are COCO's
+    category ids, otherwise the classes are called by their numbers.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError, WeightsError: it cannot be read, or is of no such model.
+    """
+    try:
+        checkpoint = load_checkpoint(Path(path))
+    except ValueError:  # other formats hold weights as well
+        checkpoint = {}
+    if "category_labels" in checkpoint:
+        names = checkpoint["class_names"]
+        config = from_dict(ModelConfig, checkpoint["config"]["model"])
+        model: FasterRCNN = build_model(config, max(names, default=0) + 1)
+        model.load_state_dict(checkpoint["model"])
+        return TrainedModel(model.eval(), names, checkpoint["category_labels"])
+    model = load_model(path)
+    outputs = len(model.state_dict()["roi_heads.box_predictor.cls_score.bias"])
+    if outputs == len(COCO_CATEGORIES):
+        names = {label: name for label, name in enumerate(COCO_CATEGORIES) if name != "N/A"}
+        del names[0]
+    else:
+        names = {label: str(label) for label in range(1, outputs)}
+    return TrainedModel(model, names, {label: label for label in names})
 
 
 def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
@@ -102,12 +150,26 @@ def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
     for stage, top_n in (("pre", config.pre_nms_top_n), ("post", config.post_nms_top_n)):
         if top_n is not None:
             options |= {f"rpn_{stage}_nms_top_n_{phase}": top_n for phase in ("train", "test")}
+    if config.subpixel_masks:
+        options["conventions"] = Conventions(roi_aligned=True, paste=paste_masks_subpixel)
     if config.architecture == "small":
         return small_maskrcnn(num_classes, config.widths, config.blocks, **options)
-    return MaskRCNN(resnet50_fpn(config), num_classes, **options)
+    from_scratch = config.weights == "none"
+    trained_layers = config.trainable_backbone_layers
+    if trained_layers is None:
+        trained_layers = 5 if from_scratch else 3
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50",
+        # The published COCO weights were trained without the epsilon.
+        norm_layer=nn.BatchNorm2d
+        if from_scratch
+        else partial(FrozenBatchNorm2d, eps=0.0 if config.weights == "coco" else 1e-5),
+        trainable_layers=trained_layers,
+    )
+    return MaskRCNN(backbone, num_classes, **options)
 
 
-def load_starting_weights(model: nn.Module, config: ModelConfig) -> None:
+def load_starting_weights(model: MaskRCNN, config: ModelConfig) -> None:
     """Loads what ``config.weights`` names into a model that ``build_model`` made.
 
     Raises:
@@ -116,33 +178,17 @@ def load_starting_weights(model: nn.Module, config: ModelConfig) -> None:
     if config.weights == "coco":
         load_pretrained(model, MaskRCNN_ResNet50_FPN_Weights.DEFAULT.get_state_dict())
     elif config.weights == "imagenet":
-        state_dict = ResNet50_Weights.IMAGENET1K_V1.get_state_dict()
-        body = {key: value for key, value in state_dict.items() if not key.startswith("fc.")}
-        model.get_submodule("backbone.body").load_state_dict(body)
+        body = model.get_submodule("backbone.body")
+        load_backbone(body, ResNet50_Weights.IMAGENET1K_V1.get_state_dict())
     elif config.weights != "none":
-        load_pretrained(model, read_state_dict(config.weights))
-
-
-def resnet50_fpn(config: ModelConfig) -> BackboneWithFPN:
-    """The large model's backbone: from scratch with batch norm that learns, else a frozen one."""
-    if config.weights == "none":
-        norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d
-        trained = 5
-    else:
-        # The published COCO weights were trained without the epsilon.
-        norm_layer = partial(FrozenBatchNorm2d, eps=0.0 if config.weights == "coco" else 1e-5)
-        trained = 3
-    if config.trainable_backbone_layers is not None:
-        trained = config.trainable_backbone_layers
-    return resnet_fpn_backbone(
-        backbone_name="resnet50", norm_layer=norm_layer, trainable_layers=trained
-    )
+        load_pretrained(model, read_state_dict(config.weights), source=config.weights)
 
 
 def small_maskrcnn(
     num_classes: int,
     widths: Sequence[int] = (32, 64, 128, 128),
     blocks: Sequence[int] = (1, 1, 1, 1),
+    conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
     **kwargs: Any,
 ) -> MaskRCNN:
     """Mask R-CNN for small images and little time, made of the same parts as the large one.
@@ -151,6 +197,7 @@ def small_maskrcnn(
         num_classes: background included.
         widths: channels of the four stages, at strides 4 to 32.
         blocks: residual blocks in each of them.
+        conventions: where libraries differ.
         **kwargs: to ``MaskRCNN``.
     """
     channels = 64
@@ -177,6 +224,7 @@ def small_maskrcnn(
         sampling_ratio=2,
         canonical_scale=64,
         canonical_level=3,
+        aligned=conventions.roi_aligned,
     )
     return MaskRCNN(
         backbone,
@@ -186,5 +234,6 @@ def small_maskrcnn(
         mask_roi_pool=pool(output_size=14),
         mask_head=MaskRCNNHeads(channels, (64, 64), dilation=1),
         mask_predictor=MaskRCNNPredictor(64, 64, num_classes),
+        conventions=conventions,
         **kwargs,
     )

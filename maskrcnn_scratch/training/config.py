@@ -6,15 +6,11 @@ images a step. The text under each field is what ``maskrcnn train --help`` shows
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Literal
 
 from maskrcnn_scratch.data.augment import Augmentation
 from maskrcnn_scratch.training.build_model import ModelConfig
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -102,31 +98,3 @@ class TrainConfig:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
         if (self.val_annotations is None) != (self.val_images is None):
             raise ValueError("val_annotations and val_images go together: give both or neither")
-
-
-def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """The dataclass of type ``kind`` whose ``dataclasses.asdict``, through JSON, is ``values``.
-
-    Raises:
-        ValueError: a key that there is no field for, or a field that needs a value and has none.
-    """
-    types = get_type_hints(kind)
-    for key in values.keys() - types.keys():
-        close = difflib.get_close_matches(key, types, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{kind.__name__} has no field {key!r}{hint}")
-    arguments = {
-        key: from_dict(types[key], value)
-        if dataclasses.is_dataclass(types[key])
-        else _tuples(value)
-        for key, value in values.items()
-    }
-    try:
-        return kind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__}: {error}") from None
-
-
-def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

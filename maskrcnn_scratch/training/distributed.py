@@ -103,9 +103,9 @@ def average_losses_over_all_ranks(model: nn.Module) -> None:
         return
     for module in model.modules():
         for name, count in _SAMPLE_COUNTS.items():
-            loss = getattr(losses, name)
-            if module.__dict__.get(name) is loss:
-                setattr(module, name, partial(_mean_over_all_ranks, loss, count))
+            if getattr(module, name, None) is getattr(losses, name):
+                mean = partial(_mean_over_all_ranks, getattr(losses, name), count)
+                setattr(module, name, mean)
 
 
 _SAMPLE_COUNTS: dict[str, Callable[..., int]] = {

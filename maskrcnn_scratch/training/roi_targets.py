@@ -78,18 +78,23 @@ def _labels_of_matches(gt_labels: Tensor, matches: Tensor) -> Tensor:
 
 
 def project_masks_on_boxes(
-    gt_masks: Tensor, boxes: Tensor, matched_idxs: Tensor, discretization_size: int
+    gt_masks: Tensor,
+    boxes: Tensor,
+    matched_idxs: Tensor,
+    discretization_size: int,
+    aligned: bool = False,
 ) -> Tensor:
     """The part of its object's mask that each box shows, as the mask head sees it.
 
-    RoIAlign of the masks with as many samples a bin as it has pixels, ``aligned=False``. Equal to
-    torchvision's function, but masks are made float a few at a time, and only those in use.
+    RoIAlign of the masks with as many samples a bin as it has pixels. Equal to torchvision's
+    function, but masks are made float a few at a time, and only those in use.
 
     Args:
         gt_masks: ``[G, H, W]``, uint8, bool or float, 0 or 1.
         boxes: ``[K, 4]`` in the masks' pixels.
         matched_idxs: int64 ``[K]``: which mask.
         discretization_size: M.
+        aligned: as of the RoIAlign that cuts out the mask head's features.
 
     Returns:
         ``[K, M, M]`` in ``boxes``' dtype, soft: 0 to 1. Empty for K = 0.
@@ -102,5 +107,6 @@ def project_masks_on_boxes(
         masks = gt_masks[used[first : first + masks_at_once], None].to(boxes.dtype)  # [U', 1, H, W]
         here = ((slot >= first) & (slot < first + masks_at_once)).nonzero().squeeze(1)
         rois = torch.cat(((slot[here, None] - first).to(boxes.dtype), boxes[here]), dim=1)
-        mask_targets[here] = roi_align(masks, rois, (side, side), 1.0)[:, 0]
+        cut = roi_align(masks, rois, (side, side), spatial_scale=1.0, aligned=aligned)
+        mask_targets[here] = cut[:, 0]
     return mask_targets

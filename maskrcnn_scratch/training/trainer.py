@@ -187,7 +187,7 @@ class Trainer:
             self.save("best.pt", resumable=False)
         return found
 
-    def validation_losses(self, model: nn.Module, val_set: Dataset[Any]) -> dict[str, float]:
+    def validation_losses(self, model: Any, val_set: Dataset[Any]) -> dict[str, float]:
         """Mean of each loss over the images of all processes, each image counted once."""
         loader = evaluation_loader(
             val_set,
@@ -265,8 +265,9 @@ class Trainer:
 
     def no_exchange(self) -> Any:
         """Lets gradients add up without sending them to the other processes."""
-        is_parallel = isinstance(self.parallel, DistributedDataParallel)
-        return self.parallel.no_sync() if is_parallel else nullcontext()
+        if isinstance(self.parallel, DistributedDataParallel):
+            return self.parallel.no_sync()
+        return nullcontext()
 
     def open_log(self) -> RunLog:
         config = self.config

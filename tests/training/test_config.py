@@ -7,7 +7,8 @@ import pytest
 
 from maskrcnn_scratch.data.augment import Augmentation
 from maskrcnn_scratch.training.build_model import ModelConfig
-from maskrcnn_scratch.training.config import TrainConfig, from_dict
+from maskrcnn_scratch.training.config import TrainConfig
+from maskrcnn_scratch.training.plain_values import from_dict
 
 
 def test_round_trip_through_json():

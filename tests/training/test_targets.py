@@ -109,6 +109,15 @@ def test_mask_targets_equal_torchvision(pixels_at_once, dtype, monkeypatch):
     assert 0 < ours.mean() < 1
 
 
+def test_aligned_mask_targets_are_those_of_a_mask_moved_by_half_a_pixel():
+    torch.manual_seed(0)
+    masks, boxes = (torch.rand(3, 40, 40) > 0.5).byte(), random_boxes(10, 30.0) + 2
+    matched = torch.randint(0, 3, (10,))
+    aligned = project_masks_on_boxes(masks, boxes, matched, 28, aligned=True)
+    moved = project_masks_on_boxes(masks, boxes - 0.5, matched, 28)
+    torch.testing.assert_close(aligned, moved)
+
+
 def test_mask_targets_of_nothing():
     nothing = torch.zeros(0, dtype=torch.int64)
     for num_gt in (0, 2):

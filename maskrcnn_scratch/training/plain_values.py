@@ -1,0 +1,37 @@
+"""Dataclasses from the plain values that JSON files and checkpoints hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any, TypeVar, get_type_hints
+
+T = TypeVar("T")
+
+
+def from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    """The dataclass of type ``kind`` whose ``dataclasses.asdict``, through JSON, is ``values``.
+
+    Raises:
+        ValueError: a key that there is no field for, or a field that needs a value and has none.
+    """
+    types = get_type_hints(kind)
+    for key in values.keys() - types.keys():
+        close = difflib.get_close_matches(key, types, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{kind.__name__} has no field {key!r}{hint}")
+    arguments = {
+        key: from_dict(types[key], value)
+        if dataclasses.is_dataclass(types[key])
+        else _tuples(value)
+        for key, value in values.items()
+    }
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__}: {error}") from None
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
