@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from maskrcnn_scratch.training.checkpoint import write_atomically
 
 
 class PackedSegmentation(bytes):
@@ -52,17 +53,9 @@ def read_json(path: str | PathLike[str], object_hook: Any = None) -> Any:
 def write_json(path: str | PathLike[str], content: object) -> None:
     """Write JSON atomically: a reader, or a full disk, never meets half a file."""
     path = Path(path)
+    text = json.dumps(content).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_atomically(path, lambda file: file.write(text))
 
 
 def _pack_segmentation(entry: dict[str, Any]) -> dict[str, Any]:

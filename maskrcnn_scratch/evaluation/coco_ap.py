@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,6 +53,10 @@ class CocoScore:
         """The twelve numbers by name, as ``segm/AP``."""
         names = (f"{self.iou_type}/{metric}" for metric in METRICS)
         return dict(zip(names, self.stats, strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and dicts; ``stats`` are the twelve numbers."""
+        return asdict(self)
 
 
 def score(

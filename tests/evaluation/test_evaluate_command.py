@@ -1,0 +1,121 @@
+"""``maskrcnn evaluate``: results from a file, and a model from its weights."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from maskrcnn_scratch import maskrcnn_resnet50_fpn
+from maskrcnn_scratch.cli.evaluate import evaluate
+from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
+from maskrcnn_scratch.evaluation.trained_model import TrainedModel, load_trained
+from maskrcnn_scratch.training.build_model import ModelConfig, build_model
+
+SMALL = ModelConfig(architecture="small", weights="none", min_size=(64,), max_size=64)
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    return write_coco(ShapesDataset(3, side=64), tmp_path)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    content = {
+        "model": build_model(SMALL, 4).state_dict(),
+        "config": {"model": json.loads(json.dumps(dataclasses.asdict(SMALL)))},
+        "category_labels": {1: 2, 2: 1, 3: 3},
+    }
+    torch.save(content, tmp_path / "last.pt")
+    return tmp_path / "last.pt"
+
+
+def test_fixture_results_give_its_twelve_numbers(data_root, tmp_path, capsys):
+    folder = data_root / "coco_eval"
+    out = tmp_path / "scores.json"
+    evaluate(
+        folder / "d2" / "gt_annotations.json",
+        folder / "d2" / "detections.json",
+        iou_type="segm",
+        json=out,
+    )
+    expected = json.loads((folder / "expected.json").read_text())["stats"]["d2_segm"]
+    assert json.loads(out.read_text())["stats"] == pytest.approx(expected, abs=1e-6)
+    header, masks = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["AP", "AP50"]
+    assert masks.split()[:3] == ["masks", "0.725", "1.000"]
+    assert masks.split()[-1] == "-"
+
+
+def test_everything_at_once(shapes, tmp_path, capsys):
+    truth = json.loads(shapes.read_text())
+    results = [{**annotation, "score": 0.9} for annotation in truth["annotations"]]
+    results[0]["category_id"] = results[0]["category_id"] % 3 + 1
+    (tmp_path / "dt.json").write_text(json.dumps(results))
+    evaluate(
+        shapes,
+        tmp_path / "dt.json",
+        per_class=True,
+        tide=True,
+        confusion_matrix=True,
+        json=tmp_path / "out.json",
+    )
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("boxes", "masks", "triangle", "Cls", "->"))
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert set(written) == {"bbox", "segm"}
+    assert len(written["bbox"]["stats"]) == 12
+    assert written["segm"]["tide"]["counts"]["Cls"] == 1
+
+
+def test_a_checkpoint_brings_its_labels(checkpoint):
+    trained = load_trained(checkpoint)
+    assert trained.num_classes == 4
+    assert trained.category_labels == {1: 2, 2: 1, 3: 3}
+    assert not trained.model.training
+    state = torch.load(checkpoint)["model"]
+    assert all(torch.equal(value, state[key]) for key, value in trained.model.state_dict().items())
+
+
+def test_a_model_is_run_and_its_results_score_the_same(shapes, checkpoint, tmp_path, capsys):
+    evaluate(
+        shapes,
+        weights=checkpoint,
+        images=tmp_path,
+        iou_type="segm",
+        json=tmp_path / "direct.json",
+        save_results=tmp_path / "dt.json",
+        device="cpu",
+        num_workers=0,
+    )
+    evaluate(shapes, tmp_path / "dt.json", iou_type="segm", json=tmp_path / "again.json")
+    assert json.loads((tmp_path / "dt.json").read_text())
+    direct, again = ((tmp_path / name).read_text() for name in ("direct.json", "again.json"))
+    assert direct == again
+
+
+def test_plain_weights_say_their_classes(tmp_path):
+    model = maskrcnn_resnet50_fpn(weights_backbone=None, num_classes=3)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    trained = load_trained(tmp_path / "weights.pth")
+    assert trained.num_classes == 3
+    assert trained.category_labels is None
+    assert trained.labels_of([90, 5]) == {5: 1, 90: 2}
+
+
+def test_labels_of_weights_that_do_not_say():
+    coco = TrainedModel(torch.nn.Module(), 91)
+    assert coco.labels_of([1, 18, 90]) == {1: 1, 18: 18, 90: 90}
+    with pytest.raises(ValueError, match=r"91 classes with the background.* 2 categories"):
+        coco.labels_of([5, 300])
+
+
+def test_bad_arguments(shapes, tmp_path):
+    with pytest.raises(ValueError, match="either --results, or --weights and --images"):
+        evaluate(shapes)
+    with pytest.raises(ValueError, match="either --results"):
+        evaluate(shapes, tmp_path / "dt.json", weights=tmp_path / "w.pth")
+    with pytest.raises(FileNotFoundError, match=r"w\.pth"):
+        evaluate(shapes, weights=tmp_path / "w.pth", images=tmp_path, device="cpu")
