@@ -66,11 +66,9 @@ def evaluate(
         kinds = (iou_type,) if iou_type else iou_types_of(detections)
         scores = {kind: score(annotations, detections, kind, **options) for kind in kinds}
     elif weights is not None and images is not None and results is None:
-        kinds = (iou_type,) if iou_type else ("bbox", "segm")
         scores = evaluate_weights(
-            weights, annotations, images, device,
-            batch_size=batch_size, num_workers=num_workers,
-            iou_types=kinds, results_file=save_results, **options,
+            weights, annotations, images, device, iou_type,
+            batch_size=batch_size, num_workers=num_workers, results_file=save_results, **options,
         )  # fmt: skip
     else:
         raise ValueError("give either --results, or --weights and --images")
@@ -89,7 +87,12 @@ def iou_types_of(results: object) -> tuple[IouType, ...]:
 
 
 def evaluate_weights(
-    weights: Path, annotations: Path, images: Path, device: str, **options: Any
+    weights: Path,
+    annotations: Path,
+    images: Path,
+    device: str,
+    iou_type: IouType | None,
+    **options: Any,
 ) -> Mapping[IouType, CocoScore]:
     """Run the model of a weights file over a data set and score it; as ``evaluate_model``."""
     import torch
@@ -97,16 +100,23 @@ def evaluate_weights(
 
     from maskrcnn_scratch.data.coco import CocoDataset
     from maskrcnn_scratch.evaluation.model_results import evaluate_model
-    from maskrcnn_scratch.evaluation.trained_model import load_trained
+    from maskrcnn_scratch.training.build_model import load_trained
 
     trained = load_trained(weights)
-    dataset = CocoDataset(annotations, images)
-    dataset = CocoDataset(annotations, images, trained.labels_of(dataset.category_labels))
+    dataset = CocoDataset(annotations, images, trained.category_labels)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = trained.model.to(device)
-    progress = partial(tqdm, desc="evaluating", unit="batch")
-    return evaluate_model(model, dataset, device=device, progress=progress, **options)
+    kinds: tuple[IouType, ...] = (
+        ("bbox", "segm") if trained.model.roi_heads.has_mask() else ("bbox",)
+    )
+    return evaluate_model(
+        trained.model.to(device),
+        dataset,
+        device=device,
+        iou_types=(iou_type,) if iou_type else kinds,
+        progress=partial(tqdm, desc="evaluating", unit="batch"),
+        **options,
+    )
 
 
 def format_scores(scores: Mapping[IouType, CocoScore], per_class: bool) -> Iterator[str]:

@@ -6,10 +6,8 @@ import json
 import pytest
 import torch
 
-from maskrcnn_scratch import maskrcnn_resnet50_fpn
 from maskrcnn_scratch.cli.evaluate import evaluate
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
-from maskrcnn_scratch.evaluation.trained_model import TrainedModel, load_trained
 from maskrcnn_scratch.training.build_model import ModelConfig, build_model
 
 SMALL = ModelConfig(architecture="small", weights="none", min_size=(64,), max_size=64)
@@ -27,6 +25,7 @@ def checkpoint(tmp_path):
         "model": build_model(SMALL, 4).state_dict(),
         "config": {"model": json.loads(json.dumps(dataclasses.asdict(SMALL)))},
         "category_labels": {1: 2, 2: 1, 3: 3},
+        "class_names": {1: "square", 2: "circle", 3: "triangle"},
     }
     torch.save(content, tmp_path / "last.pt")
     return tmp_path / "last.pt"
@@ -70,15 +69,6 @@ def test_everything_at_once(shapes, tmp_path, capsys):
     assert written["segm"]["tide"]["counts"]["Cls"] == 1
 
 
-def test_a_checkpoint_brings_its_labels(checkpoint):
-    trained = load_trained(checkpoint)
-    assert trained.num_classes == 4
-    assert trained.category_labels == {1: 2, 2: 1, 3: 3}
-    assert not trained.model.training
-    state = torch.load(checkpoint)["model"]
-    assert all(torch.equal(value, state[key]) for key, value in trained.model.state_dict().items())
-
-
 def test_a_model_is_run_and_its_results_score_the_same(shapes, checkpoint, tmp_path, capsys):
     evaluate(
         shapes,
@@ -94,22 +84,6 @@ def test_a_model_is_run_and_its_results_score_the_same(shapes, checkpoint, tmp_p
     assert json.loads((tmp_path / "dt.json").read_text())
     direct, again = ((tmp_path / name).read_text() for name in ("direct.json", "again.json"))
     assert direct == again
-
-
-def test_plain_weights_say_their_classes(tmp_path):
-    model = maskrcnn_resnet50_fpn(weights_backbone=None, num_classes=3)
-    torch.save(model.state_dict(), tmp_path / "weights.pth")
-    trained = load_trained(tmp_path / "weights.pth")
-    assert trained.num_classes == 3
-    assert trained.category_labels is None
-    assert trained.labels_of([90, 5]) == {5: 1, 90: 2}
-
-
-def test_labels_of_weights_that_do_not_say():
-    coco = TrainedModel(torch.nn.Module(), 91)
-    assert coco.labels_of([1, 18, 90]) == {1: 1, 18: 18, 90: 90}
-    with pytest.raises(ValueError, match=r"91 classes with the background.* 2 categories"):
-        coco.labels_of([5, 300])
 
 
 def test_bad_arguments(shapes, tmp_path):
