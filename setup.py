@@ -83,7 +83,14 @@ def build_arguments() -> dict[str, object]:
                 "maskrcnn_scratch._mask_rle",
                 mask_rle,
                 include_dirs=[pybind11.get_include()],
-                extra_compile_args=["-O3", "-std=c++20", "-fvisibility=hidden"],
+                # Rounds as the op paste_masks does, whose masks it encodes.
+                extra_compile_args=[
+                    "-O3",
+                    "-std=c++20",
+                    "-fvisibility=hidden",
+                    "-ffp-contract=off",
+                    "-pthread",
+                ],
                 language="c++",
             )
         )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from maskrcnn_scratch.data.checks import Problem, Report, check_dataset
-from maskrcnn_scratch.data.coco_json import read_coco_json, write_json
+from maskrcnn_scratch.data.coco_json import find_image_folder, write_json
 from maskrcnn_scratch.data.model_fit import Geometry, ModelFit
 
 BAR = 30  # characters of a full bar
@@ -61,21 +61,6 @@ def find_annotation_files(path: Path) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"{path}: no instances*.json in it or in its annotations/")
     return files
-
-
-def find_image_folder(annotation_file: Path) -> Path:
-    """The folder near ``annotation_file`` that holds its first image, else the file's own.
-
-    Of ``instances_X.json`` that is X, ``images`` or the folder itself, here or one folder up.
-    """
-    here = annotation_file.parent
-    names = (annotation_file.stem.removeprefix("instances_"), "images", ".")
-    try:
-        first = str(read_coco_json(annotation_file)["images"][0]["file_name"])
-    except (OSError, ValueError, LookupError):
-        return here
-    folders = [base / name for base in (here, here.parent) for name in names]
-    return next((folder for folder in folders if (folder / first).is_file()), here)
 
 
 def format_report(report: Report, show: int) -> Iterator[str]:

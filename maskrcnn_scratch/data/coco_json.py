@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+from mmap import ACCESS_READ, mmap
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,28 @@ def write_json(path: str | PathLike[str], content: object) -> None:
     text = json.dumps(content).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(text))
+
+
+def find_image_folder(annotation_file: str | PathLike[str]) -> Path:
+    """The folder near an annotation file that holds its first image, else the file's own folder.
+
+    Of ``instances_X.json`` that is X, ``images`` or the folder itself, here or one folder up.
+    """
+    path = Path(annotation_file)
+    names = (path.stem.removeprefix("instances_"), "images", ".")
+    folders = [base / name for base in (path.parent, path.parent.parent) for name in names]
+    first = _first_file_name(path)
+    return next((each for each in folders if first and (each / first).is_file()), path.parent)
+
+
+def _first_file_name(path: Path) -> str | None:
+    """Found without parsing a file that may be large."""
+    try:
+        with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            found = re.search(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', content)
+            return str(json.loads(found[1])) if found else None
+    except (OSError, ValueError):
+        return None
 
 
 def _pack_segmentation(entry: dict[str, Any]) -> dict[str, Any]:

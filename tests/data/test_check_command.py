@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from maskrcnn_scratch.cli.data import check, find_annotation_files, find_image_folder
+from maskrcnn_scratch.cli.data import check, find_annotation_files
+from maskrcnn_scratch.data.coco_json import find_image_folder
 from maskrcnn_scratch.data.model_fit import Geometry
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 
@@ -62,6 +63,20 @@ def test_paths_that_hold_nothing(tmp_path):
         check((tmp_path,))
     with pytest.raises(ValueError, match="give at least one"):
         check(())
+
+
+@pytest.mark.parametrize("folder", ["train", "annotations/train", "images", "."])
+def test_image_folder_is_found(tmp_path, folder):
+    file = tmp_path / "annotations" / "instances_train.json"
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(exist_ok=True)
+    assert find_image_folder(file) == file.parent
+    name = 'a "quoted" \u00e4.png'
+    (tmp_path / folder / name).touch()
+    file.write_text(json.dumps({"images": [{"file_name": name}, {"file_name": "b.png"}]}))
+    assert find_image_folder(file).resolve() == (tmp_path / folder).resolve()
+    file.write_text("")
+    assert find_image_folder(file) == file.parent
 
 
 def test_usual_layouts_are_found(data_root):
