@@ -17,14 +17,14 @@ from maskrcnn_scratch.training.build_model import ModelConfig
 class TrainConfig:
     """A training run."""
 
-    train_annotations: str
+    train_annotations: str | None = None
     """COCO annotation file to train on."""
-    train_images: str
-    """Folder of its images."""
+    train_images: str | None = None
+    """Folder of its images; by default it is looked for around the annotation file."""
     val_annotations: str | None = None
     """COCO annotation file for the validation loss and AP."""
     val_images: str | None = None
-    """Folder of its images."""
+    """Folder of its images; likewise."""
     output: str = "runs/train"
     """Folder for checkpoints, logs and the configuration; must not hold another run."""
 
@@ -96,5 +96,3 @@ class TrainConfig:
             raise ValueError(f"ema_decay must be in 0 to 1, got {self.ema_decay}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
-        if (self.val_annotations is None) != (self.val_images is None):
-            raise ValueError("val_annotations and val_images go together: give both or neither")

@@ -13,7 +13,7 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     """The dataclass of type ``kind`` whose ``dataclasses.asdict``, through JSON, is ``values``.
 
     Raises:
-        ValueError: a key that there is no field for, or a field that needs a value and has none.
+        ValueError: a key that there is no field for.
     """
     types = get_type_hints(kind)
     for key in values.keys() - types.keys():
@@ -26,10 +26,7 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
         else _tuples(value)
         for key, value in values.items()
     }
-    try:
-        return kind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__}: {error}") from None
+    return kind(**arguments)
 
 
 def _tuples(value: Any) -> Any:

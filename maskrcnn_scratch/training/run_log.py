@@ -91,7 +91,8 @@ class RunLog:
     def validation(self, step: int, figures: dict[str, float]) -> None:
         """Prints and writes validation figures; its time does not count for the speed."""
         if self.enabled and figures:
-            self.bar.write(f"step {step}: {format_figures(figures)}", file=sys.stderr)
+            shown = {k: v for k, v in figures.items() if not k.startswith("val/loss_")}
+            self.bar.write(f"step {step}: {format_figures(shown)}", file=sys.stderr)
             self._write(step, figures)
         self.sums, self.steps, self.images = {}, 0, 0
         self.since = time.monotonic()

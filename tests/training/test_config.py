@@ -28,11 +28,8 @@ def test_round_trip_through_json():
     ({"epoch": 3}, "TrainConfig has no field 'epoch'; did you mean 'epochs'?"),
     ({"model": {"blokcs": [1]}}, "ModelConfig has no field 'blokcs'; did you mean 'blocks'"),
     ({"xyz": 1}, "TrainConfig has no field 'xyz'$"),
-    ({"train_annotations": "a"}, "TrainConfig: .* missing .* 'train_images'"),
 ])  # fmt: skip
 def test_wrong_keys_are_refused(values, message):
-    if "train_annotations" not in values:
-        values = {"train_annotations": "a", "train_images": "b", **values}
     with pytest.raises(ValueError, match=message):
         from_dict(TrainConfig, values)
 
@@ -44,11 +41,10 @@ def test_wrong_keys_are_refused(values, message):
     ({"warmup": 1.5}, "warmup must be in 0 to 1"),
     ({"ema_decay": 1.0}, "ema_decay must be"),
     ({"num_workers": -1}, "num_workers"),
-    ({"val_images": "b"}, "give both or neither"),
 ])  # fmt: skip
 def test_wrong_values_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        TrainConfig("a", "b", **change)
+        TrainConfig(**change)
 
 
 def test_wrong_models_are_refused():

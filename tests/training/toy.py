@@ -74,8 +74,6 @@ class ToyModel(nn.Module):
 def toy_config(output, **changes):
     """A recipe with every feature switched on, for a few steps."""
     recipe = {
-        "train_annotations": "",
-        "train_images": "",
         "output": str(output),
         "epochs": 3,
         "batch_size": 4,
@@ -161,6 +159,7 @@ def start(function, *args, **environment):
 def _with_environment(environment, function, args):
     os.environ.update({name: str(value) for name, value in environment.items()})
     multiprocessing.set_start_method("fork", force=True)  # of the data loader's workers
+    torch.set_num_threads(1)  # waiting for each other takes longest where other tests run
     function(*args)
 
 

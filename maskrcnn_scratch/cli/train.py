@@ -1,0 +1,127 @@
+"""``maskrcnn train``: Mask R-CNN on a data set in COCO format, from the start or resumed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from torch import nn
+
+from maskrcnn_scratch.cli.data import find_image_folder
+from maskrcnn_scratch.data.augment import AugmentedDataset
+from maskrcnn_scratch.data.coco import CocoDataset
+from maskrcnn_scratch.data.coco_json import read_json
+from maskrcnn_scratch.evaluation.model_results import evaluate_model
+from maskrcnn_scratch.training import distributed
+from maskrcnn_scratch.training.build_model import build_model, load_starting_weights
+from maskrcnn_scratch.training.checkpoint import save_json
+from maskrcnn_scratch.training.config import TrainConfig
+from maskrcnn_scratch.training.interrupt import Stopped
+from maskrcnn_scratch.training.plain_values import from_dict
+from maskrcnn_scratch.training.trainer import Trainer
+
+SHOWN = ("AP", "AP50", "AP75")  # of COCO's twelve numbers, for boxes and masks
+INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
+
+
+def train(
+    config: Annotated[
+        TrainConfig, tyro.conf.arg(name=""), tyro.conf.OmitArgPrefixes
+    ] = TrainConfig(),  # noqa: B008, it is immutable
+    resume: Path | None = None,
+) -> int:
+    """Train Mask R-CNN on a data set in COCO format.
+
+    On several GPUs: torchrun --nproc-per-node N -m maskrcnn_scratch train ...
+
+    Args:
+        config: The run.
+        resume: Output folder of a run to go on with. It brings its whole configuration.
+    """
+    if resume is None:
+        config = find_images(config)
+    elif config == TrainConfig():
+        config = replace(
+            from_dict(TrainConfig, read_json(resume / "config.json")), output=str(resume)
+        )
+    else:
+        raise ValueError("--resume brings its whole configuration: leave out the other options")
+    wanted = config.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+
+    with distributed.process_group(torch.device(wanted)) as device:
+        if distributed.is_main():
+            begin(config, resume is not None)
+        trainer = make_trainer(config, device)
+        trainer.resume()
+        try:
+            trainer.train()
+        except Stopped as stopped:
+            if distributed.is_main():
+                print(f"{stopped}; go on with: maskrcnn train --resume {config.output}")
+            return INTERRUPTED
+        if distributed.is_main():
+            names = [name for name in ("best.pt", "last.pt") if (trainer.output / name).exists()]
+            print(f"done: {', '.join(str(trainer.output / name) for name in names)}")
+    return 0
+
+
+def find_images(config: TrainConfig) -> TrainConfig:
+    """The configuration with the image folders that were not given."""
+    if config.train_annotations is None:
+        raise ValueError("--train-annotations is missing: a COCO annotation file to train on")
+    if config.train_images is None:
+        folder = find_image_folder(Path(config.train_annotations))
+        config = replace(config, train_images=str(folder))
+    if config.val_annotations is not None and config.val_images is None:
+        config = replace(config, val_images=str(find_image_folder(Path(config.val_annotations))))
+    return config
+
+
+def begin(config: TrainConfig, resumed: bool) -> None:
+    """Prints the configuration and saves it in the output folder, which must not hold another run.
+
+    A run that ended before its first checkpoint is not one: there is nothing to lose.
+    """
+    output = Path(config.output)
+    if not resumed and (output / "last.pt").exists():
+        raise ValueError(
+            f"{output} holds a run: go on with --resume {output}, or choose another --output"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    save_json(asdict(config), output / "config.json")
+    print(json.dumps(asdict(config), indent=2), flush=True)
+
+
+def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
+    """Data sets, model and evaluation as the configuration says."""
+    assert config.train_annotations is not None and config.train_images is not None
+    images = CocoDataset(config.train_annotations, config.train_images)
+    val_set = None
+    if config.val_annotations is not None and config.val_images is not None:
+        val_set = CocoDataset(config.val_annotations, config.val_images, images.category_labels)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        scores = evaluate_model(model, val_set, device=device, num_workers=config.num_workers)
+        metrics = {k: v for score in scores.values() for k, v in score.metrics.items()}
+        return {f"{kind}/{name}": metrics[f"{kind}/{name}"] for kind in scores for name in SHOWN}
+
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, images.num_classes)
+    if not (Path(config.output) / "last.pt").exists():
+        load_starting_weights(model, config.model)
+    return Trainer(
+        model,
+        AugmentedDataset(images, config.augmentation.build(), config.seed),
+        images.sizes,
+        config,
+        device,
+        val_set,
+        None if val_set is None else evaluate,
+        {"class_names": images.class_names, "category_labels": images.category_labels},
+    )

@@ -1,0 +1,144 @@
+"""``maskrcnn train`` with a real model: what it writes, resumes, refuses."""
+
+import json
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from maskrcnn_scratch.cli import train as train_command
+from maskrcnn_scratch.cli.train import train
+from maskrcnn_scratch.data.augment import Augmentation
+from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
+from maskrcnn_scratch.training.build_model import ModelConfig, load_trained
+from maskrcnn_scratch.training.checkpoint import load_checkpoint
+from maskrcnn_scratch.training.config import TrainConfig
+from tests.training import toy
+
+MODEL = ModelConfig(
+    architecture="small",
+    weights="none",
+    widths=(8, 16, 16, 16),
+    min_size=(64,),
+    max_size=64,
+    anchor_sizes=(8, 16, 32, 48, 64),
+    pre_nms_top_n=50,
+    post_nms_top_n=20,
+    rpn_samples=32,
+    box_samples=16,
+)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    return TrainConfig(
+        train_annotations=str(write_coco(ShapesDataset(10, seed=1, side=64), folder / "train")),
+        val_annotations=str(write_coco(ShapesDataset(3, seed=2, side=64), folder / "val")),
+        model=MODEL,
+        augmentation=Augmentation(photometric=True),
+        epochs=3,
+        batch_size=4,
+        optimizer="adamw",
+        learning_rate=1e-3,
+        schedule="cosine",
+        ema_decay=0.9,
+        device="cpu",
+        num_workers=0,
+        save_every=2,
+        log_every=2,
+    )
+
+
+def run(recipe, folder, death=""):
+    """Trains into ``folder``, or goes on with what is there, and dies on the way if asked."""
+    make_trainer = train_command.make_trainer
+
+    def doomed(config, device):
+        trainer = make_trainer(config, device)
+        toy.arrange_death(trainer, death)
+        return trainer
+
+    if death:
+        train_command.make_trainer = doomed
+    if (folder / "config.json").exists():
+        return train(resume=folder)
+    return train(replace(recipe, output=str(folder)))
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert toy.run(run, recipe, folder) == 0
+    return folder
+
+
+def test_what_a_run_leaves(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {"config.json", "log.jsonl", "last.pt", "best.pt", "tensorboard"}
+    assert list((finished / "tensorboard").iterdir())
+    lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    losses = {f"loss_{n}" for n in ("classifier", "box_reg", "mask", "objectness", "rpn_box_reg")}
+    assert lines[0].keys() == {"step", "loss", "learning_rate", "images_per_s", *losses}
+    validations = [line for line in lines if "segm/AP" in line]
+    assert [line["step"] for line in validations] == [3, 6, 9]
+    assert all({"val/loss", "val/loss_mask", "bbox/AP50"} <= line.keys() for line in validations)
+
+
+def test_checkpoint_becomes_a_model(finished):
+    trained = load_trained(finished / "best.pt")
+    assert trained.class_names == {1: "circle", 2: "square", 3: "triangle"}
+    assert trained.category_labels == {1: 1, 2: 2, 3: 3}
+    image, _ = ShapesDataset(1, seed=3, side=64)[0]
+    (result,) = trained.model([image])
+    assert set(result) == {"boxes", "labels", "scores", "masks"} and not trained.model.training
+
+
+def test_killed_and_resumed_equals_uninterrupted(recipe, finished, tmp_path):
+    assert toy.run(run, recipe, tmp_path, "forward:5") == -signal.SIGKILL
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == 4
+    assert toy.run(run, recipe, tmp_path) == 0
+    for name in ("last.pt", "best.pt"):
+        whole, resumed = (load_checkpoint(folder / name) for folder in (finished, tmp_path))
+        assert whole["step"] == resumed["step"]
+        assert whole["model"].keys() == resumed["model"].keys()
+        assert all(torch.equal(whole["model"][k], v) for k, v in resumed["model"].items())
+
+
+def test_starts_from_a_checkpoint_of_other_classes(recipe, finished, tmp_path):
+    from maskrcnn_scratch.training.build_model import build_model, load_starting_weights
+
+    config = replace(MODEL, weights=str(finished / "best.pt"))
+    model = build_model(config, num_classes=9)
+    with pytest.warns(UserWarning, match="roi_heads.box_predictor.cls_score.weight"):
+        load_starting_weights(model, config)
+    taken = load_trained(finished / "best.pt").model.state_dict()["backbone.body.conv1.weight"]
+    assert torch.equal(model.state_dict()["backbone.body.conv1.weight"], taken)
+
+
+def test_runs_are_not_overwritten(recipe, finished):
+    with pytest.raises(ValueError, match=f"holds a run: go on with --resume {finished}"):
+        train(replace(recipe, output=str(finished)))
+
+
+def test_resume_takes_no_other_options(recipe, finished):
+    with pytest.raises(ValueError, match="leave out the other options"):
+        train(recipe, resume=finished)
+
+
+def test_resume_of_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        train(resume=tmp_path)
+
+
+def test_edited_configuration_is_checked(finished, tmp_path):
+    content = json.loads((finished / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**content, "epoch": 3}))
+    with pytest.raises(ValueError, match="no field 'epoch'; did you mean 'epochs'"):
+        train(resume=tmp_path)
+
+
+def test_annotations_are_needed():
+    with pytest.raises(ValueError, match="--train-annotations is missing"):
+        train(TrainConfig())
