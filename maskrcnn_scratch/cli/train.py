@@ -11,10 +11,9 @@ import torch
 import tyro
 from torch import nn
 
-from maskrcnn_scratch.cli.data import find_image_folder
 from maskrcnn_scratch.data.augment import AugmentedDataset
 from maskrcnn_scratch.data.coco import CocoDataset
-from maskrcnn_scratch.data.coco_json import read_json
+from maskrcnn_scratch.data.coco_json import find_image_folder, read_json
 from maskrcnn_scratch.evaluation.model_results import evaluate_model
 from maskrcnn_scratch.training import distributed
 from maskrcnn_scratch.training.build_model import build_model, load_starting_weights

@@ -96,7 +96,8 @@ class Trainer:
 
         if config.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.model = model.to(self.device)
+        # As the features are: gradients then come in the layout that processes exchange them in.
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self.ema = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.optimizer = build_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")

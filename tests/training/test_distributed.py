@@ -11,8 +11,12 @@ from contextlib import closing
 import pytest
 import torch
 
+from maskrcnn_scratch.data.augment import Augmentation, AugmentedDataset
+from maskrcnn_scratch.data.shapes import ShapesDataset
 from maskrcnn_scratch.training import distributed
-from maskrcnn_scratch.training.checkpoint import load_checkpoint
+from maskrcnn_scratch.training.build_model import ModelConfig, build_model
+from maskrcnn_scratch.training.checkpoint import load_checkpoint, save_checkpoint
+from maskrcnn_scratch.training.trainer import Trainer
 from tests.training import toy
 
 PLAIN = {"accumulate": 1, "epochs": 2, "learning_rate": 0.1, "optimizer": "sgd"}
@@ -72,6 +76,56 @@ def test_two_processes_equal_one_on_the_same_batches(batch_size, tmp_path):
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-5, atol=1e-6)
         assert (value - start[name]).abs().max() > 1e-3
+
+
+def first_ones(labels, generator=None):
+    """A sampler that draws nothing at random: processes have random numbers of their own."""
+    positive = [(in_image >= 1).nonzero().squeeze(1)[:8] for in_image in labels]
+    negative = [(in_image == 0).nonzero().squeeze(1)[:24] for in_image in labels]
+    return positive, negative
+
+
+def one_step_of_the_real_model(folder):
+    """Saves the gradient of every parameter, as the step that SGD takes with rate 1."""
+    config = ModelConfig(
+        architecture="small",
+        weights="none",
+        widths=(8, 16, 16, 16),
+        min_size=(64,),
+        max_size=64,
+        anchor_sizes=(8, 16, 32, 48, 64),
+    )
+    with distributed.process_group(torch.device("cpu")):
+        torch.manual_seed(0)
+        model = build_model(config, 4)
+        for module in model.modules():  # its statistics would be those of one process's images
+            for name, child in module.named_children():
+                if isinstance(child, torch.nn.BatchNorm2d):
+                    setattr(module, name, torch.nn.Identity())
+        model.rpn.fg_bg_sampler = model.roi_heads.fg_bg_sampler = first_ones
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        shapes = ShapesDataset(4, side=64)
+        recipe = toy.toy_config(
+            folder, batch_size=4, accumulate=1, optimizer="sgd", learning_rate=1.0, warmup=0.0,
+            clip_grad_norm=None, weight_decay=0.0,
+        )  # fmt: skip
+        dataset = AugmentedDataset(shapes, Augmentation(horizontal_flip=False).build())
+        trainer = Trainer(model, dataset, shapes.sizes, recipe)
+        trainer.train_step(trainer.read_batches())
+        if distributed.is_main():
+            gradients = {name: before[name] - p.detach() for name, p in model.named_parameters()}
+            save_checkpoint({"model": gradients}, folder / "gradients.pt")
+
+
+def test_gradients_of_the_real_model_on_two_processes_are_those_of_one(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    assert toy.run(one_step_of_the_real_model, tmp_path / "one") == 0
+    assert run_together(one_step_of_the_real_model, tmp_path / "two") == [0, 0]
+    one, two = (load_checkpoint(tmp_path / n / "gradients.pt")["model"] for n in ("one", "two"))
+    assert sum(gradient.norm() > 0 for gradient in one.values()) > 0.9 * len(one)
+    for name, gradient in one.items():
+        assert (two[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
 def test_two_processes_can_be_resumed(tmp_path):
