@@ -26,6 +26,7 @@ except ImportError as error:
     ) from error
 
 Transform = Callable[[Image, Target], tuple[Image, Target]]
+ROUNDING = 0.01  # pixels that a box may lie outside and still count as whole
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,10 @@ def augment(image: Tensor, target: Target, transform: Transform) -> tuple[Tensor
     )
     boxes, masks = target["boxes"].as_subclass(Tensor), target["masks"].as_subclass(Tensor)
     height, width = image.shape[-2:]
+    inside = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))  # [N, 4]
     area = masks.count_nonzero((1, 2))  # [N]
-    cut = ((boxes < 0) | (boxes > boxes.new_tensor([width, height, width, height]))).any(1)
-    cut &= area > 0
-    boxes[cut] = boxes_of_masks(masks[cut])
+    cut = ((boxes - inside).abs() > ROUNDING).any(1) & (area > 0)  # [N]
+    boxes = inside.index_put((cut,), boxes_of_masks(masks[cut]))
     keep = (area > 0) & (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)  # [N]
     target |= {"boxes": boxes, "masks": masks, "area": area.to(torch.float32)}
     per_object = {name for name, value in target.items() if isinstance(value, Tensor)}

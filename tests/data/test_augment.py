@@ -83,6 +83,17 @@ def test_uncut_boxes_keep_their_fractions():
     assert target["boxes"].tolist() == [[22.25, 3.5, 27.75, 8.5]]
 
 
+@pytest.mark.parametrize("size", [31, 333, 1023])
+def test_boxes_at_the_border_survive_resizing(size):
+    image, target = item([[0, 0, 30, 20], [7, 0, 30, 20]])
+    target["boxes"] = torch.tensor([[0, 0, 30, 20], [7.5, 0, 30, 19.5]])
+    image, target = augment(image, target, v2.Resize((size, size)))
+    scale = torch.tensor([size / 30, size / 20] * 2)
+    expected = torch.tensor([[0, 0, 30, 20], [7.5, 0, 30, 19.5]]) * scale
+    assert torch.allclose(target["boxes"], expected)
+    assert target["boxes"].max() <= size
+
+
 def test_vanished_objects_leave_every_field():
     def crop(image, target):
         return v2.functional.crop(image, 0, 0, 6, 6), {

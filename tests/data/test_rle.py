@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -127,6 +128,12 @@ def test_bad_segmentations_say_what_is_wrong(segmentation, message):
 def test_damaged_text_raises_and_nothing_else(text):
     with contextlib.suppress(ValueError):
         rle.decode({"size": [4, 3], "counts": text})
+
+
+def test_missing_module_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "maskrcnn_scratch._mask_rle", None)
+    with pytest.raises(ImportError, match=r"_mask_rle.* is not built.*pip install \."):
+        rle.encode(np.zeros((2, 3)))
 
 
 def test_bad_arrays():

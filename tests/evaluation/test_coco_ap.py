@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from contextlib import redirect_stdout
 
 import numpy as np
@@ -230,6 +231,12 @@ def test_results_without_what_is_scored():
     small = {**GOOD, "segmentation": {"size": [9, 9], "counts": [81]}}
     with pytest.raises(ValueError, match=r"mask is 9 x 9 .*, its image 90 x 120"):
         score(truth, [small], "segm")
+
+
+def test_missing_hotcoco_says_which_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    with pytest.raises(ImportError, match=r"pip install maskrcnn_scratch\[train\]"):
+        score({}, [])
 
 
 def test_bad_files_are_named(tmp_path):
