@@ -31,6 +31,7 @@ from maskrcnn_scratch.roi_heads import (
 from maskrcnn_scratch.rpn import AnchorGenerator
 from maskrcnn_scratch.training.checkpoint import load_checkpoint
 from maskrcnn_scratch.training.plain_values import from_dict
+from maskrcnn_scratch.transform import GeneralizedRCNNTransform
 from maskrcnn_scratch.weights import (
     MaskRCNN_ResNet50_FPN_Weights,
     ResNet50_Weights,
@@ -63,6 +64,9 @@ class ModelConfig:
     last serves for inference."""
     max_size: int = 1333
     """Pixels that the longer side may have."""
+    test_scale: float | None = None
+    """Factor that images are resized by for inference, instead of to min_size: for training on
+    crops that show only a part of them."""
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
     """Anchor sizes in pixels of the resized image, split evenly over the five pyramid levels."""
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -153,12 +157,41 @@ def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
     if config.subpixel_masks:
         options["conventions"] = Conventions(roi_aligned=True, paste=paste_masks_subpixel)
     if config.architecture == "small":
-        return small_maskrcnn(num_classes, config.widths, config.blocks, **options)
+        model = small_maskrcnn(num_classes, config.widths, config.blocks, **options)
+    else:
+        model = MaskRCNN(resnet50_fpn(config), num_classes, **options)
+    if config.test_scale is not None:
+        model.transform = TransformByScale(model.transform, config.test_scale)
+    return model
+
+
+class TransformByScale(GeneralizedRCNNTransform):
+    """Resizes by a factor in inference; in training, and in all else, it is as ``transform``."""
+
+    def __init__(self, transform: GeneralizedRCNNTransform, test_scale: float) -> None:
+        super().__init__(
+            transform.min_size,
+            transform.max_size,
+            transform.image_mean,
+            transform.image_std,
+            paste=transform.paste,
+        )
+        self.test_scale = test_scale
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.training:
+            return super().resized_size(height, width)
+        scale = min(self.test_scale, self.max_size / max(height, width))
+        return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+def resnet50_fpn(config: ModelConfig) -> BackboneWithFPN:
+    """The large model's backbone: from scratch with batch norm that learns, else a frozen one."""
     from_scratch = config.weights == "none"
     trained_layers = config.trainable_backbone_layers
     if trained_layers is None:
         trained_layers = 5 if from_scratch else 3
-    backbone = resnet_fpn_backbone(
+    return resnet_fpn_backbone(
         backbone_name="resnet50",
         # The published COCO weights were trained without the epsilon.
         norm_layer=nn.BatchNorm2d
@@ -166,7 +199,6 @@ def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
         else partial(FrozenBatchNorm2d, eps=0.0 if config.weights == "coco" else 1e-5),
         trainable_layers=trained_layers,
     )
-    return MaskRCNN(backbone, num_classes, **options)
 
 
 def load_starting_weights(model: MaskRCNN, config: ModelConfig) -> None:
