@@ -1,0 +1,45 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maskrcnn_scratch.mask_rcnn import MaskRCNN
+from maskrcnn_scratch.training.build_model import small_maskrcnn
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data that MASKRCNN_DATA names; without it the test is skipped."""
+    folder = os.environ.get("MASKRCNN_DATA")
+    if not folder:
+        pytest.skip("needs real data: set MASKRCNN_DATA to its folder")
+    root = Path(folder)
+    assert root.is_dir(), f"MASKRCNN_DATA={folder} is no folder"
+    return root
+
+
+@pytest.fixture(scope="session")
+def photographs() -> dict[str, np.ndarray]:
+    """Photographs that come with scikit-image, uint8 [H, W, 3]; sizes differ."""
+    from skimage import data
+
+    return {
+        "astronaut": data.astronaut(),
+        "cat": data.chelsea(),
+        "coffee": data.coffee(),
+        "rocket": data.rocket(),
+    }
+
+
+@pytest.fixture(scope="session")
+def small_model() -> MaskRCNN:
+    """Mask R-CNN of four classes with random weights: its detections mean nothing but are many."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return small_maskrcnn(num_classes=5, min_size=96, max_size=160).eval()
