@@ -34,6 +34,7 @@ from maskrcnn_scratch.weights import (
     WeightsError,
     read_state_dict,
 )
+from maskrcnn_scratch.weights.errors import naming
 from maskrcnn_scratch.weights.identify import BACKBONE, to_torchvision
 from maskrcnn_scratch.weights.layouts import LAYOUTS, detect_layout
 from maskrcnn_scratch.weights.loading import load_backbone, load_pretrained
@@ -170,7 +171,9 @@ def load_model(file: str | os.PathLike[str], **kwargs: Any) -> FasterRCNN:
         WeightsError: it cannot be read, or is of no such model.
     """
     path = Path(file)
-    state_dict, model = to_torchvision(read_state_dict(path))
+    state_dict = read_state_dict(path)
+    with naming(path):
+        state_dict, model = to_torchvision(state_dict)
     if model == BACKBONE:
         raise WeightsError(f"{path}: weights of a ResNet-50 alone, without a detector")
     num_classes = len(state_dict["roi_heads.box_predictor.cls_score.bias"])
@@ -247,7 +250,8 @@ def _read(weights: WeightsEnum | Path, progress: bool) -> tuple[dict[str, Tensor
     state_dict = read_state_dict(weights)
     layout = detect_layout(state_dict)
     if layout is not None:
-        state_dict = LAYOUTS[layout].to_torchvision(state_dict)
+        with naming(weights):
+            state_dict = LAYOUTS[layout].to_torchvision(state_dict)
     origin = Conventions.detectron2() if layout == "detectron2" else Conventions.torchvision()
     return state_dict, origin
 

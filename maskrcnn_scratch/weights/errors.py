@@ -1,5 +1,19 @@
 """The one error of this package."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class WeightsError(RuntimeError):
     """Weights that cannot be had, read or used; the message says which and why, in one line."""
+
+
+@contextmanager
+def naming(source: object) -> Iterator[None]:
+    """Puts the name of the source before the message of a WeightsError raised inside."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from None

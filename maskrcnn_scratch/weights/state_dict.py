@@ -95,10 +95,10 @@ def _read(file: Path) -> Any:
         head = stream.read(len(_TORCH_LEGACY))
     if head.startswith((_ZIP, _TORCH_LEGACY)):
         return _read_torch(file)
+    if head[5:9] == b"\0\0\0{":  # the length of a header below a terabyte, and the header
+        return read_safetensors(file)
     if head.startswith(_PICKLE):
         return read_array_pickle(file)
-    if head[8:9] == b"{":
-        return read_safetensors(file)
     raise WeightsError(
         f"{file}: not a weights file (.pth, .safetensors or detectron2 .pkl): it begins {head!r}"
     )

@@ -205,3 +205,10 @@ def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
         write_state_dict({"w": torch.zeros(2, dtype=torch.complex64)}, file)
     assert file.read_bytes() == before
     assert os.listdir(tmp_path) == [file.name]
+
+
+@pytest.mark.parametrize("padding", range(0, 160, 8))
+def test_safetensors_whose_length_looks_like_a_pickle(tmp_path: Path, padding: int) -> None:
+    tensors = {"w" + "x" * padding: torch.ones(2)}  # one of the headers is 0x80 bytes long
+    write_state_dict(tensors, tmp_path / "w.safetensors")
+    assert_same(read_state_dict(tmp_path / "w.safetensors"), tensors)
