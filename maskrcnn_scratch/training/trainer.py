@@ -101,6 +101,7 @@ class Trainer:
         self.ema = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.optimizer = build_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.learning_rate = config.learning_rate
         self.step = 0  # updates of the weights so far
         self.best = -math.inf  # the score of best.pt
 

@@ -95,3 +95,18 @@ def test_published_weights_know_their_classes(tmp_path):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_trained(tmp_path / "x.pt")
+
+
+def test_images_without_objects_give_every_parameter_a_gradient():
+    """Processes that train together exchange all gradients, whatever each one's images show."""
+    model = build_model(ModelConfig(**SMALL, min_size=(64,), max_size=64), 3).train()
+    empty = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "masks": torch.zeros(0, 64, 64, dtype=torch.uint8),
+    }
+    losses = model([torch.rand(3, 64, 64)] * 2, [empty] * 2)
+    assert losses["loss_mask"] == losses["loss_box_reg"] == losses["loss_rpn_box_reg"] == 0
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
