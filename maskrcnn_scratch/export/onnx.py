@@ -1,0 +1,186 @@
+"""The model as ONNX, in standard operators only, with either of PyTorch's exporters.
+
+``to_onnx`` uses the current one. Importing this module also registers the operators with the legacy
+one, so that ``torch.onnx.export(model, (images,), path, opset_version=11, dynamo=False)`` works.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+from torch.onnx import register_custom_op_symbolic, symbolic_helper
+
+from maskrcnn_scratch import ops  # noqa: F401, registers the operators
+from maskrcnn_scratch.export import translations
+from maskrcnn_scratch.export.translations import INT64, Operators, Value
+from maskrcnn_scratch.export.unexportable import explain_conversion_errors
+from maskrcnn_scratch.ops._library import NAMESPACE
+
+OPSET = 18  # onnxruntime runs RoiAlign of operator set 16, not yet that of 22
+DOUBLE = 11  # onnx.TensorProtocol
+LEGACY_OPSETS = range(11, 21)
+
+
+def to_onnx(
+    program: ExportedProgram, input_names: Sequence[str], output_names: Sequence[str]
+) -> Any:
+    """A ``torch.onnx.ONNXProgram`` of operator set ``OPSET``.
+
+    Raises:
+        UnexportableError: an op that has no translation, and the component that it is in.
+    """
+    with explain_conversion_errors(program):
+        return torch.onnx.export(
+            program,
+            opset_version=OPSET,
+            input_names=input_names,
+            output_names=output_names,
+            custom_translation_table=translation_table(),
+            dynamo=True,
+            verbose=False,
+        )
+
+
+class CurrentOperators(Operators):
+    """Nodes for the current exporter, which records what is called on an onnxscript op set."""
+
+    opset_version = OPSET
+
+    def __init__(self) -> None:
+        from onnxscript.values import Opset
+
+        self.opset = Opset("", OPSET)
+
+    def emit(self, name: str, inputs: Sequence[Value], attributes: dict[str, Any]) -> Any:
+        return getattr(self.opset, name)(*inputs, **attributes)
+
+    def constant(self, array: np.ndarray) -> Value:
+        import onnx_ir
+
+        return self.opset.Constant(value=onnx_ir.tensor(array))
+
+    def is_value(self, argument: Any) -> bool:
+        import onnx_ir
+
+        return isinstance(argument, onnx_ir.Value)
+
+    def size(self, value: Value, axis: int) -> int:
+        return int(value.shape[axis])
+
+
+def translation_table() -> dict[Any, Any]:
+    """ONNX for each operator, and double precision for the sizes of images.
+
+    Sizes are Python's floats in the model, and their products are rounded down: in the float32 that
+    the exporter has for them, a side would often come out one pixel short.
+    """
+    op = CurrentOperators()
+
+    # The exporter calls by the parameters' names.
+    def multiscale_roi_align(
+        features: Any, rois: Any, levels: Any, scales: Any, pooled_height: Any, pooled_width: Any,
+        sampling_ratio: Any, aligned: Any, channels_last: Any,
+    ) -> Any:  # fmt: skip
+        return translations.multiscale_roi_align(
+            op, features, rois, levels, scales, pooled_height, pooled_width, sampling_ratio, aligned
+        )
+
+    def nms_padded(
+        boxes: Any, scores: Any, groups: Any, iou_threshold: Any, max_out: Any, num_groups: Any
+    ) -> Any:
+        return translations.nms_padded(
+            op, boxes, scores, groups, iou_threshold, max_out, num_groups
+        )
+
+    def paste_masks(masks: Any, boxes: Any, height: Any, width: Any) -> Any:
+        return translations.paste_masks(op, masks, boxes, height, width)
+
+    def to_double(size: Any) -> Any:
+        return op.Cast(size, to=DOUBLE)
+
+    def divide(one: Any, other: Any) -> Any:
+        return op.Div(to_double(one), to_double(other))
+
+    library = getattr(torch.ops, NAMESPACE)
+    return {
+        library.multiscale_roi_align.default: multiscale_roi_align,
+        library.nms_padded.default: nms_padded,
+        library.paste_masks.default: paste_masks,
+        torch.sym_float: to_double,
+        operator.truediv: divide,
+    }
+
+
+class LegacyOperators(Operators):
+    """Nodes for the legacy exporter, of which ``graph`` is the context of the traced graph."""
+
+    outputs = {"TopK": 2}
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+        self.opset_version = graph.opset
+
+    def emit(self, name: str, inputs: Sequence[Value], attributes: dict[str, Any]) -> Any:
+        if name == "ReduceSum" and self.opset_version < 13:  # the axes were an attribute
+            values, axes = inputs
+            inputs, attributes = [values], {**attributes, "axes": self._known(axes).tolist()}
+        typed = {f"{key}_{_type_suffix(value)}": value for key, value in attributes.items()}
+        return self.graph.op(name, *inputs, outputs=self.outputs.get(name, 1), **typed)
+
+    def constant(self, array: np.ndarray) -> Value:
+        return self.graph.op("Constant", value_t=torch.from_numpy(array))
+
+    def is_value(self, argument: Any) -> bool:
+        return isinstance(argument, torch._C.Value)
+
+    def size(self, value: Value, axis: int) -> int:
+        return symbolic_helper._get_tensor_dim_size(value, axis)
+
+    @staticmethod
+    def _known(constant: Value) -> torch.Tensor:
+        return constant.node().t("value")
+
+
+def _type_suffix(attribute: Any) -> str:
+    first = attribute[0] if isinstance(attribute, (list, tuple)) else attribute
+    return {int: "i", float: "f", str: "s"}[type(first)]
+
+
+@symbolic_helper.parse_args("v", "v", "v", "fs", "i", "i", "i", "b", "b")
+def _legacy_multiscale_roi_align(
+    graph: Any, features: Any, rois: Any, levels: Any, scales: Any, pooled_height: Any,
+    pooled_width: Any, sampling_ratio: Any, aligned: Any, channels_last: Any,
+) -> Any:  # fmt: skip
+    return translations.multiscale_roi_align(
+        LegacyOperators(graph), symbolic_helper._unpack_list(features), rois, levels, scales,
+        pooled_height, pooled_width, sampling_ratio, aligned,
+    )  # fmt: skip
+
+
+@symbolic_helper.parse_args("v", "v", "v", "f", "i", "i")
+def _legacy_nms_padded(
+    graph: Any, boxes: Any, scores: Any, groups: Any, iou_threshold: Any, max_out: Any,
+    num_groups: Any,
+) -> Any:  # fmt: skip
+    return translations.nms_padded(
+        LegacyOperators(graph), boxes, scores, groups, iou_threshold, max_out, num_groups
+    )
+
+
+@symbolic_helper.parse_args("v", "v", "v", "v")
+def _legacy_paste_masks(graph: Any, masks: Any, boxes: Any, height: Any, width: Any) -> Any:
+    return translations.paste_masks(LegacyOperators(graph), masks, boxes, height, width)
+
+
+for _opset in LEGACY_OPSETS:
+    for _name, _symbolic in {
+        "multiscale_roi_align": _legacy_multiscale_roi_align,
+        "nms_padded": _legacy_nms_padded,
+        "paste_masks": _legacy_paste_masks,
+    }.items():
+        register_custom_op_symbolic(f"{NAMESPACE}::{_name}", _symbolic, _opset)

@@ -1,0 +1,243 @@
+"""The model as a graph of tensors: what every export starts from.
+
+Letters: ``N`` images, ``D`` detection slots or detections, ``H W`` the images, ``M`` mask side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from maskrcnn_scratch.export.unexportable import explain_export_errors
+from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN
+from maskrcnn_scratch.roi_heads import MultiScaleRoIAlign
+from maskrcnn_scratch.roi_heads.pooler import infer_scales
+from maskrcnn_scratch.structures import ImageList, Result
+from maskrcnn_scratch.transform import GeneralizedRCNNTransform, resize_boxes
+
+MAX_BATCH = 256  # images, where their number is dynamic
+MAX_SIDE = 8192  # pixels, where sizes are
+MIN_CELLS = 3  # dynamic sides are from 96 pixels: where a level is one cell wide, strides differ
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What goes into an exported model and what comes out.
+
+    With one image of fixed size, ``images`` is ``[3, H, W]`` and the outputs hold the detections:
+    ``boxes`` ``[D, 4]``, ``labels`` ``[D]``, ``scores`` ``[D]`` and ``masks`` ``[D, 1, H, W]``. With
+    more, or dynamic sizes, ``images`` is ``[N, 3, H, W]``, outputs are ``[N, D, ...]`` with room for
+    the most detections there can be, and ``num_detections`` ``[N]`` says how many there are; the
+    rest is zeros.
+
+    Args:
+        image_size: (height, width) of the images.
+        batch: number of images, all of one size.
+        dynamic: sizes and number of images may differ from call to call.
+        preprocessed: images come normalised, resized and padded, and with a second input
+            ``sizes``, int64 ``[N, 2]`` (or ``[2]``): (height, width) without the padding. Boxes
+            and masks are then in the pixels of the padded images. By default images are RGB in
+            0-1, and everything else happens inside.
+        raw_masks: ``masks`` in the frames of their boxes, ``[D, 1, M, M]``, for pasting outside.
+    """
+
+    image_size: tuple[int, int]
+    batch: int = 1
+    dynamic: bool = False
+    preprocessed: bool = False
+    raw_masks: bool = False
+
+    def __post_init__(self) -> None:
+        if min(*self.image_size, self.batch) < 1:
+            raise ValueError(
+                f"image_size {self.image_size} and batch {self.batch} must be at least 1"
+            )
+
+    @property
+    def batched(self) -> bool:
+        """Whether images and outputs have a leading dimension for the images."""
+        return self.dynamic or self.batch > 1
+
+    @property
+    def input_names(self) -> list[str]:
+        return ["images", "sizes"] if self.preprocessed else ["images"]
+
+    def inputs(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        """What the exported model is called with for ``images [N, 3, H, W]``, ``sizes [N, 2]``."""
+        inputs = (images, sizes) if self.preprocessed else (images,)
+        return inputs if self.batched else tuple(value[0] for value in inputs)
+
+
+class Detector(nn.Module):
+    """``detect`` with tensors only: images of one size in, the outputs of ``ExportOptions`` out."""
+
+    def __init__(self, model: GeneralizedRCNN, options: ExportOptions) -> None:
+        super().__init__()
+        self.model = model
+        self.options = options
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> Result:
+        options, transform = self.options, self.model.transform
+        if not options.batched:
+            images = images[None]
+            sizes = None if sizes is None else sizes[None]
+        if sizes is None:
+            batch = make_batch(images, transform)
+        else:
+            batch = ImageList(images, sizes)
+        found = self.model.run_batch(batch).detections
+        boxes = found.boxes
+        if not options.preprocessed:
+            original = torch.tensor([images.shape[-2:]], device=images.device)
+            boxes = resize_boxes(boxes, batch.sizes, original)
+        outputs = {"boxes": boxes, "labels": found.labels, "scores": found.scores}
+        if found.masks is not None:
+            outputs["masks"] = found.masks  # [N, D, 1, M, M]
+        if not options.batched:
+            outputs = {name: value[0] for name, value in outputs.items()}
+            outputs = first_slots(outputs, found.counts[0])
+        if found.masks is not None and not options.raw_masks:
+            height, width = images.shape[-2:]
+            masks, boxes = outputs["masks"], outputs["boxes"]
+            slots = masks.shape[:-3]  # [N, D] or [D]
+            pasted = transform.paste(
+                masks.reshape(-1, *masks.shape[-3:]), boxes.reshape(-1, 4), (height, width)
+            )
+            outputs["masks"] = pasted.reshape(*slots, 1, height, width)
+        if options.batched:
+            outputs["num_detections"] = found.counts
+        return outputs
+
+
+def make_batch(images: Tensor, transform: GeneralizedRCNNTransform) -> ImageList:
+    """What ``transform`` makes of images that share a size: ``[N, 3, H, W]`` in 0-1."""
+    height, width = transform.resized_size(images.shape[-2], images.shape[-1])
+    divisor = transform.size_divisible
+    most = max(*(transform.fixed_size or ()), *transform.min_size, transform.max_size)
+    cells = math.ceil(most / divisor)  # along the longest side there can be
+    padded_height = divisor * _known_between(MIN_CELLS, (height + divisor - 1) // divisor, cells)
+    padded_width = divisor * _known_between(MIN_CELLS, (width + divisor - 1) // divisor, cells)
+    height, width = _known_between(1, height, most), _known_between(1, width, most)
+    images = F.interpolate(
+        transform.normalize(images), size=(height, width), mode="bilinear", align_corners=False
+    )
+    below, right = padded_height - height, padded_width - width
+    torch._check(below >= 0)
+    torch._check(right >= 0)
+    images = F.pad(images, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
+    sizes = torch.tensor([[height, width]], device=images.device).expand(images.shape[0], -1)
+    return ImageList(images, sizes)
+
+
+def _known_between(low: int, size: int, high: int) -> int:
+    """``size``; in a graph, where it is a formula, a fresh symbol with this range for it.
+
+    The sizes of all feature maps follow from the size of the batch: as formulas of the original
+    size they would make exporting ten times slower.
+    """
+    if isinstance(size, int):
+        return size
+    size = torch.scalar_tensor(size, dtype=torch.int64).item()  # type: ignore[assignment]
+    torch._check(size >= low)
+    torch._check(size <= high)
+    return size
+
+
+def first_slots(values: Result, count: Tensor) -> Result:
+    """The first ``count`` (a tensor without dimensions) of ``[D, ...]`` each."""
+    capacity = values["scores"].shape[0]
+    number = count.item()
+    torch._check(number >= 0)
+    torch._check(number <= capacity)
+    return {name: value[:number] for name, value in values.items()}
+
+
+def export_program(model: GeneralizedRCNN, options: ExportOptions) -> ExportedProgram:
+    """The detector as a graph, with ``torch.export``.
+
+    Args:
+        model: in eval mode.
+
+    Raises:
+        ValueError: a model in training mode, or a size that leaves a feature map empty.
+        UnexportableError: a component that can't be exported, and what it does that can't.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode: call model.eval() before the export")
+    detector = Detector(model, options)
+    parameter = next(model.parameters())
+    # Two images at least, or their number would be taken for a constant.
+    number = max(options.batch, 2) if options.dynamic else options.batch
+    height, width = options.image_size
+    images = parameter.new_zeros((number, len(model.transform.image_mean), height, width))
+    sizes = torch.tensor([[height, width]], device=images.device).repeat(number, 1)
+    padded = images if options.preprocessed else make_batch(images, model.transform).tensors
+    with (
+        torch.no_grad(),
+        fixed_scales(model, padded[:1]),
+        explain_export_errors(model),
+    ):
+        return torch.export.export(
+            detector,
+            options.inputs(images, sizes),
+            dynamic_shapes=dynamic_shapes(options, model.transform.size_divisible),
+        )
+
+
+def dynamic_shapes(options: ExportOptions, divisor: int) -> dict[str, Any] | None:
+    """Which dimensions of which input stay free, as ``torch.export`` wants it."""
+    if not options.dynamic:
+        return None
+    batch = Dim("batch", min=1, max=MAX_BATCH)
+    if not options.preprocessed:
+        height, width = (Dim(name, min=1, max=MAX_SIDE) for name in ("height", "width"))
+        return {"images": {0: batch, 2: height, 3: width}}
+    cells = {"min": MIN_CELLS, "max": MAX_SIDE // divisor}
+    height, width = (divisor * Dim(name, **cells) for name in ("rows", "columns"))
+    return {"images": {0: batch, 2: height, 3: width}, "sizes": {0: batch}}
+
+
+@contextmanager
+def fixed_scales(model: GeneralizedRCNN, images: Tensor) -> Iterator[None]:
+    """Tells the poolers their scales, which they can't find from sizes that are symbols.
+
+    Args:
+        images: padded ``[1, 3, H, W]``, an example.
+
+    Raises:
+        ValueError: images of this size leave a feature map empty, or the backbone can't take them.
+    """
+    size = tuple(images.shape[-2:])
+    try:
+        features = model.extract_features(images)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the backbone takes no images of {size[0]} x {size[1]}: {error}"
+        ) from error
+    for name, feature in features.items():
+        if 0 in feature.shape:
+            raise ValueError(
+                f"images of {size[0]} x {size[1]} leave nothing of feature map {name!r} "
+                f"({list(feature.shape)}): export for larger ones"
+            )
+    poolers = [
+        module
+        for module in model.modules()
+        if isinstance(module, MultiScaleRoIAlign) and module.scales is None
+    ]
+    for pooler in poolers:
+        maps: Sequence[Tensor] = [features[name] for name in pooler.featmap_names]
+        pooler.scales = infer_scales(maps, [size])
+    try:
+        yield
+    finally:
+        for pooler in poolers:
+            pooler.scales = None
