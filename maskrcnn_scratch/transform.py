@@ -117,8 +117,13 @@ class GeneralizedRCNNTransform(nn.Module):
         min_size = self._draw_min_size() if self.training else self.min_size[-1]
         if self.fixed_size is not None:
             return self.fixed_size[1], self.fixed_size[0]
-        scale = min(min_size / min(height, width), self.max_size / max(height, width))
-        return max(math.floor(height * scale), 1), max(math.floor(width * scale), 1)
+        # In an exported graph sizes are symbols: sym_min asks nothing of them, min would.
+        shorter, longer = torch.sym_min(height, width), torch.sym_max(height, width)
+        scale = torch.sym_min(min_size / shorter, self.max_size / longer)
+        return (
+            torch.sym_max(math.trunc(height * scale), 1),
+            torch.sym_max(math.trunc(width * scale), 1),
+        )
 
     def _draw_min_size(self) -> int:
         # One draw even where there is nothing to choose, from the stream that torchvision uses, so
@@ -135,12 +140,12 @@ class GeneralizedRCNNTransform(nn.Module):
         divisor = self.size_divisible
         height = math.ceil(max(image.shape[1] for image in images) / divisor) * divisor
         width = math.ceil(max(image.shape[2] for image in images) / divisor) * divisor
-        batch = torch.zeros(
+        batch = torch.empty(
             (len(images), images[0].shape[0], height, width),
             dtype=images[0].dtype,
             device=images[0].device,
             memory_format=torch.channels_last,
-        )
+        ).zero_()
         for slot, image in zip(batch, images, strict=True):
             slot[:, : image.shape[1], : image.shape[2]].copy_(image)
         return batch
