@@ -83,6 +83,7 @@ def build_arguments() -> dict[str, object]:
                 "maskrcnn_scratch._mask_rle",
                 mask_rle,
                 include_dirs=[pybind11.get_include()],
+                depends=sources("*/*.h"),
                 # Rounds as the op paste_masks does, whose masks it encodes.
                 extra_compile_args=[
                     "-O3",
