@@ -8,7 +8,7 @@ number of workers, and two processes see between them the batches of one.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -136,7 +136,7 @@ def evaluation_loader(
     )
 
 
-def without_worker_traceback(loader: DataLoader[Any]) -> Iterator[Any]:
+def without_worker_traceback(loader: Iterable[Any]) -> Iterator[Any]:
     """The loader's batches; an error in a worker is raised with the message it had there."""
     try:
         yield from loader

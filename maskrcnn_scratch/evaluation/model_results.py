@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from maskrcnn_scratch.data import rle
 from maskrcnn_scratch.data.coco import to_coco
 from maskrcnn_scratch.data.coco_json import write_json
-from maskrcnn_scratch.data.loader import evaluation_loader
+from maskrcnn_scratch.data.loader import evaluation_loader, without_worker_traceback
 from maskrcnn_scratch.evaluation.coco_ap import CocoResult, CocoScore, IouType, score
 from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.ops import paste_masks
@@ -54,7 +54,8 @@ def evaluate_model(
     loader = evaluation_loader(
         dataset, batch_size, num_workers, distributed.rank(), distributed.world_size()
     )
-    own = predict(model, progress(loader), dataset.category_labels, device)
+    batches = without_worker_traceback(progress(loader))
+    own = predict(model, batches, dataset.category_labels, device)
     shards = distributed.gather_on_main(own)
     scores: dict[IouType, CocoScore] = {}
     if distributed.is_main():

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from maskrcnn_scratch.data import rle
-from maskrcnn_scratch.data.shapes import ShapesDataset
+from maskrcnn_scratch.data.coco import CocoDataset
+from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 from maskrcnn_scratch.evaluation.model_results import (
     coco_results,
     detect_rle,
@@ -60,6 +61,15 @@ def test_the_truth_scores_1_and_is_saved(tmp_path):
     first = dataset[0][1]
     assert results[0]["segmentation"] == rle.encode(first["masks"][0].numpy())
     assert results[0]["image_id"] == first["image_id"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_missing_image_is_named_in_one_line(tmp_path, num_workers):
+    dataset = CocoDataset(write_coco(ShapesDataset(2, side=64), tmp_path), tmp_path)
+    model = Oracle(dataset)
+    (tmp_path / "00001.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"^\S*00001\.png: no such image file$"):
+        evaluate_model(model, dataset, num_workers=num_workers)
 
 
 def test_labels_become_category_ids_and_unknown_ones_are_left_out():
