@@ -21,6 +21,9 @@ class Conventions:
     that is handed in keeps its own. The order of the classes and of the colours is settled when
     weights are converted (``weights.layouts``): the background is class 0 and images are RGB.
 
+    The resize before all this is ``GeneralizedRCNNTransform``'s either way: sides are rounded down
+    and pixels are not averaged. (detectron2 rounds to nearest, and averages where it shrinks.)
+
     Attributes:
         image_mean, image_std: of each channel, for pixels in 0-1.
         stride_in_1x1: a bottleneck halves the resolution in its first convolution, as in the ResNet

@@ -35,7 +35,7 @@ from maskrcnn_scratch.roi_heads import (
 from maskrcnn_scratch.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 from maskrcnn_scratch.structures import ImageList, Result, StageOutputs, Target
 from maskrcnn_scratch.training.check_targets import check_targets
-from maskrcnn_scratch.transform import GeneralizedRCNNTransform
+from maskrcnn_scratch.transform import GeneralizedRCNNTransform, image_size
 
 
 class GeneralizedRCNN(nn.Module):
@@ -87,7 +87,7 @@ class GeneralizedRCNN(nn.Module):
         """Everything ``detect`` computes on its way; ``.results`` is what it returns."""
         batch, _ = self.transform(images)  # [N, 3, H, W] and the sizes inside of the padding
         stages = self.run_batch(batch)
-        original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        original_sizes = [image_size(image) for image in images]
         stages.results = self.transform.postprocess(stages.detections, batch.sizes, original_sizes)
         return stages
 
@@ -227,7 +227,7 @@ class FasterRCNN(GeneralizedRCNN):
         conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
         **kwargs: Any,
     ) -> None:
-        _check_classes(num_classes, "box_predictor", box_predictor)
+        classes = _number_of_classes(num_classes, "box_predictor", box_predictor)
         channels = _out_channels(backbone)
 
         if rpn_anchor_generator is None:
@@ -257,7 +257,7 @@ class FasterRCNN(GeneralizedRCNN):
         if box_head is None:
             box_head = TwoMLPHead(channels * box_roi_pool.output_size[0] ** 2, 1024)
         if box_predictor is None:
-            box_predictor = FastRCNNPredictor(1024, num_classes)
+            box_predictor = FastRCNNPredictor(1024, classes)
         roi_heads = RoIHeads(
             box_roi_pool,
             box_head,
@@ -311,14 +311,14 @@ class MaskRCNN(FasterRCNN):
         conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
         **kwargs: Any,
     ) -> None:
-        _check_classes(num_classes, "mask_predictor", mask_predictor)
+        classes = _number_of_classes(num_classes, "mask_predictor", mask_predictor)
         if mask_roi_pool is None:
             mask_roi_pool = _roi_pool(14, conventions)
         if mask_head is None:
             mask_head = MaskRCNNHeads(_out_channels(backbone), (256, 256, 256, 256), dilation=1)
         if mask_predictor is None:
-            mask_predictor = MaskRCNNPredictor(256, 256, num_classes)
-        super().__init__(
+            mask_predictor = MaskRCNNPredictor(256, 256, classes)
+        super().__init__(  # type: ignore[misc]  # args end before the three
             backbone,
             num_classes,
             *args,
@@ -348,8 +348,8 @@ def _out_channels(backbone: interfaces.Backbone) -> int:
     return backbone.out_channels
 
 
-def _check_classes(num_classes: int | None, name: str, predictor: object) -> None:
-    """Raises a ValueError unless either ``num_classes`` or the predictor is given."""
+def _number_of_classes(num_classes: int | None, name: str, predictor: object) -> int:
+    """Of the predictor to build; 0 if one is given. Raises a ValueError if both or neither are."""
     if (num_classes is None) == (predictor is None):
         raise ValueError(
             f"give either num_classes or {name}: num_classes is {num_classes}, "
@@ -360,3 +360,4 @@ def _check_classes(num_classes: int | None, name: str, predictor: object) -> Non
             f"num_classes is {num_classes}: it counts the background, so that one class of objects "
             "makes it 2"
         )
+    return num_classes or 0

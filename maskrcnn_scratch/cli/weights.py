@@ -1,0 +1,92 @@
+"""``maskrcnn weights convert`` and ``maskrcnn weights show``: files of other libraries."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from torch import Tensor
+
+from maskrcnn_scratch.weights import WeightsError, read_state_dict, write_state_dict
+from maskrcnn_scratch.weights.errors import naming
+from maskrcnn_scratch.weights.identify import convert as convert_layout
+from maskrcnn_scratch.weights.identify import nearest_model
+from maskrcnn_scratch.weights.layouts import LAYOUTS, detect_layout, first_three
+
+LayoutName = Literal["torchvision", "torchvision-old", "detectron2", "resnet50", "timm"]
+CLASSES = "roi_heads.box_predictor.cls_score.bias"
+STEM = "backbone.body.conv1.weight"
+
+
+def convert(
+    input: tyro.conf.Positional[Path],
+    output: tyro.conf.Positional[Path],
+    to: LayoutName,
+    source: Annotated[LayoutName | None, tyro.conf.arg(name="from")] = None,
+) -> int:
+    """Rename and rearrange weights for another library; the values stay the same bits.
+
+    Fails unless the input is exactly one of the models. Left out is only what the other layout has
+    no place for: an ImageNet classifier, batch counters, the boxes and masks of the background.
+
+    Args:
+        input: Weights or a checkpoint: .pth, .pt, .safetensors or a detectron2 .pkl.
+        output: Where to write them; the ending says how (.pth, .pt, .safetensors, .pkl).
+        to: Layout to write.
+        source: Layout of the input; recognised by default.
+    """
+    state_dict = read_state_dict(input)
+    layout = source or detect_layout(state_dict)
+    with naming(input):
+        converted = convert_layout(state_dict, layout, to)
+    write_state_dict(converted, output)
+    print(f"{input} ({layout}) -> {output} ({to}): {len(state_dict)} -> {len(converted)} tensors")
+    if layout == "detectron2" and to != "detectron2":
+        print("Run them with conventions=Conventions.detectron2(): the conversion cannot say so.")
+    return 0
+
+
+def show(file: tyro.conf.Positional[Path], all: bool = False) -> int:
+    """Show what a weights file holds and which model it fits; exit status 1 if it fits none.
+
+    Args:
+        file: .pth, .pt, .safetensors or a detectron2 .pkl.
+        all: List every tensor.
+    """
+    state_dict = read_state_dict(file)
+    megabytes = file.stat().st_size / 1e6
+    values = sum(tensor.numel() for tensor in state_dict.values())
+    types = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state_dict.values())
+    print(f"{file}: {megabytes:.1f} MB, {len(state_dict)} tensors, {values:,} values")
+    print(f"  types:   {', '.join(f'{count} {name}' for name, count in types.items())}")
+    broken = [k for k, t in state_dict.items() if t.is_floating_point() and not t.isfinite().all()]
+    if broken:
+        print(f"  NaN or infinite values in {len(broken)} tensors: {first_three(broken)}")
+    fits = show_model(state_dict)
+    if all:
+        print("\n".join(f"  {key}  {list(t.shape)} {t.dtype}" for key, t in state_dict.items()))
+    return int(not fits)
+
+
+def show_model(state_dict: Mapping[str, Tensor]) -> bool:
+    """Prints layout and model; True if the keys are exactly those of a model."""
+    layout = detect_layout(state_dict)
+    if layout is None:
+        print(f"  layout:  none that is known ({first_three(state_dict)})")
+        return False
+    print(f"  layout:  {layout}")
+    try:
+        ours = LAYOUTS[layout].to_torchvision(state_dict)
+    except WeightsError as error:
+        print(f"  model:   none that is known: {error}")
+        return False
+    match = nearest_model(ours)
+    print(f"  model:   {match}")
+    if CLASSES in ours:
+        print(f"  classes: {len(ours[CLASSES])} with the background")
+    if STEM in ours:
+        print(f"  input:   {ours[STEM].shape[1]} channels")
+    return match.exact
