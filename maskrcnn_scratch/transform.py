@@ -63,7 +63,7 @@ class GeneralizedRCNNTransform(nn.Module):
             ValueError: an image of another shape, device or dtype than asked for, naming its index.
         """
         self.check_images(images)
-        sizes = [self.resized_size(image.shape[-2], image.shape[-1]) for image in images]
+        sizes = [self.resized_size(*image_size(image)) for image in images]
         resized = [
             resize_image(self.normalize(image), size)
             for image, size in zip(images, sizes, strict=True)
@@ -120,10 +120,8 @@ class GeneralizedRCNNTransform(nn.Module):
         # In an exported graph sizes are symbols: sym_min asks nothing of them, min would.
         shorter, longer = torch.sym_min(height, width), torch.sym_max(height, width)
         scale = torch.sym_min(min_size / shorter, self.max_size / longer)
-        return (
-            torch.sym_max(math.trunc(height * scale), 1),
-            torch.sym_max(math.trunc(width * scale), 1),
-        )
+        height, width = math.trunc(height * scale), math.trunc(width * scale)
+        return torch.sym_max(height, 1), torch.sym_max(width, 1)
 
     def _draw_min_size(self) -> int:
         # One draw even where there is nothing to choose, from the stream that torchvision uses, so
@@ -140,6 +138,9 @@ class GeneralizedRCNNTransform(nn.Module):
         divisor = self.size_divisible
         height = math.ceil(max(image.shape[1] for image in images) / divisor) * divisor
         width = math.ceil(max(image.shape[2] for image in images) / divisor) * divisor
+        if torch.jit.is_tracing():  # TorchScript loses what is written into a part of a tensor
+            padding = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in images]
+            return torch.stack([F.pad(i, p) for i, p in zip(images, padding, strict=True)])
         batch = torch.empty(
             (len(images), images[0].shape[0], height, width),
             dtype=images[0].dtype,
@@ -165,8 +166,10 @@ class GeneralizedRCNNTransform(nn.Module):
         """
         originals = torch.tensor(original_image_sizes, device=image_sizes.device)  # [N, 2]
         boxes = resize_boxes(detections.boxes, image_sizes, originals)
+        # A trace keeps the number of detections free only where it stays a tensor.
+        counts = detections.counts
         results = []
-        for n, count in enumerate(detections.counts.tolist()):
+        for n, count in enumerate(counts.unbind() if torch.jit.is_tracing() else counts.tolist()):
             result = {
                 "boxes": boxes[n, :count],
                 "labels": detections.labels[n, :count],
@@ -177,6 +180,11 @@ class GeneralizedRCNNTransform(nn.Module):
                 result["masks"] = self.paste(masks, result["boxes"], original_image_sizes[n])
             results.append(result)
         return results
+
+
+def image_size(image: Tensor) -> tuple[int, int]:
+    """(height, width) of ``[C, H, W]``, as numbers also where TorchScript traces sizes."""
+    return int(image.shape[-2]), int(image.shape[-1])
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
