@@ -14,7 +14,24 @@ inline void check_rois(const Tensor& rois, const Tensor& levels, ScalarType coor
   check_dtype(levels, ScalarType::Long, "levels");
 }
 
-inline void check_features(const std::vector<Tensor>& features, const std::vector<double>& scales,
+// The values of contiguous CPU tensors. CUDA kernels look at theirs only in checked mode.
+template <typename T>
+void check_roi_indices(const Tensor& rois,
+                       const Tensor& levels,
+                       int64_t num_levels,
+                       int64_t num_images) {
+  const T* roi = rois.template const_data_ptr<T>();
+  const int64_t* level = levels.const_data_ptr<int64_t>();
+  for (int64_t r = 0; r < rois.size(0); ++r) {
+    CHECK_ARGUMENT(level[r] >= 0 && level[r] < num_levels, "levels[", r, "] is ", level[r],
+                   ", but there are ", num_levels, " levels");
+    CHECK_ARGUMENT(roi[5 * r] >= T(0) && roi[5 * r] < T(num_images), "rois[", r,
+                   "] has batch index ", roi[5 * r], ", but the batch has ", num_images, " images");
+  }
+}
+
+inline void check_features(const std::vector<Tensor>& features,
+                           const std::vector<double>& scales,
                            const Tensor& rois) {
   CHECK_ARGUMENT(!features.empty(), "features is empty: at least one level is needed");
   CHECK_ARGUMENT(features.size() == scales.size(), "features has ", features.size(),

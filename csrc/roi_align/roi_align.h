@@ -29,8 +29,8 @@ struct SampleAxis {
 // A RoI's axis from `low` to `high` in image pixels. `aligned` shifts by half a pixel, so that
 // pixel centres match; without it the RoI is at least one feature pixel long.
 template <typename T>
-HOST_DEVICE SampleAxis<T> sample_axis(T low, T high, T scale, int pooled, int sampling_ratio,
-                                      bool aligned) {
+HOST_DEVICE SampleAxis<T> sample_axis(
+    T low, T high, T scale, int pooled, int sampling_ratio, bool aligned) {
   const T offset = aligned ? T(0.5) : T(0);
   const T start = low * scale - offset;
   T length = (high * scale - offset) - start;
@@ -72,18 +72,18 @@ HOST_DEVICE bool interpolate(T position, int64_t size, Sample<T>& sample) {
   return true;
 }
 
-// The samples [begin, end) of a bin that can lie inside the map; the others need no look. A bin
-// of a huge RoI has millions of samples, of which at most a few per pixel matter.
+// The samples [begin, end) of a bin whose position can lie in [low, high]; the others need no look.
+// A bin of a huge RoI has millions of samples, of which at most a few per pixel matter.
 template <typename T>
-HOST_DEVICE void samples_inside(const SampleAxis<T>& axis, int64_t bin_index, int64_t size,
-                                int64_t& begin, int64_t& end) {
+HOST_DEVICE void samples_between(
+    const SampleAxis<T>& axis, int64_t bin_index, T low, T high, int64_t& begin, int64_t& end) {
   begin = 0;
   end = axis.grid;
   if (axis.grid <= 64) return;
   const T step = axis.bin / T(axis.grid);
   const T origin = axis.start + T(bin_index) * axis.bin;
-  const T first = (T(-1) - origin) / step;
-  const T last = (T(size) - origin) / step;
+  const T first = (low - origin) / step;
+  const T last = (high - origin) / step;
   if (!(last >= T(0) && first <= T(axis.grid))) {  // outside, or NaN
     end = 0;
     return;
@@ -91,6 +91,41 @@ HOST_DEVICE void samples_inside(const SampleAxis<T>& axis, int64_t bin_index, in
   const int64_t margin = 2 + (axis.grid >> 16);  // covers the rounding of the estimate
   if (first > T(margin)) begin = int64_t(first) - margin;
   if (last < T(axis.grid - margin)) end = int64_t(last) + margin;
+}
+
+// Those that can lie inside the map.
+template <typename T>
+HOST_DEVICE void samples_inside(
+    const SampleAxis<T>& axis, int64_t bin_index, int64_t size, int64_t& begin, int64_t& end) {
+  samples_between(axis, bin_index, T(-1), T(size), begin, end);
+}
+
+// How much of pixel `pixel` a bin's samples take together, before they are averaged.
+template <typename T>
+HOST_DEVICE T
+pixel_weight(const SampleAxis<T>& axis, int64_t bin_index, int64_t pixel, int64_t size) {
+  const T low = T(pixel - 1);
+  const T high = T(pixel == size - 1 ? size : pixel + 1);
+  int64_t begin, end;
+  samples_between(axis, bin_index, low, high, begin, end);
+  T weight = T(0);
+  for (int64_t i = begin; i < end; ++i) {
+    Sample<T> sample;
+    if (!interpolate(sample_position(axis, bin_index, i), size, sample)) continue;
+    if (sample.low == pixel) weight += sample.w_low;
+    if (sample.high == pixel) weight += sample.w_high;
+  }
+  return weight;
+}
+
+// False only if no sample of the RoI touches the pixels [first, last]; NaN touches none.
+template <typename T>
+HOST_DEVICE bool touches(const SampleAxis<T>& axis, int64_t bins, int64_t first, int64_t last) {
+  const T other = axis.start + T(bins) * axis.bin;
+  const T low = axis.start < other ? axis.start : other;
+  const T high = axis.start < other ? other : axis.start;
+  const T margin = T(2) + (high - low) * T(1e-5);  // a pixel, and the rounding of positions
+  return low <= T(last) + margin && high >= T(first) - margin;
 }
 
 // Samples that a bin's sum is divided by.

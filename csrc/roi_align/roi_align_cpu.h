@@ -8,7 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../common/checks.h"
+#include "arguments.h"
 #include "roi_align.h"
 
 namespace maskrcnn {
@@ -21,13 +21,7 @@ class RoiView {
       : rois_(torch::stable::contiguous(rois)), levels_(torch::stable::contiguous(levels)) {
     data_ = rois_.template const_data_ptr<T>();
     level_ = levels_.template const_data_ptr<int64_t>();
-    for (int64_t r = 0; r < rois_.size(0); ++r) {
-      CHECK_ARGUMENT(level_[r] >= 0 && level_[r] < num_levels, "levels[", r, "] is ", level_[r],
-                     ", but there are ", num_levels, " levels");
-      CHECK_ARGUMENT(data_[5 * r] >= T(0) && data_[5 * r] < T(num_images), "rois[", r,
-                     "] has batch index ", data_[5 * r], ", but the batch has ", num_images,
-                     " images");
-    }
+    check_roi_indices<T>(rois_, levels_, num_levels, num_images);
   }
 
   int64_t size() const { return rois_.size(0); }

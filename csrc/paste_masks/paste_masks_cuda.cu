@@ -1,0 +1,105 @@
+// Mask pasting on CUDA: all masks in one launch, every pixel of the output written once, zeros too.
+// A block takes a run of pixels of one mask, 16 bytes a thread where the size allows. The order of
+// operations is that of the CPU kernel: rows of the mask first, then columns.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "../common/cuda_launch.cuh"
+#include "../common/dispatch.h"
+#include "../common/vector.cuh"
+#include "arguments.h"
+#include "paste_masks.h"
+
+namespace maskrcnn {
+namespace {
+
+constexpr int kVectorsPerThread = 8;
+
+// S: dtype of masks and output, B: of boxes.
+template <typename S, typename B>
+struct PasteArguments {
+  const S* masks;  // [N, M, M]
+  const B* boxes;  // [N, 4]
+  S* output;       // [N, H, W]
+  int64_t count, side, height, width;
+};
+
+template <typename S, typename T>
+__device__ T paste_pixel(const S* mask, int64_t side, const PasteSample<T>& y,
+                         const PasteSample<T>& x) {
+  const auto blend_rows = [&](int64_t column) {
+    if (column < 0 || column >= side) return T(0);
+    T sum = T(0);
+    if (y.low >= 0 && y.low < side) sum += y.w_low * T(mask[y.low * side + column]);
+    if (y.low + 1 < side) sum += y.w_high * T(mask[(y.low + 1) * side + column]);
+    return sum;
+  };
+  return x.w_low * blend_rows(x.low) + x.w_high * blend_rows(x.low + 1);
+}
+
+// V > 1 must divide height * width.
+template <typename S, typename B, int V>
+__global__ void __launch_bounds__(kThreads) paste_all(const PasteArguments<S, B> a) {
+  using T = accumulate_t<S>;
+  const int64_t pixels = a.height * a.width;
+  constexpr int64_t kRun = int64_t(kThreads) * V * kVectorsPerThread;
+  const int64_t runs = ceil_div(pixels, kRun);
+  for (int64_t item = blockIdx.x; item < a.count * runs; item += gridDim.x) {
+    const int64_t n = item / runs;
+    const B* box = a.boxes + 4 * n;
+    const PasteAxis<T> x_axis = paste_axis<T>(box[0], box[2], a.side, a.width);
+    const PasteAxis<T> y_axis = paste_axis<T>(box[1], box[3], a.side, a.height);
+    const S* mask = a.masks + n * a.side * a.side;
+    for (int k = 0; k < kVectorsPerThread; ++k) {
+      const int64_t first = item % runs * kRun + (int64_t(k) * kThreads + threadIdx.x) * V;
+      if (first >= pixels) break;
+      int64_t y = first / a.width, x = first % a.width;
+      Vector<S, V> out;
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        T value = T(0);
+        if (y >= y_axis.begin && y < y_axis.end && x >= x_axis.begin && x < x_axis.end) {
+          value = paste_pixel(mask, a.side, paste_sample(y_axis, y, a.side),
+                              paste_sample(x_axis, x, a.side));
+        }
+        out.values[v] = S(value);
+        if (++x == a.width) {
+          x = 0;
+          ++y;
+        }
+      }
+      store_vector<S, V>(a.output + n * pixels + first, out);
+    }
+  }
+}
+
+Tensor paste_masks(Tensor masks, Tensor boxes, int64_t height, int64_t width) {
+  check_paste_arguments(masks, boxes, height, width);
+  masks = torch::stable::contiguous(masks);
+  boxes = torch::stable::contiguous(boxes);
+  const int64_t count = masks.size(0), pixels = height * width;
+  Tensor output = torch::stable::new_empty(masks, {count, 1, height, width});
+  const CudaLaunch launch(masks);
+  dispatch_floating(masks.scalar_type(), "masks", [&](auto mask_tag) {
+    using S = typename decltype(mask_tag)::type;
+    dispatch_float_double(boxes.scalar_type(), "boxes", [&](auto box_tag) {
+      using B = typename decltype(box_tag)::type;
+      constexpr int kVector = kVectorBytes / sizeof(S);
+      const PasteArguments<S, B> arguments{masks.const_data_ptr<S>(), boxes.const_data_ptr<B>(),
+                                           output.mutable_data_ptr<S>(), count, masks.size(2),
+                                           height, width};
+      const bool vectors = pixels % kVector == 0 && is_aligned(arguments.output, kVectorBytes);
+      const int64_t run = int64_t(kThreads) * kVectorsPerThread * (vectors ? kVector : 1);
+      launch("paste_all", vectors ? paste_all<S, B, kVector> : paste_all<S, B, 1>,
+             count * ceil_div(pixels, run), arguments);
+    });
+  });
+  return output;
+}
+
+}  // namespace
+}  // namespace maskrcnn
+
+STABLE_TORCH_LIBRARY_IMPL(maskrcnn_scratch, CUDA, library) {
+  library.impl("paste_masks", TORCH_BOX(&maskrcnn::paste_masks));
+}

@@ -1,0 +1,54 @@
+// What the CUDA kernels of RoIAlign share.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include "../common/cuda_launch.cuh"
+#include "../common/dispatch.h"
+#include "../common/vector.cuh"
+#include "arguments.h"
+#include "roi_align.h"
+
+namespace maskrcnn {
+
+constexpr int kMaxLevels = 16;  // they travel as kernel arguments
+
+inline void check_level_count(size_t levels) {
+  CHECK_ARGUMENT(levels <= kMaxLevels, "there are ", levels, " levels, CUDA takes up to ",
+                 kMaxLevels);
+}
+
+// The RoIs as a kernel sees them. T: float or double.
+template <typename T>
+struct CudaRois {
+  const T* data;          // [K, 5]
+  const int64_t* levels;  // [K]
+  int64_t count, num_levels, num_images;
+
+  // Tensors must be contiguous and outlive the launch.
+  CudaRois(const Tensor& rois, const Tensor& levels, int64_t num_levels, int64_t num_images)
+      : data(rois.const_data_ptr<T>()),
+        levels(levels.const_data_ptr<int64_t>()),
+        count(rois.size(0)),
+        num_levels(num_levels),
+        num_images(num_images) {
+    if (checked_mode()) {
+      const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
+      check_roi_indices<T>(torch::stable::to(rois, cpu), torch::stable::to(levels, cpu), num_levels,
+                           num_images);
+    }
+  }
+
+  // Where RoI r is to be read; false if there is no such level or image.
+  __device__ bool locate(int64_t r, int64_t& level, int64_t& image) const {
+    level = levels[r];
+    const T index = data[5 * r];
+    if (level < 0 || level >= num_levels || !(index >= T(0) && index < T(num_images))) return false;
+    image = int64_t(index);
+    return true;
+  }
+
+  __device__ const T* box(int64_t r) const { return data + 5 * r + 1; }  // x1, y1, x2, y2
+};
+
+}  // namespace maskrcnn
