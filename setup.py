@@ -72,7 +72,7 @@ def build_arguments() -> dict[str, object]:
         extensions.append(
             cpp_extension.CUDAExtension(
                 "maskrcnn_scratch._cuda",
-                cuda_sources,
+                ["csrc/cuda_module.cpp", *cuda_sources],
                 extra_compile_args={"cxx": CPU_FLAGS, "nvcc": CUDA_FLAGS},
                 py_limited_api=True,
             )

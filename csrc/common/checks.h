@@ -40,7 +40,9 @@ inline void check_dim(const Tensor& tensor, int64_t dim, const char* name, const
   CHECK_ARGUMENT(tensor.dim() == dim, name, " must be ", shape, ", not ", shape_of(tensor));
 }
 
-inline void check_same_device(const Tensor& tensor, const Tensor& other, const char* name,
+inline void check_same_device(const Tensor& tensor,
+                              const Tensor& other,
+                              const char* name,
                               const char* other_name) {
   CHECK_ARGUMENT(tensor.device() == other.device(), name, " and ", other_name,
                  " must be on the same device");

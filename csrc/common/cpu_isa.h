@@ -35,7 +35,9 @@ inline Isa cpu_isa() {
 #endif
     const char* wanted = std::getenv("MASKRCNN_ISA");
     const std::string name = wanted ? wanted : "";
-    const Isa limit = name == "baseline" ? Isa::kBaseline : name == "avx2" ? Isa::kAvx2 : Isa::kAvx512;
+    const Isa limit = name == "baseline" ? Isa::kBaseline
+                      : name == "avx2"   ? Isa::kAvx2
+                                         : Isa::kAvx512;
     return std::min(best, limit);
   }();
   return isa;

@@ -43,13 +43,14 @@ inline Tensor empty_cpu(const std::vector<int64_t>& sizes, ScalarType dtype, boo
 
 // A tensor [N, C, H, W] of zeros. Large allocations are pages that the operating system has not
 // handed out yet: what is never written takes neither time nor memory.
-inline Tensor lazy_zeros_cpu(const std::vector<int64_t>& sizes, ScalarType dtype,
-                             size_t element_size, bool channels_last) {
+inline Tensor lazy_zeros_cpu(const std::vector<int64_t>& sizes,
+                             ScalarType dtype,
+                             size_t element_size,
+                             bool channels_last) {
   const int64_t channels = sizes[1], height = sizes[2], width = sizes[3];
   const std::vector<int64_t> strides =
-      channels_last
-          ? std::vector<int64_t>{channels * height * width, 1, width * channels, channels}
-          : std::vector<int64_t>{channels * height * width, height * width, width, 1};
+      channels_last ? std::vector<int64_t>{channels * height * width, 1, width * channels, channels}
+                    : std::vector<int64_t>{channels * height * width, height * width, width, 1};
   const size_t count = size_t(sizes[0]) * size_t(strides[0]);
   void* data = std::calloc(count > 0 ? count : 1, element_size);
   if (data == nullptr) throw std::bad_alloc();

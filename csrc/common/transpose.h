@@ -11,7 +11,9 @@
 namespace maskrcnn {
 
 // A block of 4 x 4 floats in registers of 16 bytes, which every CPU has.
-ALWAYS_INLINE void transpose_4x4(const float* from, int64_t from_stride, float* to,
+ALWAYS_INLINE void transpose_4x4(const float* from,
+                                 int64_t from_stride,
+                                 float* to,
                                  int64_t to_stride) {
   typedef float Row __attribute__((vector_size(16)));
   Row a, b, c, d;
@@ -32,8 +34,12 @@ ALWAYS_INLINE void transpose_4x4(const float* from, int64_t from_stride, float* 
 
 // to[c, r] = from[r, c], converted; the strides are the elements from one row to the next.
 template <typename From, typename To>
-ALWAYS_INLINE void transpose(const From* __restrict from, int64_t rows, int64_t columns,
-                             int64_t from_stride, To* __restrict to, int64_t to_stride) {
+ALWAYS_INLINE void transpose(const From* __restrict from,
+                             int64_t rows,
+                             int64_t columns,
+                             int64_t from_stride,
+                             To* __restrict to,
+                             int64_t to_stride) {
   constexpr int64_t kBlock = std::is_same_v<From, float> && std::is_same_v<To, float> ? 4 : 16;
   for (int64_t r0 = 0; r0 < rows; r0 += kBlock) {
     for (int64_t c0 = 0; c0 < columns; c0 += kBlock) {

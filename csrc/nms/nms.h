@@ -16,8 +16,8 @@ HOST_DEVICE T box_area(T x1, T y1, T x2, T y2) {
 // Intersection over union above the threshold. Operations and their order are those of
 // torchvision.ops.nms. NaN, be it from a box or from a union without area, suppresses nothing.
 template <typename T>
-HOST_DEVICE bool suppresses(T ax1, T ay1, T ax2, T ay2, T a_area, T bx1, T by1, T bx2, T by2,
-                            T b_area, T threshold) {
+HOST_DEVICE bool suppresses(
+    T ax1, T ay1, T ax2, T ay2, T a_area, T bx1, T by1, T bx2, T by2, T b_area, T threshold) {
   const T x1 = ax1 < bx1 ? bx1 : ax1;
   const T y1 = ay1 < by1 ? by1 : ay1;
   const T x2 = bx2 < ax2 ? bx2 : ax2;

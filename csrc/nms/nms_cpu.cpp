@@ -18,17 +18,17 @@
 namespace maskrcnn {
 namespace {
 
-constexpr int64_t kVector = 32;       // boxes asked at a time
-constexpr int64_t kCandidates = 1024;  // candidates that ask in parallel ...
+constexpr int64_t kVector = 32;               // boxes asked at a time
+constexpr int64_t kCandidates = 1024;         // candidates that ask in parallel ...
 constexpr int64_t kPairsPerThread = 1 << 21;  // ... if a thread has that many pairs to look at
 
-// Boxes as a structure of arrays; reading a vector past the end gives NaN, which suppresses nothing.
+// Boxes as a structure of arrays; reading a vector past the end gives NaN, which suppresses
+// nothing.
 template <typename T>
 class KeptBoxes {
  public:
   explicit KeptBoxes(int64_t capacity)
-      : stride_(capacity + kVector),
-        data_(5 * stride_, std::numeric_limits<T>::quiet_NaN()) {}
+      : stride_(capacity + kVector), data_(5 * stride_, std::numeric_limits<T>::quiet_NaN()) {}
 
   int64_t size() const { return size_; }
 
@@ -67,8 +67,12 @@ struct Candidate {
 };
 
 template <typename T>
-void nms_group(const T* boxes, const Candidate* candidates, int64_t count, T threshold,
-               int64_t max_out, char* kept_ranks) {
+void nms_group(const T* boxes,
+               const Candidate* candidates,
+               int64_t count,
+               T threshold,
+               int64_t max_out,
+               char* kept_ranks) {
   KeptBoxes<T> kept(std::min(count, max_out));
   std::vector<char> alive(kCandidates);
   for (int64_t first = 0; first < count && kept.size() < max_out; first += kCandidates) {
@@ -129,9 +133,16 @@ struct Group {
 };
 
 template <typename T>
-void nms_images(const T* boxes, const T* scores, const int64_t* groups, int64_t num_images,
-                int64_t slots, double iou_threshold, int64_t max_out, int64_t num_groups,
-                int64_t* indices, int64_t* count) {
+void nms_images(const T* boxes,
+                const T* scores,
+                const int64_t* groups,
+                int64_t num_images,
+                int64_t slots,
+                double iou_threshold,
+                int64_t max_out,
+                int64_t num_groups,
+                int64_t* indices,
+                int64_t* count) {
   const T threshold = round_down<T>(iou_threshold);
   std::vector<Ranking> rankings(num_images);
   parallel_tasks(num_images, [&](int64_t n) {
@@ -169,8 +180,12 @@ void nms_images(const T* boxes, const T* scores, const int64_t* groups, int64_t 
   }
 }
 
-std::tuple<Tensor, Tensor> nms_padded(Tensor boxes, Tensor scores, Tensor groups,
-                                      double iou_threshold, int64_t max_out, int64_t num_groups) {
+std::tuple<Tensor, Tensor> nms_padded(Tensor boxes,
+                                      Tensor scores,
+                                      Tensor groups,
+                                      double iou_threshold,
+                                      int64_t max_out,
+                                      int64_t num_groups) {
   check_nms_arguments(boxes, scores, groups, max_out, num_groups);
   boxes = torch::stable::contiguous(boxes);
   scores = torch::stable::contiguous(scores);

@@ -46,7 +46,8 @@ struct PasteSample {
 };
 
 template <typename T>
-HOST_DEVICE PasteSample<T> paste_sample(const PasteAxis<T>& axis, int64_t pixel,
+HOST_DEVICE PasteSample<T> paste_sample(const PasteAxis<T>& axis,
+                                        int64_t pixel,
                                         int64_t mask_side) {
   const int64_t last = mask_side + 1;  // of the mask with its border
   T position = axis.scale * (T(pixel - axis.origin) + T(0.5)) - T(0.5);

@@ -13,8 +13,8 @@ Tensor change_format(const Tensor& features, ScalarType dtype, bool to_channels_
   constexpr int64_t kPixels = 1024;  // of a task
   const int64_t images = features.size(0), channels = features.size(1);
   const int64_t pixels = features.size(2) * features.size(3);
-  Tensor result = empty_cpu({images, channels, features.size(2), features.size(3)}, dtype,
-                            to_channels_last);
+  Tensor result =
+      empty_cpu({images, channels, features.size(2), features.size(3)}, dtype, to_channels_last);
   const From* from = features.const_data_ptr<From>();
   To* to = result.mutable_data_ptr<To>();
   const int64_t blocks = (pixels + kPixels - 1) / kPixels;

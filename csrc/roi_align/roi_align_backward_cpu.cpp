@@ -21,6 +21,7 @@ namespace maskrcnn {
 namespace {
 
 constexpr int64_t kChannelBlock = 64;
+constexpr int64_t kWorthThreads = 1 << 15;  // elements of the gradient
 
 // Wy or Wx, sparse: the weights of each bin on the few pixels that it touches.
 template <typename T>
@@ -29,7 +30,7 @@ struct AxisWeights {
     int64_t slot;  // into pixels
     T value;
   };
-  std::vector<int64_t> pixels;        // that any bin touches, times the stride
+  std::vector<int64_t> pixels;  // that any bin touches, times the stride
   std::vector<std::vector<Weight>> of_bin;
 
   explicit AxisWeights(const AxisSamples<T>& samples) : of_bin(samples.bins()) {
@@ -70,8 +71,12 @@ ALWAYS_INLINE void add_scaled(T factor, const T* __restrict from, int64_t count,
 
 // grad [bins, channels] of one RoI -> added to grad_map, of which the task owns `channels`.
 template <typename T>
-ALWAYS_INLINE void spread(const T* grad, const AxisWeights<T>& y, const AxisWeights<T>& x,
-                          int64_t channels, T* row, T* grad_map) {
+ALWAYS_INLINE void spread(const T* grad,
+                          const AxisWeights<T>& y,
+                          const AxisWeights<T>& x,
+                          int64_t channels,
+                          T* row,
+                          T* grad_map) {
   const int64_t pooled_width = x.of_bin.size();
   for (const auto& y_weights : y.of_bin) {
     std::fill(row, row + x.pixels.size() * channels, T(0));
@@ -90,10 +95,15 @@ ALWAYS_INLINE void spread(const T* grad, const AxisWeights<T>& y, const AxisWeig
 }
 
 template <typename S>
-std::vector<Tensor> backward(const Tensor& grad, const RoiView<accumulate_t<S>>& rois,
-                             const std::vector<double>& scales, const std::vector<int64_t>& heights,
-                             const std::vector<int64_t>& widths, int64_t batch_size,
-                             int64_t sampling_ratio, bool aligned, bool channels_last) {
+std::vector<Tensor> backward(const Tensor& grad,
+                             const RoiView<accumulate_t<S>>& rois,
+                             const std::vector<double>& scales,
+                             const std::vector<int64_t>& heights,
+                             const std::vector<int64_t>& widths,
+                             int64_t batch_size,
+                             int64_t sampling_ratio,
+                             bool aligned,
+                             bool channels_last) {
   using T = accumulate_t<S>;
   const ScalarType dtype = grad.scalar_type(), sum_dtype = accumulate_dtype(dtype);
   const int64_t channels = grad.size(1), pooled_height = grad.size(2), pooled_width = grad.size(3);
@@ -103,7 +113,8 @@ std::vector<Tensor> backward(const Tensor& grad, const RoiView<accumulate_t<S>>&
   std::vector<Tensor> grads;
   std::vector<T*> maps;
   for (int64_t l = 0; l < num_levels; ++l) {
-    grads.push_back(lazy_zeros_cpu({batch_size, channels, heights[l], widths[l]}, sum_dtype, sizeof(T),
+    grads.push_back(lazy_zeros_cpu({batch_size, channels, heights[l], widths[l]}, sum_dtype,
+                                   sizeof(T),
                                    /*channels_last=*/true));
     maps.push_back(grads[l].template mutable_data_ptr<T>());
     prefer_huge_pages(maps[l], grads[l].numel() * sizeof(T));
@@ -116,7 +127,8 @@ std::vector<Tensor> backward(const Tensor& grad, const RoiView<accumulate_t<S>>&
   const bool grad_channels_last = grad.stride(1) == 1;
   const S* grad_data = grad.const_data_ptr<S>();
   const int64_t blocks = (channels + kChannelBlock - 1) / kChannelBlock;
-  parallel_tasks(blocks * batch_size * num_levels, [&](int64_t task) {
+  const int64_t tasks = blocks * batch_size * num_levels;
+  const auto run = [&](int64_t task) {
     const auto& own_rois = rois_of[task / blocks];
     const int64_t l = task / blocks % num_levels, image = task / blocks / num_levels;
     const int64_t first = task % blocks * kChannelBlock;
@@ -126,9 +138,11 @@ std::vector<Tensor> backward(const Tensor& grad, const RoiView<accumulate_t<S>>&
     std::vector<T> bin_grads(bins * own), row;
     for (const int64_t r : own_rois) {
       const T* box = rois.box(r);
-      const auto y_axis = sample_axis(box[1], box[3], scale, pooled_height, sampling_ratio, aligned);
+      const auto y_axis =
+          sample_axis(box[1], box[3], scale, pooled_height, sampling_ratio, aligned);
       const auto x_axis = sample_axis(box[0], box[2], scale, pooled_width, sampling_ratio, aligned);
-      const AxisWeights<T> y(AxisSamples<T>(y_axis, pooled_height, heights[l], widths[l] * channels));
+      const AxisWeights<T> y(
+          AxisSamples<T>(y_axis, pooled_height, heights[l], widths[l] * channels));
       const AxisWeights<T> x(AxisSamples<T>(x_axis, pooled_width, widths[l], channels));
       const T factor = T(1) / sample_count(y_axis, x_axis);
       row.resize(x.pixels.size() * own);
@@ -146,7 +160,8 @@ std::vector<Tensor> backward(const Tensor& grad, const RoiView<accumulate_t<S>>&
         spread(bin_grads.data(), y, x, own, row.data(), map);
       });
     }
-  });
+  };
+  parallel_tasks(tasks, run, grad.numel() < kWorthThreads ? tasks : 1);
 
   for (Tensor& map : grads) {
     if (!channels_last) {
@@ -158,10 +173,17 @@ std::vector<Tensor> backward(const Tensor& grad, const RoiView<accumulate_t<S>>&
   return grads;
 }
 
-std::vector<Tensor> multiscale_roi_align_backward(
-    Tensor grad, Tensor rois, Tensor levels, std::vector<double> scales,
-    std::vector<int64_t> heights, std::vector<int64_t> widths, int64_t batch_size,
-    int64_t sampling_ratio, bool aligned, bool channels_last, bool /*deterministic: it always is*/) {
+std::vector<Tensor> multiscale_roi_align_backward(Tensor grad,
+                                                  Tensor rois,
+                                                  Tensor levels,
+                                                  std::vector<double> scales,
+                                                  std::vector<int64_t> heights,
+                                                  std::vector<int64_t> widths,
+                                                  int64_t batch_size,
+                                                  int64_t sampling_ratio,
+                                                  bool aligned,
+                                                  bool channels_last,
+                                                  bool /*deterministic: it always is*/) {
   check_dim(grad, 4, "grad", "[K, C, P, P]");
   check_rois(rois, levels, accumulate_dtype(grad.scalar_type()));
   CHECK_ARGUMENT(heights.size() == scales.size() && widths.size() == scales.size(),

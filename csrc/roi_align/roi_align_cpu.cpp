@@ -3,6 +3,8 @@
 //
 //   channels-last: a corner is a row of C neighbours, so the vector runs over channels
 //   any other:     the vector runs over the bins of a row, one channel after the other
+#include "roi_align_cpu.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <vector>
@@ -13,7 +15,6 @@
 #include "arguments.h"
 #include "channels_last.h"
 #include "roi_align.h"
-#include "roi_align_cpu.h"
 
 namespace maskrcnn {
 namespace {
@@ -27,8 +28,8 @@ struct FeatureMap {
 
 // Adds to sums[bin][c], for a map whose channels lie side by side.
 template <typename S, typename T>
-ALWAYS_INLINE void sum_over_channels(const S* image, const AxisSamples<T>& y,
-                                     const AxisSamples<T>& x, int64_t channels, T* sums) {
+ALWAYS_INLINE void sum_over_channels(
+    const S* image, const AxisSamples<T>& y, const AxisSamples<T>& x, int64_t channels, T* sums) {
   for (int64_t ph = 0; ph < y.bins(); ++ph) {
     for (int64_t pw = 0; pw < x.bins(); ++pw, sums += channels) {
       for (const Sample<T>& sy : y[ph]) {
@@ -84,8 +85,12 @@ struct Lanes {
 
 // sums[bin][c] for one channel after the other of a map with any strides.
 template <typename S, typename T>
-ALWAYS_INLINE void sum_over_bins(const S* image, int64_t stride_c, const AxisSamples<T>& y,
-                                 const AxisSamples<T>& x, const Lanes<T>& lanes, int64_t channels,
+ALWAYS_INLINE void sum_over_bins(const S* image,
+                                 int64_t stride_c,
+                                 const AxisSamples<T>& y,
+                                 const AxisSamples<T>& x,
+                                 const Lanes<T>& lanes,
+                                 int64_t channels,
                                  T* sums) {
   constexpr int64_t kWidth = Lanes<T>::kWidth;
   for (int64_t c = 0; c < channels; ++c, image += stride_c) {
@@ -100,14 +105,16 @@ ALWAYS_INLINE void sum_over_bins(const S* image, int64_t stride_c, const AxisSam
               const T w1 = sy.w_low * lanes.w_low[i + l], w2 = sy.w_low * lanes.w_high[i + l];
               const T w3 = sy.w_high * lanes.w_low[i + l], w4 = sy.w_high * lanes.w_high[i + l];
               const int32_t low = lanes.low[i + l], high = lanes.high[i + l];
-              const T value = ((w1 * T(low_row[low]) + w2 * T(low_row[high])) +
-                               w3 * T(high_row[low])) + w4 * T(high_row[high]);
+              const T value =
+                  ((w1 * T(low_row[low]) + w2 * T(low_row[high])) + w3 * T(high_row[low])) +
+                  w4 * T(high_row[high]);
               sum[l] += lanes.inside[i + l] ? value : T(0);
             }
           }
         }
         const int64_t count = std::min(kWidth, x.bins() - block);
-        for (int64_t l = 0; l < count; ++l) sums[(ph * x.bins() + block + l) * channels + c] = sum[l];
+        for (int64_t l = 0; l < count; ++l)
+          sums[(ph * x.bins() + block + l) * channels + c] = sum[l];
       }
     }
   }
@@ -115,8 +122,8 @@ ALWAYS_INLINE void sum_over_bins(const S* image, int64_t stride_c, const AxisSam
 
 // sums [bins, C] / count -> output of one RoI, [bins, C] (channels-last) or [C, bins].
 template <typename S, typename T>
-ALWAYS_INLINE void store(T* sums, T count, int64_t bins, int64_t channels, bool channels_last,
-                         S* output) {
+ALWAYS_INLINE void store(
+    T* sums, T count, int64_t bins, int64_t channels, bool channels_last, S* output) {
   const int64_t whole = int64_t(count);
   if ((whole & (whole - 1)) == 0) {  // a power of two: the product has the quotient's bits
     const T factor = T(1) / count;
@@ -132,9 +139,15 @@ ALWAYS_INLINE void store(T* sums, T count, int64_t bins, int64_t channels, bool 
 }
 
 template <typename S>
-Tensor forward(std::vector<Tensor> features, const Tensor& rois, const Tensor& levels,
-               const std::vector<double>& scales, int64_t pooled_height, int64_t pooled_width,
-               int64_t sampling_ratio, bool aligned, bool channels_last) {
+Tensor forward(std::vector<Tensor> features,
+               const Tensor& rois,
+               const Tensor& levels,
+               const std::vector<double>& scales,
+               int64_t pooled_height,
+               int64_t pooled_width,
+               int64_t sampling_ratio,
+               bool aligned,
+               bool channels_last) {
   using T = accumulate_t<S>;
   const int64_t num_images = features[0].size(0), channels = features[0].size(1);
   const int64_t num_rois = rois.size(0), bins = pooled_height * pooled_width;
@@ -148,7 +161,8 @@ Tensor forward(std::vector<Tensor> features, const Tensor& rois, const Tensor& l
   std::vector<FeatureMap<S>> maps;
   for (Tensor& feature : features) {
     if (feature.stride(1) != 1 && reorder) {
-      feature = change_format<S, S>(torch::stable::contiguous(feature), feature.scalar_type(), true);
+      feature =
+          change_format<S, S>(torch::stable::contiguous(feature), feature.scalar_type(), true);
     } else if (feature.size(3) * feature.stride(3) > INT32_MAX) {  // more than Lanes can index
       feature = torch::stable::contiguous(feature);
     }
@@ -191,9 +205,14 @@ Tensor forward(std::vector<Tensor> features, const Tensor& rois, const Tensor& l
   return output;
 }
 
-Tensor multiscale_roi_align(std::vector<Tensor> features, Tensor rois, Tensor levels,
-                            std::vector<double> scales, int64_t pooled_height,
-                            int64_t pooled_width, int64_t sampling_ratio, bool aligned,
+Tensor multiscale_roi_align(std::vector<Tensor> features,
+                            Tensor rois,
+                            Tensor levels,
+                            std::vector<double> scales,
+                            int64_t pooled_height,
+                            int64_t pooled_width,
+                            int64_t sampling_ratio,
+                            bool aligned,
                             bool channels_last) {
   check_features(features, scales, rois);
   const ScalarType dtype = features[0].scalar_type();

@@ -35,7 +35,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     if boxes.dtype in (torch.float16, torch.bfloat16):
         boxes = boxes.float()
-    return kernels.paste_masks(masks, boxes, height, width)
+    return kernels.paste_masks(masks.detach(), boxes.detach(), height, width)
 
 
 def _fake(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:

@@ -22,7 +22,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor
 
 
 def _axis_weights(low: Tensor, high: Tensor, side: int, size: int, dtype: torch.dtype) -> Tensor:
-    """How much of each mask pixel ``[M + 2]`` every image pixel ``[size]`` takes, ``[N, size, M + 2]``."""
+    """``[N, size, M + 2]``: how much of each mask pixel every pixel of the image takes."""
     padded_side = side + 2
     half = (high - low) * 0.5 * (padded_side / side)
     centre = (high + low) * 0.5

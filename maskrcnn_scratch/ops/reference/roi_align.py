@@ -51,8 +51,17 @@ def multiscale_roi_align_backward(
             grad.new_zeros((batch_size, grad.shape[1], height, width), requires_grad=True)
             for height, width in zip(heights, widths, strict=True)
         ]
+        pooled_height, pooled_width = grad.shape[2:]
         output = multiscale_roi_align(
-            features, rois, levels, scales, *grad.shape[2:], sampling_ratio, aligned, channels_last
+            features,
+            rois,
+            levels,
+            scales,
+            pooled_height,
+            pooled_width,
+            sampling_ratio,
+            aligned,
+            channels_last,
         )
     return list(torch.autograd.grad(output, features, grad))
 
@@ -90,7 +99,7 @@ def _roi_align(
 def _samples(
     low: Tensor, high: Tensor, scale: float, pooled: int, sampling_ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
-    """Positions ``[K, P * S]`` in feature pixels, NaN where a RoI has fewer, and how many ``[K]``."""
+    """Positions ``[K, P * S]`` (NaN where a RoI has fewer) and samples in a bin ``[K]``."""
     offset = 0.5 if aligned else 0.0
     start = low * scale - offset  # [K]
     length = high * scale - offset - start
