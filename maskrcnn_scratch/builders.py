@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -39,13 +40,26 @@ from maskrcnn_scratch.weights.identify import BACKBONE, to_torchvision
 from maskrcnn_scratch.weights.layouts import LAYOUTS, detect_layout
 from maskrcnn_scratch.weights.loading import load_backbone, load_pretrained
 
-_M = TypeVar("_M", bound=FasterRCNN)
 
-# The first published weights were trained when FrozenBatchNorm2d had no epsilon.
-_TRAINED_WITHOUT_EPS = (
-    MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
-    FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
-)
+@dataclass(frozen=True)
+class _Model:
+    class_: type[FasterRCNN]
+    published: type[WeightsEnum]
+    v2: bool = False
+
+
+MODELS = {
+    "maskrcnn_resnet50_fpn": _Model(MaskRCNN, MaskRCNN_ResNet50_FPN_Weights),
+    "maskrcnn_resnet50_fpn_v2": _Model(MaskRCNN, MaskRCNN_ResNet50_FPN_V2_Weights, v2=True),
+    "fasterrcnn_resnet50_fpn": _Model(FasterRCNN, FasterRCNN_ResNet50_FPN_Weights),
+    "fasterrcnn_resnet50_fpn_v2": _Model(FasterRCNN, FasterRCNN_ResNet50_FPN_V2_Weights, v2=True),
+}
+
+# Trained when FrozenBatchNorm2d had no epsilon.
+_WITHOUT_EPS = (MaskRCNN_ResNet50_FPN_Weights.COCO_V1, FasterRCNN_ResNet50_FPN_Weights.COCO_V1)
+
+_CLASSES = "roi_heads.box_predictor.cls_score.bias"
+_STEM = "backbone.body.conv1.weight"
 
 
 def maskrcnn_resnet50_fpn(
@@ -53,7 +67,7 @@ def maskrcnn_resnet50_fpn(
     weights: MaskRCNN_ResNet50_FPN_Weights | str | Path | None = None,
     progress: bool = True,
     num_classes: int | None = None,
-    weights_backbone: ResNet50_Weights | str | None = ResNet50_Weights.IMAGENET1K_V1,
+    weights_backbone: ResNet50_Weights | str | Path | None = ResNet50_Weights.IMAGENET1K_V1,
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> MaskRCNN:
@@ -64,21 +78,20 @@ def maskrcnn_resnet50_fpn(
             in any layout of ``weights.layouts``. For another number of classes the last layers of
             the predictors start afresh, and a warning lists them.
         progress: shows a bar while downloading.
-        num_classes: with the background; by default 91, or what ``weights`` were trained for.
-        weights_backbone: of the ResNet alone, where there are no ``weights``.
+        num_classes: with the background; by default what ``weights`` were trained for, or 91.
+        weights_backbone: likewise of the ResNet alone, where there are no ``weights``.
         trainable_backbone_layers: how many of the ResNet's five layers are trained, from the last:
             3 by default. Without any weights all are, and their batch normalisation is an ordinary
             one instead of a frozen one.
-        **kwargs: ``in_channels`` of the images (3), to which weights for three are fitted
-            (``weights.loading.inflate_stem``; mean and deviation become grey ones unless given);
-            the rest to ``MaskRCNN``.
+        **kwargs: ``in_channels`` of the images, by default what ``weights`` have or 3; weights for
+            three are fitted (``weights.loading.inflate_stem``). ``conventions``, by default those
+            of the library that ``weights`` come from. The rest to ``MaskRCNN``.
 
     Raises:
         WeightsError: weights that cannot be had or are not of this model.
     """
     return _build(
-        MaskRCNN,
-        MaskRCNN_ResNet50_FPN_Weights,
+        MODELS["maskrcnn_resnet50_fpn"],
         weights,
         progress,
         num_classes,
@@ -93,7 +106,7 @@ def maskrcnn_resnet50_fpn_v2(
     weights: MaskRCNN_ResNet50_FPN_V2_Weights | str | Path | None = None,
     progress: bool = True,
     num_classes: int | None = None,
-    weights_backbone: ResNet50_Weights | str | None = None,
+    weights_backbone: ResNet50_Weights | str | Path | None = None,
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> MaskRCNN:
@@ -102,14 +115,12 @@ def maskrcnn_resnet50_fpn_v2(
     The RPN head has two convolutions, the box head four and one fully connected layer.
     """
     return _build(
-        MaskRCNN,
-        MaskRCNN_ResNet50_FPN_V2_Weights,
+        MODELS["maskrcnn_resnet50_fpn_v2"],
         weights,
         progress,
         num_classes,
         weights_backbone,
         trainable_backbone_layers,
-        v2=True,
         **kwargs,
     )
 
@@ -119,14 +130,13 @@ def fasterrcnn_resnet50_fpn(
     weights: FasterRCNN_ResNet50_FPN_Weights | str | Path | None = None,
     progress: bool = True,
     num_classes: int | None = None,
-    weights_backbone: ResNet50_Weights | str | None = ResNet50_Weights.IMAGENET1K_V1,
+    weights_backbone: ResNet50_Weights | str | Path | None = ResNet50_Weights.IMAGENET1K_V1,
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> FasterRCNN:
     """``maskrcnn_resnet50_fpn`` without the mask branch."""
     return _build(
-        FasterRCNN,
-        FasterRCNN_ResNet50_FPN_Weights,
+        MODELS["fasterrcnn_resnet50_fpn"],
         weights,
         progress,
         num_classes,
@@ -141,20 +151,18 @@ def fasterrcnn_resnet50_fpn_v2(
     weights: FasterRCNN_ResNet50_FPN_V2_Weights | str | Path | None = None,
     progress: bool = True,
     num_classes: int | None = None,
-    weights_backbone: ResNet50_Weights | str | None = None,
+    weights_backbone: ResNet50_Weights | str | Path | None = None,
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> FasterRCNN:
     """``maskrcnn_resnet50_fpn_v2`` without the mask branch."""
     return _build(
-        FasterRCNN,
-        FasterRCNN_ResNet50_FPN_V2_Weights,
+        MODELS["fasterrcnn_resnet50_fpn_v2"],
         weights,
         progress,
         num_classes,
         weights_backbone,
         trainable_backbone_layers,
-        v2=True,
         **kwargs,
     )
 
@@ -173,94 +181,97 @@ def load_model(file: str | os.PathLike[str], **kwargs: Any) -> FasterRCNN:
     path = Path(file)
     state_dict = read_state_dict(path)
     with naming(path):
-        state_dict, model = to_torchvision(state_dict)
-    if model == BACKBONE:
+        name = to_torchvision(state_dict)[1]
+    if name == BACKBONE:
         raise WeightsError(f"{path}: weights of a ResNet-50 alone, without a detector")
-    num_classes = len(state_dict["roi_heads.box_predictor.cls_score.bias"])
-    options = {"num_classes": num_classes, **kwargs}
-    return globals()[model](weights=path, **options).eval()
+    return _build(MODELS[name], path, **kwargs).eval()
 
 
 def _build(
-    model_type: type[_M],
-    published: type[WeightsEnum],
+    which: _Model,
     weights: WeightsEnum | str | Path | None,
-    progress: bool,
-    num_classes: int | None,
-    weights_backbone: ResNet50_Weights | str | None,
-    trainable_backbone_layers: int | None,
+    progress: bool = True,
+    num_classes: int | None = None,
+    weights_backbone: ResNet50_Weights | str | Path | None = None,
+    trainable_backbone_layers: int | None = None,
     *,
-    v2: bool = False,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     conventions: Conventions | None = None,
     **kwargs: Any,
-) -> _M:
+) -> Any:
     """One of the four models; the arguments are those of the public functions."""
-    if not isinstance(weights, Path):
-        weights = published.verify(weights)
-    weights_backbone = None if weights else ResNet50_Weights.verify(weights_backbone)
-    pretrained = weights is not None or weights_backbone is not None
-    if not pretrained and trainable_backbone_layers is not None:
+    whole = weights if isinstance(weights, Path) else which.published.verify(weights)
+    source: WeightsEnum | Path | None = whole
+    if source is None and isinstance(weights_backbone, Path):
+        source = weights_backbone
+    elif source is None:
+        source = ResNet50_Weights.verify(weights_backbone)
+    if source is None and trainable_backbone_layers is not None:
         warnings.warn(
             f"trainable_backbone_layers={trainable_backbone_layers} is ignored: without weights "
             "there is nothing worth freezing, all layers are trained",
             stacklevel=3,
         )
-    state_dict: dict[str, Tensor] = {}
-    if weights is not None:
-        state_dict, origin = _read(weights, progress)
-        conventions = conventions or origin
-    conventions = (conventions or Conventions.torchvision()).with_channels(in_channels)
+    state_dict, origin = _read(source, progress)
+    if num_classes is None:
+        num_classes = len(state_dict[_CLASSES]) if _CLASSES in state_dict else 91
+    if in_channels is None:
+        in_channels = state_dict[_STEM].shape[1] if _STEM in state_dict else 3
+    conventions = (conventions or origin).with_channels(in_channels)
 
     body = resnet(
         "resnet50",
         in_channels=in_channels,
-        norm_layer=FrozenBatchNorm2d if pretrained and not v2 else nn.BatchNorm2d,
+        norm_layer=FrozenBatchNorm2d if source and not which.v2 else nn.BatchNorm2d,
         stride_in_1x1=conventions.stride_in_1x1,
     )
-    if weights_backbone is not None:
-        load_backbone(body, weights_backbone.get_state_dict(progress=progress, check_hash=True))
+    if whole is None and source is not None:
+        with naming(source):
+            load_backbone(body, LAYOUTS[BACKBONE].from_torchvision(state_dict))
     trainable_layers = 3 if trainable_backbone_layers is None else trainable_backbone_layers
     backbone = resnet_with_fpn(
         body,
-        trainable_layers=trainable_layers if pretrained else 5,
-        norm_layer=nn.BatchNorm2d if v2 else None,
+        trainable_layers=trainable_layers if source else 5,
+        norm_layer=nn.BatchNorm2d if which.v2 else None,
     )
-    if v2:
+    if which.v2:
         anchors = kwargs.get("rpn_anchor_generator")
-        anchors_per_cell = anchors.num_anchors_per_location()[0] if anchors else 3
-        parts = _v2_parts(backbone.out_channels, anchors_per_cell, model_type is MaskRCNN)
+        anchors_per_cell = 3 if anchors is None else anchors.num_anchors_per_location()[0]
+        parts = _v2_parts(backbone.out_channels, anchors_per_cell, which.class_ is MaskRCNN)
         kwargs = {**parts, **kwargs}
-    model = model_type(
-        backbone, 91 if num_classes is None else num_classes, conventions=conventions, **kwargs
-    )
-    if weights is not None:
-        load_pretrained(model, state_dict, source=str(weights))
-        if _without_eps(weights):
+    model = which.class_(backbone, num_classes, conventions=conventions, **kwargs)
+    if whole is not None:
+        load_pretrained(model, state_dict, source=str(whole))
+        if _without_eps(whole):
             for module in model.modules():
                 if isinstance(module, FrozenBatchNorm2d):
                     module.eps = 0.0
     return model
 
 
-def _read(weights: WeightsEnum | Path, progress: bool) -> tuple[dict[str, Tensor], Conventions]:
+def _read(
+    source: WeightsEnum | Path | None, progress: bool
+) -> tuple[dict[str, Tensor], Conventions]:
     """The tensors under torchvision's names, and the conventions they were trained with."""
-    if isinstance(weights, WeightsEnum):
-        return weights.get_state_dict(progress=progress, check_hash=True), Conventions.torchvision()
-    state_dict = read_state_dict(weights)
+    if source is None:
+        return {}, Conventions.torchvision()
+    if isinstance(source, Path):
+        state_dict = read_state_dict(source)
+    else:
+        state_dict = source.get_state_dict(progress=progress, check_hash=True)
     layout = detect_layout(state_dict)
     if layout is not None:
-        with naming(weights):
+        with naming(source):
             state_dict = LAYOUTS[layout].to_torchvision(state_dict)
     origin = Conventions.detectron2() if layout == "detectron2" else Conventions.torchvision()
     return state_dict, origin
 
 
 def _without_eps(weights: WeightsEnum | Path) -> bool:
-    """Whether the weights are, by their name, those that were trained without an epsilon."""
-    if isinstance(weights, WeightsEnum):
-        return weights in _TRAINED_WITHOUT_EPS
-    return any(member.url.endswith(f"/{weights.name}") for member in _TRAINED_WITHOUT_EPS)
+    """Whether the weights are, a file by its name, those that were trained without an epsilon."""
+    if isinstance(weights, Path):
+        return any(member.url.endswith(f"/{weights.name}") for member in _WITHOUT_EPS)
+    return weights in _WITHOUT_EPS
 
 
 def _v2_parts(channels: int, anchors_per_cell: int, has_mask: bool) -> dict[str, nn.Module]:

@@ -244,3 +244,22 @@ def test_predictor_replaced_as_in_the_tutorial(published: MaskRCNN_ResNet50_FPN_
     in_features = model.roi_heads.box_predictor.cls_score.in_features
     model.roi_heads.box_predictor = FastRCNNPredictor(in_features, 2)
     assert model.roi_heads.box_predictor.cls_score.out_features == 2
+
+
+def test_files_as_weights(coco: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(coco, tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match=r"w\.pth: .*left as they were"):
+        model = maskrcnn_resnet50_fpn(weights=tmp_path / "w.pth", num_classes=5)
+    assert_loaded(model, coco, FRESH)
+    with pytest.raises(WeightsError, match=r"w\.pth: the keys are not this model's"):
+        maskrcnn_resnet50_fpn_v2(weights=tmp_path / "w.pth")
+    body = fasterrcnn_resnet50_fpn(weights_backbone=tmp_path / "w.pth", num_classes=7)
+    assert_loaded(body.backbone.body, dict(model.backbone.body.state_dict()), [])
+
+
+def test_a_file_says_how_many_classes_and_channels(tmp_path: Path) -> None:
+    source = maskrcnn_resnet50_fpn(weights_backbone=None, num_classes=4, in_channels=1)
+    write_state_dict(source.state_dict(), tmp_path / "w.pth")
+    model = load_model(tmp_path / "w.pth")
+    assert_loaded(model, dict(source.state_dict()), [])
+    assert len(model.transform.image_mean) == 1
