@@ -1,0 +1,80 @@
+"""torchvision's model with the same weights, and what its stages take and give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN as ReferenceMaskRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from maskrcnn_scratch import MaskRCNN
+
+
+def reference_of(model: MaskRCNN) -> ReferenceMaskRCNN:
+    """torchvision's Mask R-CNN ResNet-50-FPN with the weights and sizes of ``model``."""
+    norm_layer: type[nn.Module] = FrozenBatchNorm2d
+    if isinstance(model.get_submodule("backbone.body.bn1"), nn.BatchNorm2d):
+        norm_layer = nn.BatchNorm2d
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=norm_layer)
+    reference = ReferenceMaskRCNN(
+        backbone,
+        num_classes=model.roi_heads.box_predictor.cls_score.out_features,
+        min_size=model.transform.min_size,
+        max_size=model.transform.max_size,
+    )
+    reference.to(next(model.parameters()).dtype).load_state_dict(model.state_dict(), strict=True)
+    example = next(model.parameters())
+    return reference.to(example.device).train(model.training)
+
+
+RECORDED = (
+    "transform",
+    "backbone",
+    "backbone.body",
+    "rpn",
+    "rpn.head",
+    "rpn.anchor_generator",
+    "roi_heads",
+    "roi_heads.box_roi_pool",
+    "roi_heads.box_head",
+    "roi_heads.box_predictor",
+    "roi_heads.mask_roi_pool",
+    "roi_heads.mask_head",
+    "roi_heads.mask_predictor",
+)
+
+
+class Recording:
+    """One run of torchvision's model.
+
+    Attributes:
+        reference: the model that ran.
+        inputs, outputs: positional arguments and result of each module in ``RECORDED``, by name.
+        results: what the model returns.
+    """
+
+    def __init__(self, reference: ReferenceMaskRCNN, images: Sequence[Tensor]) -> None:
+        self.reference = reference
+        self.inputs: dict[str, tuple[Any, ...]] = {}
+        self.outputs: dict[str, Any] = {}
+        hooks = [
+            reference.get_submodule(name).register_forward_hook(self._recorder(name))
+            for name in RECORDED
+        ]
+        with torch.no_grad():
+            self.results: list[dict[str, Tensor]] = reference(list(images))
+        for hook in hooks:
+            hook.remove()
+
+    def _recorder(self, name: str) -> Any:
+        def record(_: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            self.inputs[name] = inputs
+            if name == "roi_heads":  # its dicts are written to afterwards
+                output = [dict(result) for result in output[0]], output[1]
+            self.outputs[name] = output
+
+        return record
