@@ -11,9 +11,14 @@ namespace maskrcnn {
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 
 #if defined(__x86_64__)
+#ifdef __clang__
+#define WIDE_VECTORS
+#else
+#define WIDE_VECTORS ",prefer-vector-width=512"  // gcc takes 256 bits otherwise
+#endif
 #define TARGET_AVX2 __attribute__((target("avx2,f16c")))
 #define TARGET_AVX512 \
-  __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
+  __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl" WIDE_VECTORS)))
 #else
 #define TARGET_AVX2
 #define TARGET_AVX512
