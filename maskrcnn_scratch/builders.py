@@ -214,7 +214,7 @@ def _build(
         )
     state_dict, origin = _read(source, progress)
     if num_classes is None:
-        num_classes = len(state_dict[_CLASSES]) if _CLASSES in state_dict else 91
+        num_classes = len(state_dict[_CLASSES]) if whole and _CLASSES in state_dict else 91
     if in_channels is None:
         in_channels = state_dict[_STEM].shape[1] if _STEM in state_dict else 3
     conventions = (conventions or origin).with_channels(in_channels)

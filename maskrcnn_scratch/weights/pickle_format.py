@@ -9,9 +9,11 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from torch import Tensor
+
+from maskrcnn_scratch.weights.errors import WeightsError
 
 _ALLOWED = {
     ("_codecs", "encode"),  # how protocol 2 spells bytes
@@ -49,8 +51,14 @@ def read_array_pickle(file: Path) -> Any:
         return _ArrayUnpickler(stream, encoding="latin1").load()  # latin1: arrays out of Python 2
 
 
-def write_array_pickle(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Writes what detectron2's checkpointer takes for a model-zoo file."""
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-    with file.open("wb") as stream:
-        pickle.dump({"model": arrays, "__author__": "maskrcnn_scratch"}, stream, protocol=4)
+def write_array_pickle(tensors: Mapping[str, Tensor], out: IO[bytes]) -> None:
+    """Writes what detectron2's checkpointer takes for a model-zoo file.
+
+    Raises:
+        WeightsError: a type that numpy does not have.
+    """
+    try:
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    except TypeError as error:
+        raise WeightsError(f"a pickle of arrays cannot hold the weights: {error}") from None
+    pickle.dump({"model": arrays, "__author__": "maskrcnn_scratch"}, out, protocol=4)

@@ -9,10 +9,13 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from maskrcnn_scratch.weights.errors import WeightsError
 
 _DTYPES = {
     "F64": torch.float64,
@@ -54,12 +57,18 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write_safetensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Writes the tensors, wide types first: each lies at a multiple of its item's size."""
+def write_safetensors(tensors: Mapping[str, Tensor], out: IO[bytes]) -> None:
+    """Writes the tensors, wide types first: each lies at a multiple of its item's size.
+
+    Raises:
+        WeightsError: a type that the format does not have.
+    """
     ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in ordered:
+        if tensor.dtype not in _NAMES:
+            raise WeightsError(f"safetensors files have no type for {name}, {tensor.dtype}")
         end = offset + tensor.numel() * tensor.dtype.itemsize
         header[name] = {
             "dtype": _NAMES[tensor.dtype],
@@ -69,10 +78,9 @@ def write_safetensors(tensors: Mapping[str, Tensor], file: Path) -> None:
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("wb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for _, tensor in ordered:
-            out.write(_bytes_of(tensor.detach().cpu().contiguous()).tobytes())
+    out.write(len(text).to_bytes(8, "little") + text)
+    for _, tensor in ordered:
+        out.write(_bytes_of(tensor.detach().cpu().contiguous()).tobytes())
 
 
 def _bytes_of(tensor: Tensor) -> np.ndarray:

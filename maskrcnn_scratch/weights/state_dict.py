@@ -10,12 +10,13 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from maskrcnn_scratch.training.checkpoint import write_atomically
 from maskrcnn_scratch.weights.errors import WeightsError
 from maskrcnn_scratch.weights.pickle_format import (
     ForbiddenGlobal,
@@ -71,23 +72,18 @@ def write_state_dict(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
 
     Raises:
         WeightsError: another ending.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or has no such type of numbers.
     """
     file = Path(path)
-    part = file.with_name(f"{file.name}.part")
-    writers: dict[str, Callable[[], None]] = {
-        ".pth": lambda: torch.save(dict(tensors), part),
-        ".pt": lambda: torch.save(dict(tensors), part),
-        ".safetensors": lambda: write_safetensors(tensors, part),
-        ".pkl": lambda: write_array_pickle(tensors, part),
+    writers: dict[str, Callable[[dict[str, Tensor], IO[bytes]], None]] = {
+        ".pth": torch.save,
+        ".pt": torch.save,
+        ".safetensors": write_safetensors,
+        ".pkl": write_array_pickle,
     }
     if file.suffix not in writers:
         raise WeightsError(f"{file}: the name must end in one of {', '.join(writers)}")
-    try:
-        writers[file.suffix]()
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(file, lambda stream: writers[file.suffix](dict(tensors), stream))
 
 
 def _read(file: Path) -> Any:

@@ -253,7 +253,9 @@ def test_files_as_weights(coco: dict[str, Tensor], tmp_path: Path) -> None:
     assert_loaded(model, coco, FRESH)
     with pytest.raises(WeightsError, match=r"w\.pth: the keys are not this model's"):
         maskrcnn_resnet50_fpn_v2(weights=tmp_path / "w.pth")
-    body = fasterrcnn_resnet50_fpn(weights_backbone=tmp_path / "w.pth", num_classes=7)
+    torch.save(model.state_dict(), tmp_path / "w.pth")  # of five classes
+    body = fasterrcnn_resnet50_fpn(weights_backbone=tmp_path / "w.pth")
+    assert body.roi_heads.box_predictor.cls_score.out_features == 91
     assert_loaded(body.backbone.body, dict(model.backbone.body.state_dict()), [])
 
 
