@@ -1,0 +1,104 @@
+"""The ``maskrcnn`` command. Each of its commands is a function in a file of its own.
+
+The function's signature and docstring become the options and their help. It returns the exit status
+and reports what is wrong with its input by raising an error whose message names the culprit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+# Command -> help. The first word is the file in this folder, the last the function in it.
+COMMANDS = {
+    "predict": "find objects in images: overlay pictures, JSON, COCO results",
+    "train": "train on a data set in COCO format, from the start or resumed",
+    "evaluate": "COCO's box and mask AP of a model or of saved results",
+    "data check": "find what is wrong with a data set, and how it fits the model",
+    "weights show": "what a weights file holds, and which model it fits",
+    "weights convert": "rewrite weights for torchvision, detectron2, timm or as safetensors",
+}
+
+EXTRAS = ("train", "export", "inspect")  # those named as the command they are for
+
+FAILURE, USAGE, INTERRUPTED = 1, 2, 130  # exit status
+
+
+class UsageError(ValueError):
+    """The command was called in a way that cannot work; nothing was done."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit status.
+
+    0 is success, 1 a failure, 2 wrong usage, 130 Ctrl-C. ``args`` are by default this process's.
+    """
+    args = sys.argv[1:] if args is None else list(args)
+    if not args or args[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if args else USAGE
+    if args[0] == "--version":
+        print(f"maskrcnn_scratch {version('maskrcnn_scratch')}")
+        return 0
+    for command in COMMANDS:
+        words = command.split()
+        if args[: len(words)] == words:
+            return _run(command, args[len(words) :])
+    return _complain("maskrcnn", f"no command {args[0]!r}; there are {', '.join(COMMANDS)}", USAGE)
+
+
+def pick_device(name: str) -> str:
+    """``name`` if this machine has it; for "auto" CUDA where there is a GPU, else the CPU."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"--device {name} cannot be used here: {reason}") from error
+    return name
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: maskrcnn COMMAND ...",
+            "",
+            "Mask R-CNN: train it, measure it, use it.",
+            "",
+            *(f"  {command:{width}}  {text}" for command, text in COMMANDS.items()),
+            "",
+            "maskrcnn COMMAND --help lists a command's options. With MASKRCNN_TRACEBACK=1 in the",
+            "environment an error shows where it came from.",
+        ]
+    )
+
+
+def _run(command: str, args: Sequence[str]) -> int:
+    words, program = command.split(), f"maskrcnn {command}"
+    try:
+        import tyro
+
+        function = getattr(import_module(f"{__name__}.{words[0]}"), words[-1])
+        return int(tyro.cli(function, prog=program, args=args))
+    except KeyboardInterrupt:
+        return _complain(program, "interrupted", INTERRUPTED)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if os.environ.get("MASKRCNN_TRACEBACK"):
+            raise
+        message = str(error)
+        if isinstance(error, ModuleNotFoundError):
+            extra = words[0] if words[0] in EXTRAS else "cli"
+            message += f": pip install 'maskrcnn_scratch[{extra}]'"
+        return _complain(program, message, USAGE if isinstance(error, UsageError) else FAILURE)
+
+
+def _complain(program: str, message: str, status: int) -> int:
+    print(f"{program}: error: {' '.join(message.split())}", file=sys.stderr)
+    return status

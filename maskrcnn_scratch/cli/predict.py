@@ -1,0 +1,137 @@
+"""``maskrcnn predict``: what a model finds in images, as pictures and as data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from glob import glob, has_magic
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from maskrcnn_scratch.cli import FAILURE, UsageError, pick_device
+
+if TYPE_CHECKING:
+    from maskrcnn_scratch.training.build_model import TrainedModel
+
+# Files that a folder is searched for; a file named outright may be of any kind that Pillow reads.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+
+
+def predict(
+    images: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint=""),
+    ],
+    weights: str = "COCO_V1",
+    score_threshold: float = 0.5,
+    format: Annotated[
+        tuple[Literal["png", "json", "coco", "rle"], ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(help_behavior_hint="(default: png and json)"),
+    ] = (),
+    out: Path = Path("runs/predict"),
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    device: str = "auto",
+) -> int:
+    """Find objects in images.
+
+    png is the picture with boxes, names and masks. json has boxes, labels and scores, rle masks as
+    well, as COCO RLE. coco is one file for all images, in COCO's format for results.
+
+    The exit status is 1 if an image could not be read; the others are done all the same.
+
+    Args:
+        images: Image files, folders of images, or glob patterns in quotes.
+        weights: COCO_V1 (downloaded), a weights file, or a checkpoint of maskrcnn train.
+        score_threshold: Leave out detections with lower scores.
+        format: What to write; give it several times for several.
+        out: Folder to write to.
+        overwrite: Replace files that are there already.
+        device: Where the model runs: auto, cpu, cuda, cuda:1 ...
+    """
+    from tqdm import tqdm
+
+    from maskrcnn_scratch.data.image import read_image
+    from maskrcnn_scratch.inference.output import Format, ResultWriter, image_ids, plan_outputs
+    from maskrcnn_scratch.inference.predictor import Predictor
+
+    if not 0 <= score_threshold <= 1:
+        raise UsageError(f"--score-threshold is {score_threshold}; it must be between 0 and 1")
+    files = find_images(images)
+    formats: tuple[Format, ...] = tuple(dict.fromkeys(format)) or ("png", "json")
+    outputs = plan_outputs(files, out, formats)
+    check_outputs(files, [path for paths in outputs for path in paths.values()], overwrite)
+
+    trained = load(weights, score_threshold)
+    predictor = Predictor(trained.model, device=pick_device(device))
+    writer = ResultWriter(trained.class_names, trained.category_labels)
+    failed = 0
+    todo = list(zip(files, outputs, image_ids(files), strict=True))
+    for file, paths, image_id in tqdm(todo, unit="image", disable=None, leave=False):
+        try:
+            image = read_image(file)  # [3, H, W]
+            found = writer.write(file, image, predictor(image), paths, image_id)
+        except (FileNotFoundError, ValueError) as error:
+            failed += 1
+            tqdm.write(f"maskrcnn predict: error: {error}", file=sys.stderr)
+        else:
+            tqdm.write(f"{file}: {found}")
+    if "coco" in formats:
+        writer.write_coco(outputs[0]["coco"])
+    print(f"{len(files) - failed} of {len(files)} images done, results in {out}")
+    return FAILURE if failed else 0
+
+
+def find_images(arguments: Sequence[str]) -> list[Path]:
+    """The files that the arguments name, in their order, each once; folders and globs sorted."""
+    if not arguments:
+        raise UsageError("name at least one image, folder of images or glob pattern")
+    files: list[Path] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = [file for file in sorted(path.iterdir()) if _is_image(file)]
+        elif path.is_file() or not has_magic(argument):
+            found = [path] if path.is_file() else []
+        else:
+            found = [Path(name) for name in sorted(glob(argument, recursive=True))]
+            found = [file for file in found if _is_image(file)]
+        if not found:
+            kind = "no images in it" if path.is_dir() else "no such image file"
+            raise UsageError(f"{argument}: {kind}")
+        files += found
+    return list({file.resolve(): file for file in reversed(files)}.values())[::-1]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def check_outputs(images: Sequence[Path], outputs: Sequence[Path], overwrite: bool) -> None:
+    """Raises unless writing ``outputs`` loses nothing, or only what may be lost."""
+    sources = {image.resolve() for image in images}
+    for path in outputs:
+        if path.resolve() in sources:
+            raise UsageError(f"{path} is one of the images: choose another --out")
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path} exists: choose another --out, or --overwrite")
+
+
+def load(weights: str, score_threshold: float) -> TrainedModel:
+    """The model that ``--weights`` names, giving only detections above the threshold."""
+    from maskrcnn_scratch.training.build_model import load_trained
+    from maskrcnn_scratch.weights import MaskRCNN_ResNet50_FPN_Weights, WeightsError
+    from maskrcnn_scratch.weights.download import download_weights
+
+    file = Path(weights)
+    if weights in MaskRCNN_ResNet50_FPN_Weights.__members__:
+        try:
+            file = download_weights(MaskRCNN_ResNet50_FPN_Weights[weights].url)
+        except WeightsError as error:
+            raise WeightsError(f"{error}, or anywhere and name it with --weights FILE") from error
+    trained = load_trained(file)
+    trained.model.roi_heads.score_thresh = score_threshold
+    return trained

@@ -1,0 +1,142 @@
+"""Anything that shows an image in, detections out.
+
+Letters: D detections, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from maskrcnn_scratch.data.image import image_to_tensor, read_image
+from maskrcnn_scratch.structures import Result
+
+ImageLike: TypeAlias = str | PathLike[str] | Image.Image | np.ndarray | Tensor
+
+# Pixels of 0-1 may overshoot a little (a bicubic resize does); 0-255 and normalised ones go beyond.
+_PLAUSIBLE_RANGE = (-1.0, 2.0)
+
+
+class Predictor:
+    """Runs a detection model on images of any kind.
+
+        predictor = Predictor(model, score_threshold=0.5)
+        result = predictor("street.jpg")
+
+    Args:
+        model: takes a list of ``[C, H, W]`` tensors, gives a list of dicts of tensors, as
+            :class:`MaskRCNN` does. It is switched to evaluation and, with ``device``, moved.
+        device: where the model runs; by default where its parameters are.
+        score_threshold: detections scored below are left out. The model's own
+            ``roi_heads.score_thresh`` comes first: it leaves out what is not above it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        device: str | torch.device | None = None,
+        score_threshold: float = 0.0,
+    ) -> None:
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold is {score_threshold}; it must be between 0 and 1")
+        self.model = model.eval() if device is None else model.eval().to(device)
+        self.score_threshold = score_threshold
+
+    @overload
+    def __call__(self, images: ImageLike) -> Result: ...
+    @overload
+    def __call__(self, images: list[Any] | tuple[ImageLike, ...]) -> list[Result]: ...
+    @torch.inference_mode()
+    def __call__(
+        self, images: ImageLike | list[Any] | tuple[ImageLike, ...]
+    ) -> Result | list[Result]:
+        """What the model finds, on the CPU, in the pixels of the image as it is shown.
+
+        Args:
+            images: one image, or a list or tuple of them that the model gets as one batch; kinds as
+                in :func:`to_image_tensor`.
+
+        Returns:
+            ``boxes`` float ``[D, 4]`` xyxy, ``labels`` int64 ``[D]``, ``scores`` ``[D]``, ``masks``
+            ``[D, 1, H, W]`` in 0-1, best first; with a list, one such dict for each. An empty list
+            gives an empty list.
+
+        Raises:
+            FileNotFoundError, TypeError, ValueError: an image that cannot be read, is of no such
+                kind, or holds values that the model does not take; the message says which.
+        """
+        if not isinstance(images, (list, tuple)):
+            return self._predict([images], ["image"])[0]
+        return self._predict(images, [f"images[{i}]" for i in range(len(images))])
+
+    def _predict(self, images: Sequence[ImageLike], names: Sequence[str]) -> list[Result]:
+        if not images:
+            return []
+        tensors = [to_image_tensor(*pair) for pair in zip(images, names, strict=True)]
+        for tensor, name in zip(tensors, names, strict=True):
+            self._check_pixels(tensor, name)
+        like = next(self.model.parameters(), torch.empty(0))
+        results = self.model([tensor.to(like) for tensor in tensors])
+        return [_at_least(self.score_threshold, result) for result in results]
+
+    def _check_pixels(self, image: Tensor, name: str) -> None:
+        if image.numel() == 0:
+            raise ValueError(f"{name} has no pixels: shape {list(image.shape)}")
+        low, high = (float(extreme) for extreme in image.aminmax())
+        if not np.isfinite([low, high]).all():
+            raise ValueError(f"{name} holds NaN or infinite pixels")
+        mean = getattr(getattr(self.model, "transform", None), "image_mean", [0.5])
+        takes_unit_range = all(0 <= value <= 1 for value in mean)
+        if takes_unit_range and not _PLAUSIBLE_RANGE[0] <= low <= high <= _PLAUSIBLE_RANGE[1]:
+            raise ValueError(
+                f"{name} holds values from {low:.4g} to {high:.4g}; the model takes 0 to 1 and "
+                "normalises by itself (divide 8-bit values by 255)"
+            )
+
+
+def _at_least(score_threshold: float, result: Result) -> Result:
+    keep = result["scores"] >= score_threshold
+    return {key: value[keep].cpu() for key, value in result.items()}
+
+
+def to_image_tensor(image: ImageLike, name: str = "image") -> Tensor:
+    """An image of any kind as a float tensor ``[C, H, W]``, RGB in 0-1.
+
+    Files and PIL images are turned as their EXIF orientation says and converted to RGB from any
+    mode; numpy arrays are uint8 ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` (alpha is
+    dropped). Float tensors ``[C, H, W]`` are taken as they are, uint8 ones divided by 255.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that is missing or no image.
+        TypeError, ValueError: something else; the message calls it ``name``.
+    """
+    if isinstance(image, (str, PathLike)):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return image_to_tensor(ImageOps.exif_transpose(image))
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8:
+            raise TypeError(f"{name} is a numpy array of {image.dtype}; uint8 is needed")
+        if image.ndim == 2:
+            image = image[:, :, None]
+        if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+            raise ValueError(f"{name} is a numpy array {list(image.shape)}; [H, W, 3] is needed")
+        image = torch.from_numpy(image[:, :, :3].copy()).permute(2, 0, 1).expand(3, -1, -1)
+    if not isinstance(image, Tensor):
+        raise TypeError(
+            f"{name} is a {type(image).__name__}; it must be a path, PIL image, array or tensor"
+        )
+    if image.dim() != 3:
+        raise ValueError(f"{name} is a tensor {list(image.shape)}; [C, H, W] is needed")
+    if image.dtype == torch.uint8:
+        return image / 255
+    if not image.is_floating_point():
+        raise TypeError(f"{name} is a tensor of {image.dtype}; float (0-1) or uint8 is needed")
+    return image
