@@ -89,7 +89,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     """The files that the arguments name, in their order, each once; folders and globs sorted."""
     if not arguments:
         raise UsageError("name at least one image, folder of images or glob pattern")
-    files: list[Path] = []
+    files: dict[Path, Path] = {}
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
@@ -102,8 +102,9 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
         if not found:
             kind = "no images in it" if path.is_dir() else "no such image file"
             raise UsageError(f"{argument}: {kind}")
-        files += found
-    return list({file.resolve(): file for file in reversed(files)}.values())[::-1]
+        for file in found:
+            files.setdefault(file.resolve(), file)
+    return list(files.values())
 
 
 def _is_image(path: Path) -> bool:

@@ -1,0 +1,114 @@
+"""The command itself: help, exit status, one-line errors, and what it costs to start."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from maskrcnn_scratch import cli
+
+
+def run(*args, code=0):
+    """The command in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "maskrcnn_scratch", *args], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def imported(statement):
+    """Modules that are loaded after ``statement``."""
+    code = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_the_package_and_asking_for_help_do_not_import_torch():
+    heavy = {"torch", "numpy", "PIL", "tyro"}
+    assert not heavy & imported("import maskrcnn_scratch")
+    assert not heavy & imported("from maskrcnn_scratch.cli import main; main(['--help'])")
+
+
+def test_using_the_model_needs_none_of_the_extras():
+    extras = {"torchvision", "tyro", "safetensors", "hotcoco", "matplotlib", "onnx", "tensorboard"}
+    loaded = imported("from maskrcnn_scratch import MaskRCNN, Predictor, load_model")
+    assert "torch" in loaded and not extras & loaded
+
+
+def test_help_lists_every_command():
+    listed = run("--help").stdout
+    for command, text in cli.COMMANDS.items():
+        assert f"{command} " in listed and text in listed
+    assert run("--version").stdout.startswith("maskrcnn_scratch 0.")
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_is_there_and_has_help(command, capsys):
+    words = command.split()
+    assert callable(getattr(import_module(f"maskrcnn_scratch.cli.{words[0]}"), words[-1]))
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*words, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: maskrcnn {command}" in capsys.readouterr().out
+
+
+def test_wrong_usage(capsys):
+    assert cli.main([]) == 2
+    assert "usage: maskrcnn COMMAND" in capsys.readouterr().out
+    for args in (["predct"], ["data"], ["data", "chek"]):
+        assert cli.main(args) == 2
+        assert f"maskrcnn: error: no command '{args[0]}'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["predict", "a.jpg", "--wieghts", "x"])
+    assert stop.value.code == 2 and "--weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error, status, message",
+    [
+        (ValueError("first\n  second"), 1, "first second"),
+        (OSError(28, "No space left on device"), 1, "[Errno 28] No space left on device"),
+        (RuntimeError("CUDA out of memory"), 1, "CUDA out of memory"),
+        (cli.UsageError("name an image"), 2, "name an image"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            ModuleNotFoundError("No module named 'tqdm'"),
+            1,
+            "No module named 'tqdm': pip install 'maskrcnn_scratch[cli]'",
+        ),
+    ],
+)
+def test_errors_are_one_line(monkeypatch, capsys, error, status, message):
+    from maskrcnn_scratch.cli import predict
+
+    def fail(images: tuple[str, ...] = ()) -> int:
+        raise error
+
+    monkeypatch.setattr(predict, "predict", fail)
+    assert cli.main(["predict"]) == status
+    assert capsys.readouterr().err == f"maskrcnn predict: error: {message}\n"
+
+
+def test_a_traceback_on_demand(monkeypatch):
+    monkeypatch.setenv("MASKRCNN_TRACEBACK", "1")
+    with pytest.raises(cli.UsageError):
+        cli.main(["predict"])
+
+
+def test_bugs_are_not_dressed_up_as_wrong_input(monkeypatch):
+    from maskrcnn_scratch.cli import predict
+
+    def bug() -> int:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(predict, "predict", bug)
+    with pytest.raises(TypeError):
+        cli.main(["predict"])
+
+
+def test_without_the_cli_extra_it_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert cli.main(["predict", "a.jpg"]) == 1
+    assert "pip install 'maskrcnn_scratch[cli]'" in capsys.readouterr().err
