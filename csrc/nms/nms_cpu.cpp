@@ -150,10 +150,13 @@ void nms_images(const T* boxes,
   });
 
   std::vector<Group> problems;
+  int64_t pairs = 0;
   for (int64_t n = 0; n < num_images; ++n) {
     const auto& begin = rankings[n].group_begin;
     for (int64_t g = 0; g < num_groups; ++g) {
-      if (begin[g] < begin[g + 1]) problems.push_back({n, begin[g], begin[g + 1]});
+      const int64_t size = begin[g + 1] - begin[g];
+      if (size > 0) problems.push_back({n, begin[g], begin[g + 1]});
+      pairs += size * size / 2;
     }
   }
   const auto solve = [&](int64_t p) {
@@ -163,9 +166,9 @@ void nms_images(const T* boxes,
               group.end - group.begin, threshold, max_out, ranking.kept.data());
   };
   const int64_t num_problems = problems.size();
-  if (num_problems >= torch::stable::get_num_threads()) {
+  if (pairs > kPairsPerThread && num_problems >= torch::stable::get_num_threads()) {
     parallel_tasks(num_problems, solve);
-  } else {  // too few for all threads: they share the candidates of each instead
+  } else {  // little work, or too few problems for all threads: those share candidates instead
     for (int64_t p = 0; p < num_problems; ++p) solve(p);
   }
 
@@ -192,10 +195,7 @@ std::tuple<Tensor, Tensor> nms_padded(Tensor boxes,
   groups = torch::stable::contiguous(groups);
   const int64_t num_images = boxes.size(0), slots = boxes.size(1);
   const int64_t* group = groups.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < num_images * slots; ++i) {
-    CHECK_ARGUMENT(group[i] >= 0 && group[i] < num_groups, "groups[", i / slots, ", ", i % slots,
-                   "] is ", group[i], ", but num_groups is ", num_groups);
-  }
+  check_groups(groups, num_groups);
   Tensor indices = torch::stable::new_empty(groups, {num_images, max_out});
   Tensor count = torch::stable::new_empty(groups, {num_images});
   dispatch_float_double(boxes.scalar_type(), "boxes", [&](auto tag) {
