@@ -7,6 +7,9 @@ TORCH_CUDA_ARCH_LIST: GPUs to compile for (default: 8.0 and 9.0, and PTX for lat
 """
 
 import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -32,6 +35,16 @@ def sources(pattern: str) -> list[str]:
     return sorted(str(path) for path in Path("csrc").glob(pattern))
 
 
+def find_cuda_home() -> None:
+    """Sets CUDA_HOME to nvcc's toolkit; nvcc on the path can be a script that stands elsewhere."""
+    nvcc = shutil.which("nvcc")
+    if nvcc and not os.environ.get("CUDA_HOME") and not os.environ.get("CUDA_PATH"):
+        command = [nvcc, "--dryrun", "-x", "cu", os.devnull]
+        trace = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        if top := re.search(r"^#\$ TOP=(.+)$", trace, re.MULTILINE):
+            os.environ["CUDA_HOME"] = str(Path(top[1].strip()).resolve())
+
+
 def build_arguments() -> dict[str, object]:
     choice = os.environ.get("MASKRCNN_BUILD", "auto")
     if choice not in ("auto", "cpu", "cuda", "none"):
@@ -40,6 +53,7 @@ def build_arguments() -> dict[str, object]:
         print("maskrcnn_scratch: building no kernels (MASKRCNN_BUILD=none)")
         return {}
 
+    find_cuda_home()
     import pybind11
     import torch
     from torch.utils import cpp_extension
