@@ -16,7 +16,7 @@ from maskrcnn_scratch.training.checkpoint import write_atomically
 
 
 class RunLog:
-    """Shows every step and writes the mean of every ``log_every``.
+    """Shows every step, and writes means over ``log_every`` steps and up to each validation.
 
     Args:
         folder: where log.jsonl is; lines after ``step``, of a run that is resumed before its end,
@@ -39,8 +39,8 @@ class RunLog:
     ) -> None:
         self.log_every, self.enabled = log_every, enabled
         self.sums: dict[str, float] = {}
-        self.steps = self.images = 0
-        self.since = time.monotonic()
+        self.steps, self.images, self.seconds = 0, 0, 0.0
+        self.last = time.monotonic()
         if not enabled:
             return
         from tqdm import tqdm
@@ -71,11 +71,14 @@ class RunLog:
         if not self.enabled:
             return
         values = {"loss": sum(losses.values()), **losses}
-        for name, value in values.items():
+        for name, value in {**values, "learning_rate": learning_rate}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+        now = time.monotonic()
         self.steps += 1
         self.images += images
-        speed = self.images / (time.monotonic() - self.since)
+        self.seconds += now - self.last
+        self.last = now
+        speed = self.images / self.seconds
         self.bar.set_postfix_str(
             f"{format_figures(values)}, lr {learning_rate:.2g}, {speed:.1f} images/s, "
             f"{peak_memory() / 2**30:.1f} GiB",
@@ -83,19 +86,25 @@ class RunLog:
         )
         self.bar.update()
         if self.steps == self.log_every:
-            means = {name: total / self.steps for name, total in self.sums.items()}
-            self._write(step, {**means, "learning_rate": learning_rate, "images_per_s": speed})
-            self.sums, self.steps, self.images = {}, 0, 0
-            self.since = time.monotonic()
+            self._write_means(step)
 
     def validation(self, step: int, figures: dict[str, float]) -> None:
-        """Prints and writes validation figures; its time does not count for the speed."""
-        if self.enabled and figures:
+        """Prints and writes validation figures; their time does not count for the speed."""
+        if not self.enabled:
+            return
+        if self.steps > 0:
+            self._write_means(step)
+        if figures:
             shown = {k: v for k, v in figures.items() if not k.startswith("val/loss_")}
             self.bar.write(f"step {step}: {format_figures(shown)}", file=sys.stderr)
             self._write(step, figures)
-        self.sums, self.steps, self.images = {}, 0, 0
-        self.since = time.monotonic()
+        self.last = time.monotonic()
+
+    def _write_means(self, step: int) -> None:
+        """A line for the steps since the last one."""
+        means = {name: total / self.steps for name, total in self.sums.items()}
+        self._write(step, {**means, "images_per_s": self.images / self.seconds})
+        self.sums, self.steps, self.images, self.seconds = {}, 0, 0, 0.0
 
     def _write(self, step: int, figures: dict[str, float]) -> None:
         with self.path.open("a") as file:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +121,11 @@ class Trainer:
         """
         config = self.config
         validation_steps = config.validate_every * self.steps_per_epoch
-        micro_batches = self.read_batches()
-        with StopRequest() as stop, self.open_log() as log:
+        with (
+            StopRequest() as stop,
+            self.open_log() as log,
+            closing(self.read_batches()) as micro_batches,
+        ):
             while self.step < self.total_steps:
                 losses = self.train_step(micro_batches)
                 log.train_step(self.step, losses, self.learning_rate, config.batch_size)
@@ -241,7 +244,7 @@ class Trainer:
             self.ema.module.load_state_dict(checkpoint["model"])
         self.step, self.best = checkpoint["step"], training["best"]
 
-    def read_batches(self) -> Iterator[Batch]:
+    def read_batches(self) -> Generator[Batch]:
         """This process's micro-batches from the current step on, without end."""
         self.batches.start = self.step * self.config.accumulate
         loader = training_loader(self.train_set, self.batches, self.config.num_workers)

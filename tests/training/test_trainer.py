@@ -26,7 +26,9 @@ class PlainToy(toy.ToyModel):
 
 
 def test_loss_falls(tmp_path):
-    trainer = toy.toy_trainer(tmp_path, epochs=8, learning_rate=0.05)
+    trainer = toy.toy_trainer(
+        tmp_path, epochs=8, learning_rate=0.05, validate_every=8, save_every=100
+    )
     before = trainer.validate()["val/loss"]
     trainer.train()
     assert trainer.validate()["val/loss"] < before - 0.1

@@ -1,0 +1,42 @@
+"""log.jsonl: what is averaged, and what is left of it after a kill."""
+
+import json
+
+import pytest
+
+from maskrcnn_scratch.training.run_log import RunLog, drop_lines_after
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_means_over_steps_and_up_to_validations(tmp_path):
+    with RunLog(tmp_path, 0, 10, log_every=3, tensorboard=True) as log:
+        for step in range(1, 6):
+            log.train_step(step, {"loss_a": step, "loss_b": 1.0}, 0.25 * step, images=2)
+        log.validation(5, {"segm/AP": 0.5})
+        log.validation(5, {})
+    first, second, third = lines(tmp_path)
+    assert first.pop("images_per_s") > 0
+    assert first == {"step": 3, "loss": 3.0, "loss_a": 2.0, "loss_b": 1.0, "learning_rate": 0.5}
+    assert second["step"] == 5 and second["loss_a"] == 4.5
+    assert third == {"step": 5, "segm/AP": 0.5}
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+def test_disabled_writes_nothing(tmp_path):
+    with RunLog(tmp_path, 0, 10, log_every=1, tensorboard=True, enabled=False) as log:
+        log.train_step(1, {"loss_a": 1.0}, 0.1, images=2)
+        log.validation(1, {"segm/AP": 0.5})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cut", ["", '{"step": 9, "lo', "\0\0\0"])
+def test_lines_after_the_checkpoint_are_dropped(cut, tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(f'{{"step": {step}}}\n' for step in (2, 4, 4, 6)) + cut)
+    drop_lines_after(path, 4)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 4]
+    drop_lines_after(tmp_path / "nothing.jsonl", 4)
+    assert not (tmp_path / "nothing.jsonl").exists()
