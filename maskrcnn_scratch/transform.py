@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from maskrcnn_scratch.ops import paste_masks
 from maskrcnn_scratch.structures import Detections, ImageList, Result, Target
@@ -120,8 +122,8 @@ class GeneralizedRCNNTransform(nn.Module):
         # In an exported graph sizes are symbols: sym_min asks nothing of them, min would.
         shorter, longer = torch.sym_min(height, width), torch.sym_max(height, width)
         scale = torch.sym_min(min_size / shorter, self.max_size / longer)
-        height, width = math.trunc(height * scale), math.trunc(width * scale)
-        return torch.sym_max(height, 1), torch.sym_max(width, 1)
+        sides: list[Any] = [math.trunc(side * scale) for side in (height, width)]
+        return torch.sym_max(sides[0], 1), torch.sym_max(sides[1], 1)
 
     def _draw_min_size(self) -> int:
         # One draw even where there is nothing to choose, from the stream that torchvision uses, so
@@ -138,7 +140,7 @@ class GeneralizedRCNNTransform(nn.Module):
         divisor = self.size_divisible
         height = math.ceil(max(image.shape[1] for image in images) / divisor) * divisor
         width = math.ceil(max(image.shape[2] for image in images) / divisor) * divisor
-        if torch.jit.is_tracing():  # TorchScript loses what is written into a part of a tensor
+        if is_tracing():  # TorchScript loses what is written into a part of a tensor
             padding = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in images]
             return torch.stack([F.pad(i, p) for i, p in zip(images, padding, strict=True)])
         batch = torch.empty(
@@ -169,7 +171,7 @@ class GeneralizedRCNNTransform(nn.Module):
         # A trace keeps the number of detections free only where it stays a tensor.
         counts = detections.counts
         results = []
-        for n, count in enumerate(counts.unbind() if torch.jit.is_tracing() else counts.tolist()):
+        for n, count in enumerate(counts.unbind() if is_tracing() else counts.tolist()):
             result = {
                 "boxes": boxes[n, :count],
                 "labels": detections.labels[n, :count],

@@ -1,0 +1,23 @@
+"""Export: ONNX, ``torch.export`` and AOTInductor packages, each with a certificate.
+
+    export_onnx(model, "mask_rcnn.onnx", (480, 640), dynamic=True)
+
+Importing this package also teaches PyTorch's legacy ONNX exporter the model's operators.
+"""
+
+from maskrcnn_scratch.export.certificate import Certificate
+from maskrcnn_scratch.export.onnx import to_onnx
+from maskrcnn_scratch.export.program import Detector, ExportOptions, export_program
+from maskrcnn_scratch.export.to_file import export_onnx, export_to_file
+from maskrcnn_scratch.export.unexportable import UnexportableError
+
+__all__ = [
+    "Certificate",
+    "Detector",
+    "ExportOptions",
+    "UnexportableError",
+    "export_onnx",
+    "export_program",
+    "export_to_file",
+    "to_onnx",
+]

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch.export import ExportedProgram
-from torch.onnx import register_custom_op_symbolic, symbolic_helper
+from torch.onnx import symbolic_helper, symbolic_opset11
+from torch.onnx.utils import register_custom_op_symbolic
 
 from maskrcnn_scratch import ops  # noqa: F401, registers the operators
 from maskrcnn_scratch.export import translations
-from maskrcnn_scratch.export.translations import INT64, Operators, Value
+from maskrcnn_scratch.export.translations import Operators, Value
 from maskrcnn_scratch.export.unexportable import explain_conversion_errors
 from maskrcnn_scratch.ops._library import NAMESPACE
 
@@ -100,6 +101,11 @@ def translation_table() -> dict[Any, Any]:
     def paste_masks(masks: Any, boxes: Any, height: Any, width: Any) -> Any:
         return translations.paste_masks(op, masks, boxes, height, width)
 
+    def upsample_bilinear2d(
+        input: Any, output_size: Any, align_corners: Any, scale_factors: Any = None
+    ) -> Any:
+        return translations.resize_bilinear(op, input, *output_size)
+
     def to_double(size: Any) -> Any:
         return op.Cast(size, to=DOUBLE)
 
@@ -111,6 +117,7 @@ def translation_table() -> dict[Any, Any]:
         library.multiscale_roi_align.default: multiscale_roi_align,
         library.nms_padded.default: nms_padded,
         library.paste_masks.default: paste_masks,
+        torch.ops.aten.upsample_bilinear2d.vec: upsample_bilinear2d,
         torch.sym_float: to_double,
         operator.truediv: divide,
     }
@@ -139,7 +146,9 @@ class LegacyOperators(Operators):
         return isinstance(argument, torch._C.Value)
 
     def size(self, value: Value, axis: int) -> int:
-        return symbolic_helper._get_tensor_dim_size(value, axis)
+        size = symbolic_helper._get_tensor_dim_size(value, axis)
+        assert size is not None, "a trace knows every size"
+        return size
 
     @staticmethod
     def _known(constant: Value) -> torch.Tensor:
@@ -177,10 +186,20 @@ def _legacy_paste_masks(graph: Any, masks: Any, boxes: Any, height: Any, width: 
     return translations.paste_masks(LegacyOperators(graph), masks, boxes, height, width)
 
 
+def _legacy_upsample_bilinear2d(graph: Any, images: Any, output_size: Any, *args: Any) -> Any:
+    size = symbolic_helper._maybe_get_const(output_size, "is")
+    if "maskrcnn_scratch" not in graph.original_node.scopeName():  # somebody else's model
+        resize: Any = symbolic_opset11.upsample_bilinear2d  # type: ignore[attr-defined]
+        return resize(graph, images, output_size, *args)
+    return translations.resize_bilinear(LegacyOperators(graph), images, *size)
+
+
+_SYMBOLICS: dict[str, Any] = {
+    f"{NAMESPACE}::multiscale_roi_align": _legacy_multiscale_roi_align,
+    f"{NAMESPACE}::nms_padded": _legacy_nms_padded,
+    f"{NAMESPACE}::paste_masks": _legacy_paste_masks,
+    "aten::upsample_bilinear2d": _legacy_upsample_bilinear2d,
+}
 for _opset in LEGACY_OPSETS:
-    for _name, _symbolic in {
-        "multiscale_roi_align": _legacy_multiscale_roi_align,
-        "nms_padded": _legacy_nms_padded,
-        "paste_masks": _legacy_paste_masks,
-    }.items():
-        register_custom_op_symbolic(f"{NAMESPACE}::{_name}", _symbolic, _opset)
+    for _name, _symbolic in _SYMBOLICS.items():
+        register_custom_op_symbolic(_name, _symbolic, _opset)

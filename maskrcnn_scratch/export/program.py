@@ -33,13 +33,13 @@ class ExportOptions:
     """What goes into an exported model and what comes out.
 
     With one image of fixed size, ``images`` is ``[3, H, W]`` and the outputs hold the detections:
-    ``boxes`` ``[D, 4]``, ``labels`` ``[D]``, ``scores`` ``[D]`` and ``masks`` ``[D, 1, H, W]``. With
-    more, or dynamic sizes, ``images`` is ``[N, 3, H, W]``, outputs are ``[N, D, ...]`` with room for
-    the most detections there can be, and ``num_detections`` ``[N]`` says how many there are; the
-    rest is zeros.
+    ``boxes`` ``[D, 4]``, ``labels`` ``[D]``, ``scores`` ``[D]`` and ``masks`` ``[D, 1, H, W]``.
+    With more, or dynamic sizes, ``images`` is ``[N, 3, H, W]``, outputs are ``[N, D, ...]`` with
+    room for the most detections there can be, and ``num_detections`` ``[N]`` says how many there
+    are; the rest is zeros.
 
     Args:
-        image_size: (height, width) of the images.
+        image_size: (height, width) of the images; where it is dynamic, of typical ones.
         batch: number of images, all of one size.
         dynamic: sizes and number of images may differ from call to call.
         preprocessed: images come normalised, resized and padded, and with a second input
@@ -58,7 +58,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if min(*self.image_size, self.batch) < 1:
             raise ValueError(
-                f"image_size {self.image_size} and batch {self.batch} must be at least 1"
+                f"there are no images of {self.image_size[0]} x {self.image_size[1]} in batches "
+                f"of {self.batch}: sides and batch must be at least 1"
             )
 
     @property
@@ -137,7 +138,7 @@ def make_batch(images: Tensor, transform: GeneralizedRCNNTransform) -> ImageList
     return ImageList(images, sizes)
 
 
-def _known_between(low: int, size: int, high: int) -> int:
+def _known_between(low: int, size: int | torch.SymInt, high: int) -> Any:
     """``size``; in a graph, where it is a formula, a fresh symbol with this range for it.
 
     The sizes of all feature maps follow from the size of the batch: as formulas of the original
@@ -145,10 +146,10 @@ def _known_between(low: int, size: int, high: int) -> int:
     """
     if isinstance(size, int):
         return size
-    size = torch.scalar_tensor(size, dtype=torch.int64).item()  # type: ignore[assignment]
-    torch._check(size >= low)
-    torch._check(size <= high)
-    return size
+    symbol = torch.scalar_tensor(size, dtype=torch.int64).item()
+    torch._check(symbol >= low)
+    torch._check(symbol <= high)
+    return symbol
 
 
 def first_slots(values: Result, count: Tensor) -> Result:
@@ -172,6 +173,12 @@ def export_program(model: GeneralizedRCNN, options: ExportOptions) -> ExportedPr
     """
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() before the export")
+    divisor = model.transform.size_divisible
+    if options.preprocessed and any(side % divisor for side in options.image_size):
+        raise ValueError(
+            f"preprocessed images are padded to multiples of {divisor}, which "
+            f"{options.image_size[0]} x {options.image_size[1]} is not"
+        )
     detector = Detector(model, options)
     parameter = next(model.parameters())
     # Two images at least, or their number would be taken for a constant.
@@ -188,7 +195,7 @@ def export_program(model: GeneralizedRCNN, options: ExportOptions) -> ExportedPr
         return torch.export.export(
             detector,
             options.inputs(images, sizes),
-            dynamic_shapes=dynamic_shapes(options, model.transform.size_divisible),
+            dynamic_shapes=dynamic_shapes(options, divisor),
         )
 
 
@@ -215,7 +222,7 @@ def fixed_scales(model: GeneralizedRCNN, images: Tensor) -> Iterator[None]:
     Raises:
         ValueError: images of this size leave a feature map empty, or the backbone can't take them.
     """
-    size = tuple(images.shape[-2:])
+    size = (images.shape[-2], images.shape[-1])
     try:
         features = model.extract_features(images)
     except RuntimeError as error:

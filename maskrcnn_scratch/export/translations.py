@@ -1,8 +1,8 @@
 """The operators of ``maskrcnn_scratch.ops`` in terms of standard ONNX operators.
 
 Written once, in what ONNX operator sets 11 to 21 have in common, and used by both of PyTorch's
-exporters (``onnx.py``). ``op`` stands for the one that is at work: ``op.Name(...)`` adds a node, and
-numbers, lists and arrays among its inputs become constants.
+exporters (``onnx.py``). ``op`` stands for the one that is at work: ``op.Name(...)`` adds a node,
+and numbers, lists and arrays among its inputs become constants.
 
 Letters: ``N`` images, ``K`` boxes, ``R`` RoIs, ``G`` groups, ``V`` candidates, ``M`` mask side.
 """
@@ -141,6 +141,28 @@ def nms_padded(
     exists = op.Greater(best, -np.inf)
     count = op.ReduceSum(op.Cast(exists, to=INT64), [1], keepdims=0)
     return op.Where(exists, slot, 0), count
+
+
+def resize_bilinear(op: Operators, images: Value, height: Size, width: Size) -> Value:
+    """``F.interpolate`` of ``[N, C, H, W]`` with half-pixel centres, rounded as PyTorch does.
+
+    ``Resize`` of onnxruntime computes its coordinates in another order: 1e-5 of a pixel, which
+    grows to 1e-4 in the scores of a noisy image.
+    """
+    for axis, size in ((2, height), (3, width)):
+        old = op.Cast(op.Gather(op.Shape(images), axis, axis=0), to=FLOAT)
+        new = op.Cast(size, to=FLOAT)
+        centres = op.Add(op.Range(0.0, new, 1.0), 0.5)  # [size], pixels of the result
+        position = op.Max(op.Sub(op.Mul(op.Div(old, new), centres), 0.5), 0.0)
+        last = op.Sub(old, 1.0)
+        low = op.Min(op.Floor(position), last)
+        high = op.Min(op.Add(low, 1.0), last)
+        weight = op.Reshape(op.Sub(position, low), [-1, 1] if axis == 2 else [-1])
+        images = op.Add(
+            op.Mul(op.Gather(images, op.Cast(low, to=INT64), axis=axis), op.Sub(1.0, weight)),
+            op.Mul(op.Gather(images, op.Cast(high, to=INT64), axis=axis), weight),
+        )
+    return images
 
 
 def paste_masks(op: Operators, masks: Value, boxes: Value, height: Size, width: Size) -> Value:

@@ -1,0 +1,183 @@
+"""Files from which the model runs without its Python code, each with a certificate beside it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from maskrcnn_scratch.data.coco_json import write_json
+from maskrcnn_scratch.data.shapes import ShapesDataset
+from maskrcnn_scratch.export.certificate import Certificate, Run, certify
+from maskrcnn_scratch.export.onnx import to_onnx
+from maskrcnn_scratch.export.program import ExportOptions, export_program
+from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN
+
+Format = Literal["onnx", "pt2", "aoti"]
+
+
+def export_onnx(
+    model: GeneralizedRCNN,
+    path: str | os.PathLike[str],
+    image_size: tuple[int, int],
+    *,
+    images: Sequence[Tensor] | None = None,
+    **options: Any,
+) -> Certificate:
+    """Writes the model as ONNX, of standard operators only.
+
+    Args:
+        model: in eval mode.
+        path: ``path.json`` beside it gets the certificate.
+        image_size: (height, width) of the images, or with ``dynamic`` typical ones.
+        images: what the certificate is measured on, as in :func:`export_to_file`.
+        **options: ``batch``, ``dynamic``, ``preprocessed``, ``raw_masks``: see ``ExportOptions``,
+            which also says what goes in and comes out.
+
+    Returns:
+        the certificate; ``verdict`` says whether onnxruntime and PyTorch agree.
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime is missing.
+        UnexportableError: a component with an op that ONNX has no words for.
+        OSError, ValueError: see :func:`export_to_file`.
+    """
+    return export_to_file(model, path, ExportOptions(image_size, **options), "onnx", images)
+
+
+def export_to_file(
+    model: GeneralizedRCNN,
+    path: str | os.PathLike[str],
+    options: ExportOptions,
+    format: Format,
+    images: Sequence[Tensor] | None = None,
+) -> Certificate:
+    """Writes the model and its certificate; both appear when they are whole, or not at all.
+
+    Args:
+        model: in eval mode.
+        format: ``"onnx"``; ``"pt2"`` for ``torch.export.load``, which needs
+            ``maskrcnn_scratch.ops`` imported; ``"aoti"`` for a compiled package that runs from
+            C++ as well, given the library of operators.
+        images: ``[3, H, W]`` in 0-1 that the certificate is measured on; generated shapes by
+            default, in which a model of other things may find nothing.
+
+    Raises:
+        OSError: the path can't be written.
+        ValueError: a model in training mode, or a size that leaves a feature map empty.
+        UnexportableError: a component that can't be exported, and what it does that can't.
+    """
+    path = Path(path)
+    kind = FORMATS[format]
+    for package in kind.packages:
+        _require(package)
+    device = next(model.parameters()).device
+    if images is None:
+        shapes = ShapesDataset(2, side=max(options.image_size))
+        images = [shapes[n][0] for n in range(len(shapes))]
+    try:
+        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+    except OSError as error:
+        raise OSError(f"{path} can't be written: {error.strerror or error}") from error
+    with folder:
+        # The certificate is about the file: what runs is read back from it.
+        written = Path(folder.name) / f"model{kind.suffix}"
+        kind.write(model, export_program(model, options), options, written)
+        trials = certify(model, options, kind.load(written), [i.to(device) for i in images])
+        certificate = Certificate(format, options, _versions(kind.packages), trials)
+        os.replace(written, path)
+    write_json(f"{path}.json", certificate.to_json())
+    return certificate
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How to write a program, and how to run it from the file."""
+
+    suffix: str
+    packages: tuple[str, ...]
+    write: Callable[[GeneralizedRCNN, ExportedProgram, ExportOptions, Path], None]
+    load: Callable[[Path], Run]
+
+
+def write_onnx(
+    model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
+) -> None:
+    outputs = ["boxes", "labels", "scores"]
+    outputs += ["masks"] * model.roi_heads.has_mask() + ["num_detections"] * options.batched
+    to_onnx(program, options.input_names, outputs).save(path, external_data=False)
+    import_module("onnx").checker.check_model(path, full_check=True)
+
+
+def load_onnx(path: Path) -> Run:
+    session = import_module("onnxruntime").InferenceSession(
+        path, providers=["CPUExecutionProvider"]
+    )
+    inputs = [each.name for each in session.get_inputs()]
+    outputs = [each.name for each in session.get_outputs()]
+
+    def run(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        arrays = [tensor.cpu().contiguous().numpy() for tensor in tensors]
+        found = session.run(outputs, dict(zip(inputs, arrays, strict=True)))
+        return {name: torch.from_numpy(value) for name, value in zip(outputs, found, strict=True)}
+
+    return run
+
+
+def write_pt2(
+    model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
+) -> None:
+    torch.export.save(program, path)
+
+
+def load_pt2(path: Path) -> Run:
+    module = torch.export.load(path).module()
+    return lambda tensors: module(*tensors)
+
+
+def write_aoti(
+    model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
+) -> None:
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+
+
+def load_aoti(path: Path) -> Run:
+    package = torch._inductor.aoti_load_package(str(path))
+    return lambda tensors: package(*tensors)
+
+
+FORMATS: dict[Format, FileFormat] = {
+    "onnx": FileFormat(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, load_onnx),
+    "pt2": FileFormat(".pt2", (), write_pt2, load_pt2),
+    "aoti": FileFormat(".pt2", (), write_aoti, load_aoti),
+}
+
+
+def _require(package: str) -> None:
+    try:
+        import_module(package)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"exporting to ONNX needs {package}: pip install 'maskrcnn_scratch[export]'"
+        ) from error
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for package in ("maskrcnn_scratch", "torch", *packages):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout
+            found[package] = "unknown"
+    return found
