@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "find objects in images: overlay pictures, JSON, COCO results",
     "train": "train on a data set in COCO format, from the start or resumed",
     "evaluate": "COCO's box and mask AP of a model or of saved results",
+    "export": "write a model as ONNX, torch.export program or compiled package",
     "data check": "find what is wrong with a data set, and how it fits the model",
     "weights show": "what a weights file holds, and which model it fits",
     "weights convert": "rewrite weights for torchvision, detectron2, timm or as safetensors",
