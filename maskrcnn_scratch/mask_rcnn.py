@@ -140,7 +140,8 @@ class GeneralizedRCNN(nn.Module):
         check_targets(
             targets,
             [(image.shape[-2], image.shape[-1]) for image in images],
-            has_mask=self.roi_heads.has_mask(),
+            self.roi_heads.num_classes(),
+            self.roi_heads.has_mask(),
         )
         batch, targets = self.transform(images, targets)
         features = self.extract_features(batch.tensors)
@@ -313,7 +314,7 @@ class MaskRCNN(FasterRCNN):
     ) -> None:
         classes = _number_of_classes(num_classes, "mask_predictor", mask_predictor)
         if mask_roi_pool is None:
-            mask_roi_pool = _roi_pool(14, conventions)
+            mask_roi_pool = _roi_pool(14, conventions, channels_last=True)
         if mask_head is None:
             mask_head = MaskRCNNHeads(_out_channels(backbone), (256, 256, 256, 256), dilation=1)
         if mask_predictor is None:
@@ -330,12 +331,15 @@ class MaskRCNN(FasterRCNN):
         )
 
 
-def _roi_pool(output_size: int, conventions: Conventions) -> MultiScaleRoIAlign:
+def _roi_pool(
+    output_size: int, conventions: Conventions, channels_last: bool = False
+) -> MultiScaleRoIAlign:
     return MultiScaleRoIAlign(
         ("0", "1", "2", "3"),
         output_size,
         conventions.sampling_ratio,
         aligned=conventions.roi_aligned,
+        channels_last=channels_last,
     )
 
 

@@ -31,8 +31,9 @@ from tools.ladder.whole import Agreement, model_rung, summarize
 
 # Seeds of the weights and the logit added to their background: from a hundred detections an image
 # down to a few.
-WEIGHT_SETS = ((0, 4.0), (1, 5.5), (2, 7.0))
+WEIGHT_SETS = ((0, 2.5), (1, 5.0), (2, 6.0))
 LEVELS = ("op", "module", "stage", "model", "losses")
+HEADER = f"{'':5}{'rung':44}{'absolute':>10}{'relative':>10}  tolerance"
 OBJECTS = (0, 1, 64)  # in the images that the losses are compared on
 
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(options.device)
     rungs = []
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {device}")
-    print(f"{'':5}{'rung':44}{'absolute':>10}{'relative':>10}  tolerance")
+    print(HEADER)
     for rung in ladder(device, images, options.min_size):
         rungs.append(rung)
         print(row(rung), flush=True)

@@ -26,6 +26,7 @@ class MultiScaleRoIAlign(nn.Module):
         canonical_level: 4 is the level of stride 16.
         scales: feature pixels per image pixel of each map; by default found from the sizes.
         aligned: shifts the samples by the half pixel that the original RoIAlign leaves out.
+        channels_last: memory format of the result, for convolutions; linear layers want it off.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class MultiScaleRoIAlign(nn.Module):
         canonical_level: int = 4,
         scales: Sequence[float] | None = None,
         aligned: bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.featmap_names = list(featmap_names)
@@ -48,6 +50,7 @@ class MultiScaleRoIAlign(nn.Module):
         self.canonical_level = canonical_level
         self.scales = scales
         self.aligned = aligned
+        self.channels_last = channels_last
 
     def forward(
         self,
@@ -83,6 +86,7 @@ class MultiScaleRoIAlign(nn.Module):
             self.output_size,
             self.sampling_ratio,
             self.aligned,
+            self.channels_last,
         )
 
     def map_levels(self, boxes: Tensor, scales: Sequence[float]) -> Tensor:

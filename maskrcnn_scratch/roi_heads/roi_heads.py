@@ -110,6 +110,11 @@ class RoIHeads(nn.Module):
         """Whether there is a mask branch."""
         return self.mask_predictor is not None
 
+    def num_classes(self) -> int | None:
+        """Classes that the box predictor tells apart, the background included, if it says so."""
+        layer = getattr(self.box_predictor, "cls_score", None)
+        return getattr(layer, "out_features", None)
+
     def predict_boxes(
         self, features: Mapping[str, Tensor], rois: Tensor, image_shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:

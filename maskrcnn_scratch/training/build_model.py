@@ -263,7 +263,7 @@ def small_maskrcnn(
         box_roi_pool=pool(output_size=7),
         box_head=TwoMLPHead(channels * 7**2, 256),
         box_predictor=FastRCNNPredictor(256, num_classes),
-        mask_roi_pool=pool(output_size=14),
+        mask_roi_pool=pool(output_size=14, channels_last=True),
         mask_head=MaskRCNNHeads(channels, (64, 64), dilation=1),
         mask_predictor=MaskRCNNPredictor(64, 64, num_classes),
         conventions=conventions,

@@ -1,0 +1,176 @@
+"""The demo: the same answer as torchvision on a photograph, then a model that learns from nothing.
+
+    make demo        or        python tools/demo.py [--output DIR]
+
+Offline and on the CPU. First it builds Mask R-CNN ResNet-50-FPN and torchvision's with the same
+calibrated weights, and compares them stage by stage. Then it trains a small Mask R-CNN, made of the
+same parts, on generated shapes, evaluates it on others and draws what it finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image
+
+from maskrcnn_scratch.cli.train import train
+from maskrcnn_scratch.data.augment import Augmentation
+from maskrcnn_scratch.data.coco import CocoDataset
+from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
+from maskrcnn_scratch.inference.visualize import draw_detections
+from maskrcnn_scratch.structures import Result
+from maskrcnn_scratch.training.build_model import ModelConfig, load_trained
+from maskrcnn_scratch.training.config import TrainConfig
+from maskrcnn_scratch.weights.categories import COCO_CATEGORIES
+from tools import parity
+from tools.calibrate import calibrated_maskrcnn
+from tools.ladder.photographs import photographs
+from tools.ladder.reference import Recording, reference_of
+from tools.ladder.stages import stage_rungs
+from tools.ladder.whole import model_rung
+
+matplotlib.use("Agg")
+TRAIN_IMAGES, VAL_IMAGES = 2000, 100
+SHOWN_IMAGES = 6
+
+# What fits 128-pixel images and four minutes: few anchors, proposals and samples.
+RECIPE = {
+    "model": ModelConfig(
+        architecture="small",
+        weights="none",
+        min_size=(128,),
+        max_size=128,
+        anchor_sizes=(16, 32, 64, 96, 128),
+        pre_nms_top_n=150,
+        post_nms_top_n=80,
+        rpn_samples=64,
+        box_samples=32,
+    ),
+    "augmentation": Augmentation(horizontal_flip=True),
+    "epochs": 4,
+    "batch_size": 8,
+    "optimizer": "adamw",
+    "learning_rate": 2e-3,
+    "weight_decay": 1e-2,
+    "schedule": "cosine",
+    "clip_grad_norm": 5.0,
+    "precision": "bf16",
+    "validate_every": 4,
+    "device": "cpu",
+    "tensorboard": False,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="where all goes")
+    output: Path = parser.parse_args().output
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    compare_with_torchvision(output)
+    learn_shapes(output)
+
+
+def compare_with_torchvision(output: Path) -> None:
+    """Both models on a photograph, stage by stage; the table and a picture."""
+    print("1. Mask R-CNN ResNet-50-FPN and torchvision's, same weights, same photograph\n")
+    photograph = photographs()[0]
+    model = calibrated_maskrcnn(0, photograph, background_logit=6.0, min_size=480, max_size=800)
+    recording = Recording(reference_of(model), [photograph])
+    with torch.no_grad():
+        rungs = list(stage_rungs(model, recording, [photograph]))
+        stages = model.run_stages([photograph])
+    rungs.append(model_rung("detections on the photograph", stages, recording)[0])
+    print(parity.HEADER)
+    for rung in rungs:
+        print(parity.row(rung))
+    if parity.report(rungs):
+        raise SystemExit(1)
+    picture = output / "photograph.png"
+    draw_detections(photograph, stages.results[0], COCO_CATEGORIES).save(picture)
+    print(f"{picture}: what both see. The weights are random, so the names mean nothing.\n")
+
+
+def learn_shapes(output: Path) -> None:
+    """Trains on generated shapes, evaluates on others; pictures, curves, and how to go on."""
+    print(f"2. A small Mask R-CNN learns shapes from {TRAIN_IMAGES} generated images\n")
+    annotations = write_coco(ShapesDataset(TRAIN_IMAGES, seed=0), output / "shapes" / "train")
+    held_out = write_coco(ShapesDataset(VAL_IMAGES, seed=1), output / "shapes" / "val")
+    run = output / "run"
+    started = time.monotonic()
+    status = train(
+        TrainConfig(
+            train_annotations=str(annotations),
+            val_annotations=str(held_out),
+            output=str(run),
+            **RECIPE,
+        )
+    )
+    if status:
+        raise SystemExit(status)
+    minutes = (time.monotonic() - started) / 60
+    draw_shapes(run / "best.pt", held_out, output / "shapes.png")
+    found = draw_curves(run / "log.jsonl", output / "curves.png")
+    print(f"""
+trained and evaluated in {minutes:.1f} minutes, on {VAL_IMAGES} images it had not seen:
+    masks  AP {found["segm/AP"]:.3f}   AP50 {found["segm/AP50"]:.3f}
+    boxes  AP {found["bbox/AP"]:.3f}   AP50 {found["bbox/AP50"]:.3f}
+pictures: {output / "shapes.png"} (ground truth above, predictions below), {output / "curves.png"}
+predict:  maskrcnn predict --weights {run / "best.pt"} --out predictions {held_out.parent}""")
+
+
+def draw_shapes(checkpoint: Path, annotations: Path, picture: Path) -> None:
+    """Some images with their ground truth, and below them what the model finds."""
+    trained = load_trained(checkpoint)
+    names = ["background", *trained.class_names.values()]
+    images = CocoDataset(annotations, annotations.parent)
+    columns = []
+    for index in range(SHOWN_IMAGES):
+        image, target = images[index]
+        with torch.no_grad():
+            result = trained.model([image])[0]
+        sure = result["scores"] > 0.5
+        rows = [
+            draw_detections(image, truth_as_result(target), names),
+            draw_detections(image, {k: v[sure] for k, v in result.items()}, names),
+        ]
+        columns.append(np.concatenate([np.asarray(row.resize((448, 448))) for row in rows]))
+    Image.fromarray(np.concatenate(columns, axis=1)).save(picture)
+
+
+def truth_as_result(target: dict[str, torch.Tensor]) -> Result:
+    """Ground truth in the form of a detection of score 1."""
+    return {
+        "boxes": target["boxes"],
+        "labels": target["labels"],
+        "scores": torch.ones(len(target["labels"])),
+        "masks": target["masks"][:, None].float(),
+    }
+
+
+def draw_curves(log: Path, picture: Path) -> dict[str, float]:
+    """The losses over the steps; returns the last validation's figures."""
+    from matplotlib import pyplot as plt
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [line for line in lines if "loss_mask" in line]
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for name in (key for key in steps[0] if key.startswith("loss_")):
+        values = [line[name] for line in steps]
+        axes.plot([line["step"] for line in steps], values, label=name.removeprefix("loss_"))
+    axes.set(xlabel="step", ylabel="loss", yscale="log", title="Training on generated shapes")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(picture, dpi=120)
+    return next(line for line in reversed(lines) if "segm/AP" in line)
+
+
+if __name__ == "__main__":
+    main()
