@@ -25,7 +25,7 @@ def check_parts(model: GeneralizedRCNN) -> None:
         ValueError: the backbone's levels, channels or names are not what the anchor generator,
             the RPN head or the poolers expect.
     """
-    parameter = next(model.backbone.parameters(), torch.empty(0))
+    parameter = next(model.parameters())
     image = parameter.new_zeros(1, len(model.transform.image_mean), PROBE_SIDE, PROBE_SIDE)
     modes = {module: module.training for module in model.modules()}
     model.eval()  # so that batch normalisation counts nothing

@@ -8,7 +8,7 @@ Letters: ``N`` images, ``L`` levels, ``a`` anchors a cell, ``A`` anchors in all,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -83,7 +83,7 @@ class RoIPooler(Protocol):
 
     def __call__(
         self,
-        features: dict[str, Tensor],
+        features: Mapping[str, Tensor],
         boxes: Tensor | Sequence[Tensor],
         image_shapes: Sequence[tuple[int, int]],
         /,

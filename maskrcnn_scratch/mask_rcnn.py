@@ -148,9 +148,10 @@ class GeneralizedRCNN(nn.Module):
         rpn = self.rpn(batch, features)
         proposals = self.rpn.propose(rpn, batch.sizes, phase="training")
         rpn_losses = self.rpn.losses(rpn, targets, generator)
-        shape = tuple(batch.tensors.shape[-2:])
         return {
-            **self.roi_heads.losses(features, proposals.to_list(), shape, targets, generator),
+            **self.roi_heads.losses(
+                features, proposals.to_list(), batch.padded_size, targets, generator
+            ),
             **rpn_losses,
         }
 

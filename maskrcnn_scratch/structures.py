@@ -38,6 +38,11 @@ class ImageList:
     sizes: Tensor
 
     @property
+    def padded_size(self) -> tuple[int, int]:
+        """(height, width) that all images of the batch share."""
+        return self.tensors.shape[-2], self.tensors.shape[-1]
+
+    @property
     def image_sizes(self) -> list[tuple[int, int]]:
         """``sizes`` as torchvision has them, on the host (waits for a GPU)."""
         return [(height, width) for height, width in self.sizes.tolist()]

@@ -44,6 +44,7 @@ class LastLevelP6P7(nn.Module):
         self.use_P5 = in_channels == out_channels
         for conv in (self.p6, self.p7):
             nn.init.kaiming_uniform_(conv.weight, a=1)
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
     def forward(

@@ -130,6 +130,9 @@ class RoIHeads(nn.Module):
         self, features: Mapping[str, Tensor], rois: Tensor, image_shape: tuple[int, int]
     ) -> Tensor:
         """Mask logits ``[R, C, M, M]`` of ``rois [R, 5]``, one mask for each class."""
+        assert self.mask_roi_pool is not None
+        assert self.mask_head is not None
+        assert self.mask_predictor is not None
         pooled = self.mask_roi_pool(features, rois, [image_shape])  # [R, channels, 14, 14]
         return self.mask_predictor(self.mask_head(pooled))
 
@@ -137,10 +140,9 @@ class RoIHeads(nn.Module):
         self, features: Mapping[str, Tensor], proposals: Proposals, images: ImageList
     ) -> tuple[Tensor, Tensor, Detections]:
         """Class logits ``[N, P, C]``, offsets ``[N, P, C, 4]`` and what is kept of them."""
-        shape = tuple(images.tensors.shape[-2:])
         slots = proposals.scores.shape  # [N, P]
         rois = boxes_to_rois(proposals.boxes)  # [N * P, 5]
-        class_logits, box_regression = self.predict_boxes(features, rois, shape)
+        class_logits, box_regression = self.predict_boxes(features, rois, images.padded_size)
         class_logits = class_logits.reshape(*slots, -1)
         box_regression = box_regression.reshape(*slots, -1, 4)
         detections = select_detections(
@@ -163,7 +165,7 @@ class RoIHeads(nn.Module):
         """Mask probabilities ``[N, D, 1, M, M]`` of the detections' own classes."""
         slots = slots_to_compute(detections)  # [R]
         rois = boxes_to_rois(detections.boxes)[slots]
-        logits = self.predict_masks(features, rois, tuple(images.tensors.shape[-2:]))
+        logits = self.predict_masks(features, rois, images.padded_size)
         labels = detections.labels.flatten()[slots]
         # Not len(labels), which would fix the number of images in an exported graph.
         own = logits[torch.arange(labels.shape[0], device=logits.device), labels].sigmoid()

@@ -6,6 +6,7 @@ Letters: ``L`` levels, ``a`` anchors a cell of one level, ``A = sum(H_l * W_l * 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,12 @@ class AnchorGenerator(nn.Module):
         rounded: bool = True,
     ) -> None:
         super().__init__()
-        self.sizes = tuple(tuple(size) if isinstance(size, Sequence) else (size,) for size in sizes)
+        self.sizes: tuple[tuple[float, ...], ...] = tuple(
+            tuple(size) if isinstance(size, Sequence) else (size,) for size in sizes
+        )
         shared = not isinstance(aspect_ratios[0], Sequence)
-        per_level = [aspect_ratios] * len(self.sizes) if shared else aspect_ratios
-        self.aspect_ratios = tuple(tuple(ratios) for ratios in per_level)  # type: ignore[arg-type]
+        per_level: Any = [aspect_ratios] * len(self.sizes) if shared else aspect_ratios
+        self.aspect_ratios: tuple[tuple[float, ...], ...] = tuple(map(tuple, per_level))
         if len(self.sizes) != len(self.aspect_ratios):
             raise ValueError(
                 f"sizes has {len(self.sizes)} levels and aspect_ratios {len(self.aspect_ratios)}: "

@@ -29,6 +29,7 @@ class RPNHead(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
         accept_old_keys(self, {"conv": "conv.0.0"})
 
