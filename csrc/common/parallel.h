@@ -12,6 +12,7 @@ namespace maskrcnn {
 // Tasks must not throw, nor write to the same memory.
 template <typename F>
 void parallel_tasks(int64_t count, const F& task, int64_t chunk = 1) {
+  if (count == 0) return;
   std::atomic<int64_t> next{0};
   const int64_t chunks = (count + chunk - 1) / chunk;
   const int64_t workers = std::min<int64_t>(chunks, torch::stable::get_num_threads());
