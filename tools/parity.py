@@ -1,6 +1,6 @@
 """Compares every part of the model with torchvision and names the first that diverges.
 
-    python tools/parity.py [--device cpu|cuda] [--image PATH]... [--json FILE]
+    python tools/parity.py [--device cpu|cuda] [--image PATH]... [--json FILE] [--markdown FILE]
 
 Climbs from single ops over modules and stages to the whole model, its losses and gradients, on
 calibrated weights (``tools/calibrate.py``). Exit status 1 if anything is beyond its tolerance.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image", action="append", type=Path, help="instead of the photographs")
     parser.add_argument("--min-size", type=int, default=800, help="shorter side after the resize")
     parser.add_argument("--json", type=Path, help="writes the table here too")
+    parser.add_argument("--markdown", type=Path, help="writes a summary here, for the README")
     options = parser.parse_args(arguments)
 
     images = [read_image(path) for path in options.image] if options.image else None
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(row(rung), flush=True)
     if options.json:
         options.json.write_text(json.dumps([asdict(rung) for rung in rungs], indent=1))
+    if options.markdown:
+        options.markdown.write_text(markdown(rungs))
     return report(rungs)
 
 
@@ -107,6 +111,28 @@ def row(rung: Rung) -> str:
     mark = "ok" if rung.passed else "FAIL"
     text = f"{mark:5}{rung.level + ' ' + rung.name:44}{rung.absolute:10.1e}{rung.relative:10.1e}"
     return f"{text}  {rung.tolerance}" + (f" ({rung.note})" if rung.note else "")
+
+
+def markdown(rungs: Sequence[Rung]) -> str:
+    """The largest errors of each part over all weights and images, as a table."""
+    worst: dict[tuple[str, str], list[Rung]] = {}
+    for rung in rungs:
+        part = re.split(r", (?:weights|image|batch) | \d+ boxes| NHWC| NCHW", rung.name)[0]
+        if rung.level == "model":
+            part = "detections matched one to one"
+        worst.setdefault((rung.level, part), []).append(rung)
+    lines = ["| | compared | largest error | allowed |", "| --- | --- | --- | --- |"]
+    for (level, part), same in worst.items():
+        error = f"{max(rung.absolute for rung in same):.0e}"
+        relative = "relative" in same[0].tolerance
+        if relative:
+            error = f"{max(rung.relative for rung in same):.0e} relative"
+        if level == "model":
+            error = "; ".join(rung.note for rung in same)
+        if not any(rung.absolute for rung in same):
+            error = "0"
+        lines.append(f"| {level} | {part} | {error} | {same[0].tolerance} |")
+    return "\n".join(lines) + "\n"
 
 
 def report(rungs: Sequence[Rung]) -> int:
