@@ -1,0 +1,56 @@
+"""Where the CUDA kernels run: emulated on the CPU, and on a device if there is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskrcnn_scratch.ops import _library
+from tests.cuda.emulation.build import load_emulated
+
+# Order of the threads, threads of a block. A kernel that lacks a barrier fails in one of the orders.
+EMULATIONS = [("forward", 256), ("backward", 64), ("shuffled", 64)]
+Kernel = Callable[..., Any]
+
+
+def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map_tensors(item, function) for item in value)
+    return value
+
+
+def on_device(name: str) -> Kernel:
+    """The op on the GPU, CPU tensors in and out; strides are kept."""
+
+    def to_device(tensor: Tensor) -> Tensor:
+        copy = torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda"
+        )
+        return copy.copy_(tensor) if 0 not in tensor.stride() else tensor.cuda()
+
+    def call(*arguments: Any) -> Any:
+        op = getattr(_library.kernels, name)
+        return _map_tensors(op(*_map_tensors(arguments, to_device)), Tensor.cpu)
+
+    return call
+
+
+@pytest.fixture(params=[*(f"{order}-{threads}" for order, threads in EMULATIONS), "device"])
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Kernel]:
+    """``cuda(name)``: the CUDA kernel of that op as a function of CPU tensors."""
+    if request.param == "device":
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU; the kernels ran emulated only")
+        return on_device
+    order, threads = request.param.split("-")
+    monkeypatch.setenv("EMULATED_ORDER", order)
+    sanitize = bool(os.environ.get("EMULATED_SANITIZE"))
+    ops = load_emulated(64 if sanitize else int(threads), sanitize=sanitize)
+    return lambda name: getattr(ops, name)

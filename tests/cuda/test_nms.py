@@ -1,0 +1,136 @@
+"""CUDA NMS: the keep list of the CPU kernel."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from maskrcnn_scratch.ops._library import kernels
+from tests.ops.inputs import random_boxes, random_scores
+
+
+def check(cuda, boxes: Tensor, scores: Tensor, groups: Tensor, *arguments) -> Tensor:
+    indices, count = cuda("nms_padded")(boxes, scores, groups, *arguments)
+    expected_indices, expected_count = kernels.nms_padded(boxes, scores, groups, *arguments)
+    assert torch.equal(count, expected_count)
+    assert torch.equal(indices, expected_indices)
+    return count
+
+
+def problem(images: int, slots: int, groups: int, side: float = 20.0, empty: float = 0.2):
+    """Boxes, scores with many ties, groups; a share of the slots is empty."""
+    boxes = torch.stack([random_boxes(slots, side, 60.0, seed) for seed in range(images)])
+    scores = torch.stack([random_scores(slots, 40, seed) for seed in range(images)])
+    generator = torch.Generator().manual_seed(slots)
+    scores[torch.rand(images, slots, generator=generator) < empty] = -math.inf
+    return boxes, scores, torch.randint(groups, (images, slots), generator=generator)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("slots, groups", [(1, 1), (64, 1), (65, 2), (400, 1), (400, 7)])
+def test_random(cuda, slots, groups, dtype):
+    boxes, scores, group = problem(2, slots, groups)
+    for threshold in (0.0, 0.3, 0.7, 1.0):
+        for max_out in (3, slots):
+            check(
+                cuda, boxes.to(dtype), scores.to(dtype), group, threshold, max_out, groups
+            )
+
+
+def test_mostly_empty_slots(cuda):
+    """90,000 slots of which 600 hold a box, as after the box head."""
+    boxes, scores, groups = problem(2, 90_000, 91, side=200.0, empty=0.0)
+    keep = torch.zeros(2, 90_000, dtype=torch.bool)
+    keep[:, torch.randperm(90_000)[:600]] = True
+    scores[~keep] = -math.inf
+    count = check(cuda, boxes, scores, groups, 0.5, 100, 91)
+    assert count.tolist() == [100, 100]
+
+
+def test_group_of_several_chunks(cuda):
+    """More than 8192 slots, so that masks are cut at 2048 boxes; one group has more than that."""
+    boxes, scores, groups = problem(1, 8300, 2, side=6.0, empty=0.6)
+    groups = (groups * (torch.rand(groups.shape) < 0.2)).long()
+    assert ((scores > -math.inf) & (groups == 0)).sum() > 2048
+    for max_out in (8300, 700):
+        assert check(cuda, boxes, scores, groups, 0.4, max_out, 2).item() > 500
+
+
+def test_all_in_one_place(cuda):
+    boxes = torch.tensor([[10.0, 10, 20, 20]]).expand(1, 200, 4)
+    scores = torch.ones(1, 200)
+    groups = torch.arange(200)[None] % 4
+    indices, count = cuda("nms_padded")(boxes, scores, groups, 0.5, 10, 4)
+    assert count.item() == 4
+    assert indices[0].tolist() == [0, 1, 2, 3, 0, 0, 0, 0, 0, 0]
+
+
+def test_nan_and_infinity(cuda):
+    boxes, scores, groups = problem(2, 130, 2)
+    boxes[0, ::7] = math.nan
+    boxes[0, 1::9, 2] = math.inf
+    boxes[1, ::5, 2:] = boxes[1, ::5, :2]  # no area
+    scores[0, ::11] = math.nan
+    scores[1, ::13] = math.inf
+    check(cuda, boxes, scores, groups, 0.5, 130, 2)
+
+
+def test_empty(cuda):
+    for images, slots, max_out in ((0, 5, 5), (2, 0, 5), (2, 5, 0)):
+        check(cuda, *problem(images, slots, 1) if images else (
+            torch.zeros(0, 5, 4), torch.zeros(0, 5), torch.zeros(0, 5, dtype=torch.int64)
+        ), 0.5, max_out, 1)  # fmt: skip
+    boxes, scores, groups = problem(2, 50, 1, empty=1.0)
+    assert check(cuda, boxes, scores, groups, 0.5, 5, 1).tolist() == [0, 0]
+
+
+def test_any_strides(cuda):
+    boxes, scores, groups = problem(2, 90, 3)
+    check(
+        cuda, boxes[:, ::2], scores.t().contiguous().t()[:, ::2],
+        groups[:1, ::2].expand(2, 45), 0.5, 45, 3,
+    )  # fmt: skip
+
+
+def test_group_out_of_range(cuda, monkeypatch):
+    boxes, scores, groups = problem(1, 30, 2)
+    groups[0, 3], groups[0, 4] = -5, 2**40  # groups like others, where nobody looks
+    _, count = cuda("nms_padded")(boxes, scores, groups, 0.5, 30, 2)
+    assert 0 < count.item() <= 30
+    monkeypatch.setenv("MASKRCNN_CHECKED", "1")
+    with pytest.raises(RuntimeError, match=r"groups\[0, 3\] is -5, but num_groups is 2"):
+        cuda("nms_padded")(boxes, scores, groups, 0.5, 30, 2)
+
+
+def test_bad_arguments(cuda):
+    boxes, scores, groups = problem(1, 5, 2)
+    with pytest.raises(RuntimeError, match="scores must be"):
+        cuda("nms_padded")(boxes, scores[:, :3], groups, 0.5, 5, 2)
+    with pytest.raises(RuntimeError, match="max_out must not be negative"):
+        cuda("nms_padded")(boxes, scores, groups, 0.5, -1, 2)
+
+
+small = st.integers(0, 8)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    slots=st.lists(
+        st.tuples(small, small, small, small, st.sampled_from([0.1, 0.5, 0.5, -math.inf]), small),
+        min_size=1,
+        max_size=70,
+    ),
+    threshold=st.sampled_from([0.0, 1 / 3, 0.5, 0.7]),
+    max_out=st.integers(1, 70),
+)
+def test_any_boxes(cuda, slots, threshold, max_out):
+    table = torch.tensor(slots, dtype=torch.float32)[None]  # [1, K, 6]
+    boxes = torch.cat([table[..., :2], table[..., :2] + table[..., 2:4]], dim=-1)
+    check(cuda, boxes, table[..., 4], table[..., 5].long(), threshold, max_out, 9)
