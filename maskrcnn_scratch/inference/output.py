@@ -138,4 +138,4 @@ class ResultWriter:
         return {"file": str(file), "height": height, "width": width, "detections": found}
 
     def _name(self, label: int) -> str:
-        return self.class_names.get(label, str(label))
+        return self.class_names.get(label, f"label {label}")

@@ -70,10 +70,10 @@ def test_json(written):
         "width": 9,
         "detections": [
             {"label": 1, "category": "cat", "score": 0.75, "box": [1.0, 2.0, 5.0, 6.0]},
-            {"label": 2, "category": "2", "score": 0.5, "box": [0.0, 0.0, 3.0, 2.5]},
+            {"label": 2, "category": "label 2", "score": 0.5, "box": [0.0, 0.0, 3.0, 2.5]},
         ],
     }
-    assert written["summary"] == "1 cat, 1 2"
+    assert written["summary"] == "1 cat, 1 label 2"
 
 
 def test_masks_are_what_pycocotools_reads(written):
