@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 CSRC := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint format clean check
+.PHONY: help setup test cuda-report demo lint format clean check
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,9 @@ setup: $(VENV)/built ## virtual environment, dependencies, extension
 
 test: setup ## all tests; set MASKRCNN_DATA to a data folder to test on real data too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+cuda-report: $(VENV)/installed ## registers, spills and shared memory of each CUDA kernel; needs nvcc
+	$(BIN)/python tools/cuda_report.py
 
 demo: setup ## from nothing to a picture
 	$(BIN)/python tools/demo.py

@@ -30,9 +30,7 @@ def on_device(name: str) -> Kernel:
     """The op on the GPU, CPU tensors in and out; strides are kept."""
 
     def to_device(tensor: Tensor) -> Tensor:
-        copy = torch.empty_strided(
-            tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda"
-        )
+        copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda")
         return copy.copy_(tensor) if 0 not in tensor.stride() else tensor.cuda()
 
     def call(*arguments: Any) -> Any:
@@ -43,7 +41,9 @@ def on_device(name: str) -> Kernel:
 
 
 @pytest.fixture(params=[*(f"{order}-{threads}" for order, threads in EMULATIONS), "device"])
-def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Kernel]:
+def cuda(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Kernel]:
     """``cuda(name)``: the CUDA kernel of that op as a function of CPU tensors."""
     if request.param == "device":
         if not torch.cuda.is_available():

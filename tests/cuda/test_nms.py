@@ -37,9 +37,7 @@ def test_random(cuda, slots, groups, dtype):
     boxes, scores, group = problem(2, slots, groups)
     for threshold in (0.0, 0.3, 0.7, 1.0):
         for max_out in (3, slots):
-            check(
-                cuda, boxes.to(dtype), scores.to(dtype), group, threshold, max_out, groups
-            )
+            check(cuda, boxes.to(dtype), scores.to(dtype), group, threshold, max_out, groups)
 
 
 def test_mostly_empty_slots(cuda):

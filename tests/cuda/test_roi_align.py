@@ -26,7 +26,9 @@ TOLERANCE = {  # sums in another order; half types round the sum of a pixel once
 DTYPES = list(TOLERANCE)
 
 
-def features(channels: int, dtype: torch.dtype, channels_last: bool, images: int = 2) -> list[Tensor]:
+def features(
+    channels: int, dtype: torch.dtype, channels_last: bool, images: int = 2
+) -> list[Tensor]:
     generator = torch.Generator().manual_seed(channels)
     maps = [torch.randn(images, channels, h, w, generator=generator).to(dtype) for h, w in SIZES]
     if channels_last:
@@ -128,7 +130,17 @@ def test_awkward_boxes(cuda, ratio, aligned):
     check_forward(cuda, (maps, boxes, levels, SCALES, 3, 3, ratio, aligned, False))
     for deterministic in (False, True):
         grad = torch.randn(len(boxes), 4, 3, 3)
-        arguments = (grad, boxes, levels, SCALES, *zip(*SIZES, strict=True), 2, ratio, aligned, True)
+        arguments = (
+            grad,
+            boxes,
+            levels,
+            SCALES,
+            *zip(*SIZES, strict=True),
+            2,
+            ratio,
+            aligned,
+            True,
+        )
         check_backward(cuda, arguments, torch.float32, deterministic)
 
 

@@ -1,0 +1,22 @@
+"""The CUDA kernels compile, without spilling registers. Needs nvcc, but no GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cuda.emulation.build import ROOT
+from tools import cuda_report
+
+
+@pytest.mark.skipif(cuda_report.nvcc() is None, reason="needs nvcc")
+@pytest.mark.parametrize("name", ["roi_align", "roi_align_backward", "nms", "paste_masks"])
+def test_no_kernel_spills(name):
+    (source,) = ROOT.glob(f"csrc/*/{name}_cuda.cu")
+    kernels = cuda_report.compile_report(source, ["90"])
+    assert kernels
+    assert [kernel for kernel in kernels if kernel.spill_bytes] == []
+    assert all(kernel.shared_bytes <= 48 << 10 for kernel in kernels)
+
+
+def test_every_kernel_file_is_tested():
+    assert len(list(ROOT.glob("csrc/*/*_cuda.cu"))) == 4
