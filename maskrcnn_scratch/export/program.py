@@ -187,6 +187,11 @@ def export_program(model: GeneralizedRCNN, options: ExportOptions) -> ExportedPr
     images = parameter.new_zeros((number, len(model.transform.image_mean), height, width))
     sizes = torch.tensor([[height, width]], device=images.device).repeat(number, 1)
     padded = images if options.preprocessed else make_batch(images, model.transform).tensors
+    if options.dynamic and min(padded.shape[-2:]) < MIN_CELLS * divisor:
+        raise ValueError(
+            f"dynamic sizes start at {MIN_CELLS * divisor} pixels, padding included: "
+            f"{height} x {width} makes {padded.shape[-2]} x {padded.shape[-1]}"
+        )
     with (
         torch.no_grad(),
         fixed_scales(model, padded[:1]),

@@ -1,0 +1,134 @@
+"""What can't be exported is refused with its name, and leaves no file behind."""
+
+import builtins
+import copy
+import importlib
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from maskrcnn_scratch.cli.export import export
+from maskrcnn_scratch.export import ExportOptions, UnexportableError, export_onnx, export_to_file
+from maskrcnn_scratch.ops import batched_nms_padded
+from maskrcnn_scratch.training.build_model import small_maskrcnn
+
+
+@torch.library.custom_op("maskrcnn_scratch_tests::halve", mutates_args=())
+def halve(x: torch.Tensor) -> torch.Tensor:
+    return x / 2
+
+
+@halve.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+class HalvingHead(nn.Module):
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, pooled):
+        return halve(self.head(pooled))
+
+
+def nms_with_a_branch(boxes, scores, *args):
+    if scores.max() > 0.5:
+        return batched_nms_padded(boxes, scores, *args)
+    return batched_nms_padded(boxes, scores * 0.5, *args)
+
+
+def test_component_whose_op_has_no_translation(model, tmp_path):
+    swapped = copy.deepcopy(model)
+    swapped.roi_heads.box_head = HalvingHead(swapped.roi_heads.box_head)
+    with pytest.raises(
+        UnexportableError,
+        match=r"roi_heads\.box_head \(HalvingHead\).*maskrcnn_scratch_tests::halve",
+    ):
+        export_onnx(swapped, tmp_path / "model.onnx", (128, 160))
+    assert os.listdir(tmp_path) == []
+
+
+def test_component_that_looks_at_values(model, tmp_path):
+    swapped = copy.deepcopy(model)
+    swapped.rpn.nms = nms_with_a_branch
+    with pytest.raises(
+        UnexportableError,
+        match=r"rpn \(RegionProposalNetwork\).*if scores.max\(\) > 0.5.*nms_with_a_branch",
+    ):
+        export_to_file(swapped, tmp_path / "model.pt2", ExportOptions((128, 160)), "pt2")
+    assert os.listdir(tmp_path) == []
+
+
+def test_sizes_that_no_level_survives(model):
+    class Unpadded(nn.Module):
+        out_channels = 64
+
+        def forward(self, x):
+            x = nn.functional.avg_pool2d(x, 16)
+            return {str(i): x[:, :1, i:, i:].expand(-1, 64, -1, -1) for i in range(5)}
+
+    swapped = copy.deepcopy(model)
+    swapped.backbone = Unpadded()
+    options = ExportOptions((64, 96), preprocessed=True)
+    with pytest.raises(ValueError, match="64 x 96 leave nothing of feature map '4'"):
+        export_to_file(swapped, "unused.pt2", options, "pt2")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"image_size": (0, 20)}, "no images of 0 x 20"),
+        ({"image_size": (20, 20), "batch": 0}, "batches of 0"),
+        ({"image_size": (100, 128), "preprocessed": True}, "multiples of 32, which 100 x 128"),
+        ({"image_size": (64, 96), "preprocessed": True, "dynamic": True}, "start at 96 pixels"),
+    ],
+)
+def test_sizes_that_make_no_sense(model, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        export_to_file(model, tmp_path / "model.pt2", ExportOptions(**options), "pt2")
+    assert os.listdir(tmp_path) == []
+
+
+def test_training_mode(tmp_path):
+    with pytest.raises(ValueError, match="training mode"):
+        export_onnx(small_maskrcnn(3, widths=(8, 8, 8, 8)), tmp_path / "model.onnx", (96, 96))
+
+
+@pytest.mark.parametrize("name", ["missing/model.onnx", "file/model.onnx", "folder"])
+def test_output_that_cannot_be_written(model, tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=f"{name} can't be written"):
+        export_onnx(model, tmp_path / name, (128, 160))
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    assert os.listdir(tmp_path / "folder") == []
+
+
+def test_onnxruntime_missing(model, tmp_path, monkeypatch):
+    def import_module(name, *args):
+        if name == "onnxruntime":
+            raise ModuleNotFoundError("No module named 'onnxruntime'", name=name)
+        return builtins.__import__(name)
+
+    monkeypatch.setattr("maskrcnn_scratch.export.to_file.import_module", import_module)
+    with pytest.raises(ImportError, match=r"needs onnxruntime: .*maskrcnn_scratch\[export\]"):
+        export_onnx(model, tmp_path / "model.onnx", (128, 160))
+    assert importlib.import_module("onnxruntime")
+    assert os.listdir(tmp_path) == []
+
+
+def test_command(model, tmp_path, monkeypatch, capsys):
+    from types import SimpleNamespace
+
+    loaded = SimpleNamespace(model=model)
+    monkeypatch.setattr("maskrcnn_scratch.cli.export.load_trained", lambda path: loaded)
+    status = export(
+        tmp_path / "model.pt2", tmp_path / "weights.pt", (128, 160), "pt2", preprocessed=True
+    )
+    assert status == 0
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'model.pt2.json'}" in printed
+    assert sorted(os.listdir(tmp_path)) == ["model.pt2", "model.pt2.json"]
