@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where tools lies
 
 from maskrcnn_scratch.cli.train import train
 from maskrcnn_scratch.data.augment import Augmentation

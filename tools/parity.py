@@ -20,6 +20,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where tools lies
+
 from maskrcnn_scratch.data.image import read_image
 from tools.calibrate import calibrated_maskrcnn
 from tools.ladder.compare import Rung
