@@ -41,7 +41,7 @@ from tools.ladder.whole import model_rung
 
 matplotlib.use("Agg")
 TRAIN_IMAGES, VAL_IMAGES = 2000, 100
-SHOWN_IMAGES = 6
+SHOWN_IMAGES = 4
 
 # What fits 128-pixel images and four minutes: few anchors, proposals and samples.
 RECIPE = {
@@ -97,8 +97,9 @@ def compare_with_torchvision(output: Path) -> None:
     if parity.report(rungs):
         raise SystemExit(1)
     picture = output / "photograph.png"
-    draw_detections(photograph, stages.results[0], COCO_CATEGORIES).save(picture)
-    print(f"{picture}: what both see. The weights are random, so the names mean nothing.\n")
+    best = {key: value[:10] for key, value in stages.results[0].items()}
+    draw_detections(photograph, best, COCO_CATEGORIES).save(picture)
+    print(f"{picture}: the ten best of them. The weights are random, so the names mean nothing.\n")
 
 
 def learn_shapes(output: Path) -> None:
@@ -144,8 +145,14 @@ def draw_shapes(checkpoint: Path, annotations: Path, picture: Path) -> None:
             draw_detections(image, truth_as_result(target), names),
             draw_detections(image, {k: v[sure] for k, v in result.items()}, names),
         ]
-        columns.append(np.concatenate([np.asarray(row.resize((448, 448))) for row in rows]))
+        columns.append(np.concatenate([framed(row) for row in rows]))
     Image.fromarray(np.concatenate(columns, axis=1)).save(picture)
+
+
+def framed(picture: Image.Image) -> np.ndarray:
+    """The picture in 512 x 512 pixels with a white frame."""
+    pixels = np.asarray(picture.resize((512, 512)))  # [512, 512, 3]
+    return np.pad(pixels, ((4, 4), (4, 4), (0, 0)), constant_values=255)
 
 
 def truth_as_result(target: dict[str, torch.Tensor]) -> Result:
