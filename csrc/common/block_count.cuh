@@ -7,8 +7,8 @@ namespace maskrcnn {
 
 constexpr int kWarps = kThreads / 32;
 
-// How many threads before this one have `found`, and in `total` how many of the block. A step of the
-// whole block with two barriers; found_by_warp is shared memory.
+// How many threads before this one have `found`, and in `total` how many of the block. A step of
+// the whole block with two barriers; found_by_warp is shared memory.
 __device__ __forceinline__ int count_before(bool found, int (&found_by_warp)[kWarps], int& total) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const unsigned ballot = __ballot_sync(~0u, found);

@@ -10,8 +10,8 @@
 //   sweep     a block a group: keep the best, drop what it suppresses, repeat
 //   collect   a block an image: what was kept, by rank
 //
-// The masks of a group are cut into chunks, so that they take K * 1 KiB at the most, not K * K bits;
-// boxes of a later chunk are compared with the kept ones of earlier chunks in the sweep.
+// The masks of a group are cut into chunks, so that they take K * 1 KiB at the most, not K * K
+// bits; boxes of a later chunk are compared with the kept ones of earlier chunks in the sweep.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -82,8 +82,8 @@ __global__ void __launch_bounds__(kThreads) nms_compact(const NmsArguments<T> a)
   const int64_t blocks = ceil_div<int64_t>(a.slots, kThreads);
   for (int64_t item = blockIdx.x; item < a.images * blocks; item += gridDim.x) {
     const int64_t image = item / blocks, slot = item % blocks * kThreads + threadIdx.x;
-    const bool holds_box = slot < a.slots && a.scores[image * a.slots + slot] >
-                                                 -std::numeric_limits<T>::infinity();
+    const bool holds_box =
+        slot < a.slots && a.scores[image * a.slots + slot] > -std::numeric_limits<T>::infinity();
     const unsigned ballot = __ballot_sync(~0u, holds_box);
     const int lane = threadIdx.x % 32;
     int first = 0;
@@ -201,8 +201,8 @@ __global__ void __launch_bounds__(kThreads) nms_compare(const NmsArguments<T> a)
 // A block a group: the one that meets its first box.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 4) nms_sweep(const NmsArguments<T> a) {
-  __shared__ Word removed[kMaxWords];      // of the chunk
-  __shared__ Word diagonal[kWordBits];     // which boxes of its own word a box suppresses
+  __shared__ Word removed[kMaxWords];   // of the chunk
+  __shared__ Word diagonal[kWordBits];  // which boxes of its own word a box suppresses
   __shared__ Word kept_word;
 
   const auto all = [](int64_t boxes) { return boxes; };
@@ -283,8 +283,13 @@ __global__ void __launch_bounds__(kThreads) nms_collect(const NmsArguments<T> a)
 }
 
 template <typename T>
-void nms(const Tensor& boxes, const Tensor& scores, const Tensor& groups, double iou_threshold,
-         int64_t max_out, Tensor& indices, Tensor& count) {
+void nms(const Tensor& boxes,
+         const Tensor& scores,
+         const Tensor& groups,
+         double iou_threshold,
+         int64_t max_out,
+         Tensor& indices,
+         Tensor& count) {
   const int64_t images = boxes.size(0), slots = boxes.size(1);
   const CudaLaunch launch(boxes);
   const auto ints = [&](std::vector<int64_t> sizes) {
@@ -329,8 +334,12 @@ void nms(const Tensor& boxes, const Tensor& scores, const Tensor& groups, double
   launch("nms_collect", nms_collect<T>, images, arguments);
 }
 
-std::tuple<Tensor, Tensor> nms_padded(Tensor boxes, Tensor scores, Tensor groups,
-                                      double iou_threshold, int64_t max_out, int64_t num_groups) {
+std::tuple<Tensor, Tensor> nms_padded(Tensor boxes,
+                                      Tensor scores,
+                                      Tensor groups,
+                                      double iou_threshold,
+                                      int64_t max_out,
+                                      int64_t num_groups) {
   check_nms_arguments(boxes, scores, groups, max_out, num_groups);
   CHECK_ARGUMENT(boxes.size(1) <= INT32_MAX, "boxes has ", boxes.size(1),
                  " slots an image, CUDA takes up to ", INT32_MAX);

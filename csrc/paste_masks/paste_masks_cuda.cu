@@ -25,8 +25,8 @@ struct PasteArguments {
 };
 
 template <typename S, typename T>
-__device__ T paste_pixel(const S* mask, int64_t side, const PasteSample<T>& y,
-                         const PasteSample<T>& x) {
+__device__ T
+paste_pixel(const S* mask, int64_t side, const PasteSample<T>& y, const PasteSample<T>& x) {
   const auto blend_rows = [&](int64_t column) {
     if (column < 0 || column >= side) return T(0);
     T sum = T(0);
@@ -85,9 +85,13 @@ Tensor paste_masks(Tensor masks, Tensor boxes, int64_t height, int64_t width) {
     dispatch_float_double(boxes.scalar_type(), "boxes", [&](auto box_tag) {
       using B = typename decltype(box_tag)::type;
       constexpr int kVector = kVectorBytes / sizeof(S);
-      const PasteArguments<S, B> arguments{masks.const_data_ptr<S>(), boxes.const_data_ptr<B>(),
-                                           output.mutable_data_ptr<S>(), count, masks.size(2),
-                                           height, width};
+      const PasteArguments<S, B> arguments{masks.const_data_ptr<S>(),
+                                           boxes.const_data_ptr<B>(),
+                                           output.mutable_data_ptr<S>(),
+                                           count,
+                                           masks.size(2),
+                                           height,
+                                           width};
       const bool vectors = pixels % kVector == 0 && is_aligned(arguments.output, kVectorBytes);
       const int64_t run = int64_t(kThreads) * kVectorsPerThread * (vectors ? kVector : 1);
       launch("paste_all", vectors ? paste_all<S, B, kVector> : paste_all<S, B, 1>,

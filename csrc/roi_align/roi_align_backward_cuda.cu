@@ -23,9 +23,8 @@ namespace {
 constexpr int kTile = 8;
 constexpr int kPixels = kTile * kTile;
 constexpr int kChannels = 64;
-constexpr int kBlocksPerSm = 2;  // at least: bounds the registers
-constexpr int kBatch = 8;   // (RoI, tile) pairs at a time
-constexpr int kBins = 16;   // bins of an axis at a time
+constexpr int kBatch = 8;  // (RoI, tile) pairs at a time
+constexpr int kBins = 16;  // bins of an axis at a time
 
 template <typename S>
 struct GradMap {
@@ -80,8 +79,13 @@ struct Batch {
 };
 
 template <typename T>
-__device__ void set_weights(const SampleAxis<T>& axis, int first_bin, int bins, int64_t pixel,
-                            int64_t size, T factor, PixelWeights<T>& weights) {
+__device__ void set_weights(const SampleAxis<T>& axis,
+                            int first_bin,
+                            int bins,
+                            int64_t pixel,
+                            int64_t size,
+                            T factor,
+                            PixelWeights<T>& weights) {
   int begin = kBins, end = 0;
   const int count = bins - first_bin < kBins ? bins - first_bin : kBins;
   for (int i = 0; i < count && pixel < size; ++i) {
@@ -97,8 +101,11 @@ __device__ void set_weights(const SampleAxis<T>& axis, int first_bin, int bins, 
 
 // A step of the whole block: the weights of the chunk of bins that begins at (first_ph, first_pw).
 template <typename Grad, typename Map, typename T>
-__device__ void set_batch_weights(const BackwardArguments<Grad, Map>& a, int64_t level,
-                                  int first_ph, int first_pw, Batch<T>& batch) {
+__device__ void set_batch_weights(const BackwardArguments<Grad, Map>& a,
+                                  int64_t level,
+                                  int first_ph,
+                                  int first_pw,
+                                  Batch<T>& batch) {
   for (int i = threadIdx.x; i < batch.size * 2 * kTile; i += kThreads) {
     const int b = i / (2 * kTile), pixel = i % kTile;
     const auto y = a.y_axis(batch.roi[b], level), x = a.x_axis(batch.roi[b], level);
@@ -135,8 +142,11 @@ struct TileSums {
 
   // grad: of this RoI, from the chunk's first bin and the thread's first channel on.
   template <typename Grad>
-  __device__ void add(const Grad* grad, int pooled_width, int64_t channels,
-                      const PixelWeights<T>* rows, const PixelWeights<T>* columns) {
+  __device__ void add(const Grad* grad,
+                      int pooled_width,
+                      int64_t channels,
+                      const PixelWeights<T>* rows,
+                      const PixelWeights<T>* columns) {
 #pragma unroll
     for (int own = 0; own < kOwn; ++own) {
       const PixelWeights<T>& y = rows[pixel(own) / kTile];
@@ -155,8 +165,12 @@ struct TileSums {
 
   // Calls write(offset into the map's data, sums of V channels) for the thread's pixels.
   template <typename Map, typename F>
-  __device__ void for_each_pixel(const GradMap<Map>& map, int64_t image, int64_t tile_y,
-                                 int64_t tile_x, int64_t channels, const F& write) const {
+  __device__ void for_each_pixel(const GradMap<Map>& map,
+                                 int64_t image,
+                                 int64_t tile_y,
+                                 int64_t tile_x,
+                                 int64_t channels,
+                                 const F& write) const {
 #pragma unroll
     for (int own = 0; own < kOwn; ++own) {
       const int64_t y = tile_y + pixel(own) / kTile, x = tile_x + pixel(own) % kTile;
@@ -223,8 +237,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     for (; tile >= a.tiles(level); ++level) tile -= a.tiles(level);
     const GradMap<S>& map = a.maps[level];
     TileRois<S, S> rois{a, level, tile / map.tiles_x() / map.tiles_y(),
-                        tile / map.tiles_x() % map.tiles_y() * kTile,
-                        tile % map.tiles_x() * kTile};
+                        tile / map.tiles_x() % map.tiles_y() * kTile, tile % map.tiles_x() * kTile};
     Sums sums;
     sums.clear();
     while (rois.next < a.rois.count) {
@@ -235,8 +248,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
           __syncthreads();
           for (int b = 0; b < batch.size && channel < a.channels; ++b) {
             const int64_t bin = (batch.roi[b] * a.pooled_height + ph) * a.pooled_width + pw;
-            sums.add(a.grad + bin * a.channels + channel, a.pooled_width, a.channels,
-                     batch.rows[b], batch.columns[b]);
+            sums.add(a.grad + bin * a.channels + channel, a.pooled_width, a.channels, batch.rows[b],
+                     batch.columns[b]);
           }
           __syncthreads();
         }
@@ -270,8 +283,8 @@ __device__ void atomic_add<float, 4>(float* to, const float (&values)[4]) {
 
 // Tiles of an axis that a RoI may touch: [begin, end).
 template <typename T>
-__device__ void tile_range(const SampleAxis<T>& axis, int bins, int64_t tiles, int64_t& begin,
-                           int64_t& end) {
+__device__ void tile_range(
+    const SampleAxis<T>& axis, int bins, int64_t tiles, int64_t& begin, int64_t& end) {
   begin = 0;
   end = tiles;
   while (begin < end && !touches(axis, bins, begin * kTile, begin * kTile + kTile - 1)) ++begin;
@@ -312,8 +325,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
             const int64_t bin = (r * a.pooled_height + ph) * a.pooled_width + pw;
             Sums sums;
             sums.clear();
-            sums.add(a.grad + bin * a.channels + channel, a.pooled_width, a.channels,
-                     batch.rows[b], batch.columns[b]);
+            sums.add(a.grad + bin * a.channels + channel, a.pooled_width, a.channels, batch.rows[b],
+                     batch.columns[b]);
             sums.for_each_pixel(map, image, batch.tile_y[b], batch.tile_x[b], a.channels,
                                 [&](int64_t offset, const T(&values)[V]) {
                                   atomic_add<T, V>(map.data + offset + channel, values);
@@ -327,9 +340,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
 }
 
 template <typename S, bool kDeterministic>
-std::vector<Tensor> backward(const Tensor& grad, const CudaRois<accumulate_t<S>>& rois,
-                             const std::vector<double>& scales, const std::vector<int64_t>& heights,
-                             const std::vector<int64_t>& widths, int64_t sampling_ratio,
+std::vector<Tensor> backward(const Tensor& grad,
+                             const CudaRois<accumulate_t<S>>& rois,
+                             const std::vector<double>& scales,
+                             const std::vector<int64_t>& heights,
+                             const std::vector<int64_t>& widths,
+                             int64_t sampling_ratio,
                              bool aligned) {
   using T = accumulate_t<S>;
   using Map = std::conditional_t<kDeterministic, S, T>;
@@ -373,10 +389,17 @@ std::vector<Tensor> backward(const Tensor& grad, const CudaRois<accumulate_t<S>>
   return maps;
 }
 
-std::vector<Tensor> multiscale_roi_align_backward(
-    Tensor grad, Tensor rois, Tensor levels, std::vector<double> scales,
-    std::vector<int64_t> heights, std::vector<int64_t> widths, int64_t batch_size,
-    int64_t sampling_ratio, bool aligned, bool channels_last, bool deterministic) {
+std::vector<Tensor> multiscale_roi_align_backward(Tensor grad,
+                                                  Tensor rois,
+                                                  Tensor levels,
+                                                  std::vector<double> scales,
+                                                  std::vector<int64_t> heights,
+                                                  std::vector<int64_t> widths,
+                                                  int64_t batch_size,
+                                                  int64_t sampling_ratio,
+                                                  bool aligned,
+                                                  bool channels_last,
+                                                  bool deterministic) {
   check_dim(grad, 4, "grad", "[K, C, P, P]");
   const ScalarType dtype = grad.scalar_type();
   check_rois(rois, levels, accumulate_dtype(dtype));

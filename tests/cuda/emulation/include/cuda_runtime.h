@@ -38,8 +38,12 @@ struct dim3 {
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess };
-inline const char* cudaGetErrorString(cudaError_t) { return ""; }
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t) {
+  return "";
+}
+inline cudaError_t cudaGetLastError() {
+  return cudaSuccess;
+}
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   cudaStream_t stream;
@@ -183,7 +187,9 @@ inline unsigned ballot(bool value, int line) {
   return bits;
 }
 
-inline int shuffle(int value, int lane, int line) { return int(show(uint32_t(value), line)[lane]); }
+inline int shuffle(int value, int lane, int line) {
+  return int(show(uint32_t(value), line)[lane]);
+}
 
 template <typename T, typename V>
 T atomic_add(T* to, V value) {
@@ -212,7 +218,8 @@ T atomic_or(T* to, T value) {
 #define atomicOr(to, value) ::emulated::atomic_or(to, value)
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config,
+                               void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   emulated::launch(*config, [&] { kernel(arguments...); });
   return cudaSuccess;

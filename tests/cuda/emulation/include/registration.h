@@ -10,9 +10,9 @@
 #define STABLE_TORCH_LIBRARY_IMPL(name, key, m) \
   _STABLE_TORCH_LIBRARY_IMPL(EMULATED_NAMESPACE, CPU, m, C10_UID)
 
-#define EMULATED_LIBRARY(name, m)                                                         \
-  static void define_emulated(torch::stable::detail::StableLibrary&);                     \
-  static const torch::stable::detail::StableTorchLibraryInit emulated_init(               \
-      torch::stable::detail::StableLibrary::Kind::DEF, &define_emulated,                  \
-      C10_STRINGIZE(name), nullptr, __FILE__, __LINE__);                                  \
+#define EMULATED_LIBRARY(name, m)                                                             \
+  static void define_emulated(torch::stable::detail::StableLibrary&);                         \
+  static const torch::stable::detail::StableTorchLibraryInit emulated_init(                   \
+      torch::stable::detail::StableLibrary::Kind::DEF, &define_emulated, C10_STRINGIZE(name), \
+      nullptr, __FILE__, __LINE__);                                                           \
   void define_emulated(torch::stable::detail::StableLibrary& m)
