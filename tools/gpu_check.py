@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,16 @@ def milliseconds(function: Callable[[], Any]) -> float:
     return statistics.median(times)
 
 
+def torchvision_pyramid(features: list[Tensor], rois: Tensor, levels: Tensor) -> list[Tensor]:
+    """torchvision's RoIAlign, level by level as its pooler calls it."""
+    import torchvision
+
+    return [
+        torchvision.ops.roi_align(map, rois[levels == level].to(map.dtype), 7, SCALES[level], 2)
+        for level, map in enumerate(features)
+    ]
+
+
 def measure_kernels() -> list[dict[str, Any]]:
     """Time, least bytes to move, what of a copy's rate that is, and torchvision's time."""
     import torchvision
@@ -109,8 +120,9 @@ def measure_kernels() -> list[dict[str, Any]]:
         name: str, count: int, ours: Callable[[], Any], theirs: Callable[[], Any] | None = None
     ) -> None:
         time = milliseconds(ours)
-        row = {"name": name, "ms": time, "bytes": count, "bytes_per_s": count / time * 1e3}
-        row["of_copy"] = row["bytes_per_s"] / copy
+        rate = count / time * 1e3
+        row: dict[str, Any] = {"name": name, "ms": time, "bytes": count, "bytes_per_s": rate}
+        row["of_copy"] = rate / copy
         if theirs:
             row["torchvision_ms"] = milliseconds(theirs)
             row["ratio"] = row["torchvision_ms"] / time
@@ -127,54 +139,45 @@ def measure_kernels() -> list[dict[str, Any]]:
         bytes_maps = sum(map.nbytes for map in maps)
         name = str(dtype).removeprefix("torch.")
 
-        def theirs(features: list[Tensor] = plain, dtype: torch.dtype = dtype) -> list[Tensor]:
-            return [
-                torchvision.ops.roi_align(
-                    features[level], rois[levels == level].to(dtype), 7, SCALES[level], 2
-                )
-                for level in range(4)
-            ]
-
         for layout, features in (("channels-last", maps), ("contiguous", plain)):
             add(
-                f"roi_align forward {name} {layout}", bytes_maps + pooled.nbytes,
-                lambda features=features: kernels.multiscale_roi_align(features, *rest, False),
-                theirs,
-            )  # fmt: skip
+                f"roi_align forward {name} {layout}",
+                bytes_maps + pooled.nbytes,
+                partial(kernels.multiscale_roi_align, features, *rest, False),
+                partial(torchvision_pyramid, plain, rois, levels),
+            )
         inputs = [map.detach().clone().requires_grad_() for map in plain]
-        outputs = theirs(inputs)
-        grads = [torch.randn_like(output) for output in outputs]
-        grad = torch.randn_like(pooled)
+        outputs = torchvision_pyramid(inputs, rois, levels)
+        grads, grad = [torch.randn_like(output) for output in outputs], torch.randn_like(pooled)
         for form in (False, True):
+            arguments = (grad, rois, levels, SCALES, *sizes, 1, 2, False, True, form)
             add(
                 f"roi_align backward {name} {'deterministic' if form else 'atomic'}",
                 bytes_maps + grad.nbytes,
-                lambda grad=grad, form=form: kernels.multiscale_roi_align_backward(
-                    grad, rois, levels, SCALES, *sizes, 1, 2, False, True, form
-                ),
-                lambda outputs=outputs, inputs=inputs, grads=grads: torch.autograd.grad(
-                    outputs, inputs, grads, retain_graph=True
-                ),
-            )  # fmt: skip
+                partial(kernels.multiscale_roi_align_backward, *arguments),
+                partial(torch.autograd.grad, outputs, inputs, grads, retain_graph=True),
+            )
 
     for name, count, groups, threshold in (
-        ("RPN, 5 levels", 4819, 5, 0.7), ("80 classes", 4819, 80, 0.5), ("1 group", 8000, 1, 0.5),
-    ):  # fmt: skip
+        ("RPN, 5 levels", 4819, 5, 0.7),
+        ("80 classes", 4819, 80, 0.5),
+        ("1 group", 8000, 1, 0.5),
+    ):
         boxes, scores = random_boxes(count, 800, 1333), torch.rand(count, device="cuda")
         group = torch.randint(groups, (count,), device="cuda")
+        padded = (boxes[None], scores[None], group[None], threshold, 1000, groups)
         add(
-            f"nms {name}", count * 28,
-            lambda b=boxes, s=scores, g=group, t=threshold, n=groups: ops.batched_nms_padded(
-                b[None], s[None], g[None], t, 1000, n
-            ),
-            lambda b=boxes, s=scores, g=group, t=threshold: torchvision.ops.batched_nms(b, s, g, t),
-        )  # fmt: skip
+            f"nms {name}",
+            count * 28,
+            partial(ops.batched_nms_padded, *padded),
+            partial(torchvision.ops.batched_nms, boxes, scores, group, threshold),
+        )
 
     masks, boxes = torch.rand(100, 1, 28, 28, device="cuda"), random_boxes(100, 800, 1333)
     add(
         "paste_masks 100 to 800x1333", 100 * 800 * 1333 * 4,
-        lambda: ops.paste_masks(masks, boxes, (800, 1333)),
-        lambda: paste_masks_in_image(masks, boxes, (800, 1333)),
+        partial(ops.paste_masks, masks, boxes, (800, 1333)),
+        partial(paste_masks_in_image, masks, boxes, (800, 1333)),
     )  # fmt: skip
     return rows
 
@@ -183,7 +186,7 @@ def collect(folder: Path) -> int:
     """Prints the table of steps and writes the results; the exit status."""
     import torchvision
 
-    steps = []
+    steps: list[dict[str, Any]] = []
     for line in (folder / "steps.tsv").read_text().splitlines():
         name, status, seconds = line.split("\t")
         log = folder / f"{name}.log"
