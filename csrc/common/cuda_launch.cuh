@@ -31,8 +31,9 @@ class CudaLaunch {
  public:
   explicit CudaLaunch(const Tensor& tensor) : guard_(tensor.get_device_index()) {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+    CHECK_ARGUMENT(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream) ==
+                       AOTI_TORCH_SUCCESS,
+                   "torch has no current CUDA stream");
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
