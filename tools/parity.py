@@ -101,7 +101,8 @@ def ladder(device: torch.device, images: Sequence[Tensor] | None, min_size: int)
     if images is None:
         targets = [random_target(pictures[n], count, n) for n, count in enumerate(OBJECTS)]
         batches = [([pictures[n]], [targets[n]]) for n in range(len(OBJECTS))]
-        yield from training_rungs([*batches, (pictures[:3], targets)], pictures[0].cpu())
+        batches.append((pictures[: len(OBJECTS)], targets))
+        yield from training_rungs(batches, pictures[0].cpu(), min_size // 4)
 
 
 def _named(rungs: Iterator[Rung], suffix: str) -> Iterator[Rung]:

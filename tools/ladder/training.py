@@ -27,6 +27,7 @@ Batch: TypeAlias = tuple[Sequence[Tensor], Sequence[Target]]
 LOSS_TOLERANCE = 1e-5  # relative
 GRADIENT_TOLERANCE = 1e-10  # relative, norm of the difference; in float64
 STEPS, STEPS_TOLERANCE = 20, 1e-3
+SAMPLES = 64  # proposals an image
 
 
 class TrainingRecording:
@@ -85,9 +86,7 @@ def replayed_losses(
         model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler = samplers
 
 
-def training_rungs(
-    batches: Sequence[Batch], photograph: Tensor, min_size: int = 192
-) -> Iterator[Rung]:
+def training_rungs(batches: Sequence[Batch], photograph: Tensor, min_size: int) -> Iterator[Rung]:
     """Losses in float32, gradients in float64, and steps; with frozen and ordinary batch norm.
 
     Gradients are compared in float64: in float32 rounding carries some activation over the kink of
@@ -95,19 +94,20 @@ def training_rungs(
 
     Args:
         photograph: ``[3, H, W]`` in 0-1, to calibrate the weights on.
+        min_size: shorter side that images are resized to.
     """
     device = batches[0][0][0].device
     for norm_layer in (FrozenBatchNorm2d, nn.BatchNorm2d):
         model = trainable_maskrcnn(norm_layer, photograph, min_size).to(device)
-        reference = reference_of(model)
+        reference = training_reference(model)
         for images, targets in batches:
             objects = "+".join(str(len(target["boxes"])) for target in targets)
             name = f"{norm_layer.__name__}, {objects} objects"
             ours, theirs = both_losses(model, reference, images, targets)
-            yield _loss_rung(name, ours, theirs, LOSS_TOLERANCE)
+            yield loss_rung(name, ours, theirs, LOSS_TOLERANCE)
         yield steps_rung(f"{norm_layer.__name__}, {STEPS} steps", model, reference, batches)
         model.double()
-        reference = reference_of(model)
+        reference = training_reference(model)
         for images, targets in batches:
             objects = "+".join(str(len(target["boxes"])) for target in targets)
             model.zero_grad()
@@ -115,7 +115,7 @@ def training_rungs(
             for losses in both_losses(model, reference, *in_double(images, targets)):
                 _total(losses).backward()
             name = f"gradients, {norm_layer.__name__}, {objects} objects"
-            yield _gradient_rung(name, model, reference)
+            yield gradient_rung(name, model, reference)
 
 
 def trainable_maskrcnn(norm_layer: type[nn.Module], photograph: Tensor, min_size: int) -> MaskRCNN:
@@ -126,6 +126,13 @@ def trainable_maskrcnn(norm_layer: type[nn.Module], photograph: Tensor, min_size
     model = MaskRCNN(backbone, num_classes=91, **sizes)
     model.load_state_dict(calibrated.state_dict(), strict=False)  # num_batches_tracked may lack
     return model.train()
+
+
+def training_reference(model: MaskRCNN) -> ReferenceMaskRCNN:
+    """torchvision's model, which samples fewer proposals: enough to compare, and far quicker."""
+    reference = reference_of(model)
+    reference.roi_heads.fg_bg_sampler.batch_size_per_image = SAMPLES
+    return reference
 
 
 def random_target(image: Tensor, count: int, seed: int) -> Target:
@@ -180,7 +187,7 @@ def steps_rung(
     rungs = []
     for step in range(STEPS):
         losses = both_losses(model, reference, *batches[step % len(batches)], seed=step)
-        rungs.append(_loss_rung(name, *losses, STEPS_TOLERANCE))
+        rungs.append(loss_rung(name, *losses, STEPS_TOLERANCE))
         for optimizer, values in zip(optimizers, losses, strict=True):
             optimizer.zero_grad()
             _total(values).backward()
@@ -192,9 +199,10 @@ def _total(losses: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-def _loss_rung(
+def loss_rung(
     name: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], tolerance: float
 ) -> Rung:
+    """The loss that is furthest off, relative to its size."""
     words = f"{tolerance:.0e} relative"
     if list(ours) != list(theirs):
         note = f"ours are {list(ours)}, torchvision's {list(theirs)}"
@@ -206,7 +214,7 @@ def _loss_rung(
     return Rung("losses", name, max(absolute), max(relative), words, max(relative) <= tolerance)
 
 
-def _gradient_rung(name: str, model: MaskRCNN, reference: ReferenceMaskRCNN) -> Rung:
+def gradient_rung(name: str, model: MaskRCNN, reference: ReferenceMaskRCNN) -> Rung:
     """The parameter whose gradient is furthest off, by the norm of the difference."""
     theirs = dict(reference.named_parameters())
     worst, where, absolute = 0.0, "", 0.0

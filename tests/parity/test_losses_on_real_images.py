@@ -1,0 +1,62 @@
+"""Losses and gradients equal torchvision's on real annotated images (MASKRCNN_DATA)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_scratch.backbone import FrozenBatchNorm2d
+from maskrcnn_scratch.data.coco import CocoDataset
+from maskrcnn_scratch.structures import Target
+from tools.ladder.photographs import photographs
+from tools.ladder.training import (
+    LOSS_TOLERANCE,
+    both_losses,
+    gradient_rung,
+    in_double,
+    loss_rung,
+    trainable_maskrcnn,
+    training_reference,
+)
+
+
+@pytest.fixture(scope="module")
+def batch(data_root: Path) -> tuple[Sequence[Tensor], Sequence[Target]]:
+    """Images with no object, one, as many as there are, and of another set 60 or more."""
+    coco = CocoDataset(
+        data_root / "coco_tiny/annotations/instances_train2017.json",
+        data_root / "coco_tiny/train2017",
+    )
+    nuclei = CocoDataset(data_root / "nuclei/instances_val.json", data_root / "nuclei/val")
+    items = [coco[index] for index in range(len(coco))]
+    counts = [len(target["labels"]) for _, target in items]
+    chosen = [items[counts.index(0)], items[counts.index(1)]]
+    chosen.append(items[counts.index(max(counts))])
+    crowded = next(i for i in range(len(nuclei)) if len(nuclei[i][1]["labels"]) >= 60)
+    chosen.append(nuclei[crowded])
+    images, targets = zip(*chosen, strict=True)
+    fields = ("boxes", "labels", "masks")
+    return images, [{field: target[field] for field in fields} for target in targets]
+
+
+@pytest.mark.parametrize("norm_layer", [FrozenBatchNorm2d, nn.BatchNorm2d])
+def test_losses_and_gradients(
+    norm_layer: type[nn.Module], batch: tuple[Sequence[Tensor], Sequence[Target]]
+) -> None:
+    images, targets = batch
+    model = trainable_maskrcnn(norm_layer, photographs()[0], min_size=128)
+    reference = training_reference(model)
+    ours, theirs = both_losses(model, reference, images, targets)
+    rung = loss_rung("losses", ours, theirs, LOSS_TOLERANCE)
+    assert rung.passed, rung
+
+    model.double()
+    reference = training_reference(model)
+    for losses in both_losses(model, reference, *in_double(images, targets)):
+        torch.stack(list(losses.values())).sum().backward()
+    rung = gradient_rung("gradients", model, reference)
+    assert rung.passed, rung
