@@ -133,8 +133,7 @@ def make_batch(images: Tensor, transform: GeneralizedRCNNTransform) -> ImageList
     below, right = padded_height - height, padded_width - width
     torch._check(below >= 0)
     torch._check(right >= 0)
-    # Not channels-last: AOTInductor of torch 2.15 then computes wrong features for dynamic sizes.
-    images = F.pad(images, (0, right, 0, below))
+    images = F.pad(images, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
     sizes = torch.tensor([[height, width]], device=images.device).expand(images.shape[0], -1)
     return ImageList(images, sizes)
 

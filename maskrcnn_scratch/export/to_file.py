@@ -149,6 +149,12 @@ def load_pt2(path: Path) -> Run:
 def write_aoti(
     model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
 ) -> None:
+    if options.dynamic and not options.preprocessed:
+        # Inductor of torch 2.15 plans convolutions on sizes that come out of the graph as
+        # contiguous and runs them channels-last: the features would be wrong.
+        raise ValueError(
+            "a compiled package of dynamic sizes can't resize images inside: export it preprocessed"
+        )
     torch._inductor.aoti_compile_and_package(program, package_path=str(path))
 
 

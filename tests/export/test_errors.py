@@ -92,6 +92,13 @@ def test_sizes_that_make_no_sense(model, tmp_path, options, message):
     assert os.listdir(tmp_path) == []
 
 
+def test_compiled_package_that_would_be_wrong(model, tmp_path):
+    options = ExportOptions((128, 160), dynamic=True)
+    with pytest.raises(ValueError, match="export it preprocessed"):
+        export_to_file(model, tmp_path / "model.pt2", options, "aoti")
+    assert os.listdir(tmp_path) == []
+
+
 def test_training_mode(tmp_path):
     with pytest.raises(ValueError, match="training mode"):
         export_onnx(small_maskrcnn(3, widths=(8, 8, 8, 8)), tmp_path / "model.onnx", (96, 96))

@@ -1,5 +1,5 @@
-// Mask R-CNN without Python: runs a package of `maskrcnn export --format aoti`, with --dynamic or
-// for as many images as are given here (two or more), all of one size.
+// Mask R-CNN without Python: runs a package of `maskrcnn export --format aoti --batch N` (two or
+// more) on N images, all of the size that it was made for.
 //
 //   detect model.pt2 image.ppm ...
 //
