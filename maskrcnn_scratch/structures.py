@@ -125,7 +125,14 @@ def boxes_to_rois(boxes: Tensor) -> Tensor:
 
 
 def list_to_rois(boxes: Sequence[Tensor]) -> Tensor:
-    """``[R_n, 4]`` for each image -> ``[R, 5]``: (image index, x1, y1, x2, y2)."""
+    """``[R_n, 4]`` for each image -> ``[R, 5]``: (image index, x1, y1, x2, y2).
+
+    Raises:
+        ValueError: boxes of another shape, naming the image.
+    """
+    for n, in_image in enumerate(boxes):
+        if in_image.dim() != 2 or in_image.shape[1] != 4:
+            raise ValueError(f"boxes[{n}] must be [K, 4], not {list(in_image.shape)}")
     return torch.cat(
         [
             torch.cat((in_image.new_full((len(in_image), 1), n), in_image), dim=1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
+from maskrcnn_scratch.structures import list_to_rois
 
 
 def multiscale_roi_align(
@@ -83,20 +84,11 @@ def roi_align(
     Returns:
         ``[K, C, P, P]``.
     """
-    rois = boxes if isinstance(boxes, Tensor) else _boxes_to_rois(boxes)
+    rois = boxes if isinstance(boxes, Tensor) else list_to_rois(boxes)
     levels = torch.zeros(rois.shape[0], dtype=torch.int64, device=rois.device)
     return multiscale_roi_align(
         [input], rois, levels, [spatial_scale], output_size, sampling_ratio, aligned
     )
-
-
-def _boxes_to_rois(boxes: Sequence[Tensor]) -> Tensor:
-    """``N`` tensors ``[K_n, 4]`` -> ``[K, 5]``."""
-    for index, image_boxes in enumerate(boxes):
-        if image_boxes.dim() != 2 or image_boxes.shape[1] != 4:
-            raise ValueError(f"boxes[{index}] must be [K, 4], not {list(image_boxes.shape)}")
-    indices = [b.new_full((b.shape[0], 1), index) for index, b in enumerate(boxes)]
-    return torch.cat([torch.cat(indices), torch.cat(list(boxes))], dim=1)
 
 
 def _is_channels_last(feature: Tensor) -> bool:
