@@ -30,3 +30,10 @@ def test_example_runs(example: str, tmp_path: Path) -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
+
+
+def test_the_example_without_pytorch_is_the_tested_one() -> None:
+    """tests/export runs the file."""
+    readme = (ROOT / "README.md").read_text()
+    code = (ROOT / "tools/detect_onnx.py").read_text().split('"""\n\n', 1)[1]
+    assert f"```py\n{code}```" in readme
