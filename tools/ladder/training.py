@@ -27,6 +27,7 @@ Batch: TypeAlias = tuple[Sequence[Tensor], Sequence[Target]]
 LOSS_TOLERANCE = 1e-5  # relative
 GRADIENT_TOLERANCE = 1e-10  # relative, norm of the difference; in float64
 STEPS, STEPS_TOLERANCE = 20, 1e-3
+LEARNING_RATE = 2e-5  # at higher ones these untrained models blow up rounding from step to step
 SAMPLES = 64  # proposals an image
 
 
@@ -181,7 +182,9 @@ def steps_rung(
 ) -> Rung:
     """Twenty steps of SGD on both models from the same start; the worst loss of all."""
     optimizers = [
-        torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
+        torch.optim.SGD(
+            [p for p in m.parameters() if p.requires_grad], lr=LEARNING_RATE, momentum=0.9
+        )
         for m in (model, reference)
     ]
     rungs = []
