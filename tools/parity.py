@@ -120,7 +120,9 @@ def markdown(rungs: Sequence[Rung]) -> str:
     """The largest errors of each part over all weights and images, as a table."""
     worst: dict[tuple[str, str], list[Rung]] = {}
     for rung in rungs:
-        part = re.split(r", (?:weights|image|batch) | \d+ boxes| NHWC| NCHW", rung.name)[0]
+        part = re.split(
+            r", (?:weights|image|batch) |,? [\d+]+ (?:boxes|objects)| N...\b", rung.name
+        )[0]
         if rung.level == "model":
             part = "detections matched one to one"
         worst.setdefault((rung.level, part), []).append(rung)
