@@ -1,6 +1,6 @@
 """Times every piece against torchvision's, on the same inputs and weights.
 
-    python tools/benchmark.py [ops] [stages] [e2e] [train] [--device cpu|cuda]
+    python tools/benchmark.py [ops] [stages] [e2e] [compile] [train] [--device cpu|cuda]
                               [--json FILE] [--markdown FILE]
 
 The two sides run in turn in one process, and a figure is the median of the runs with its spread;
@@ -36,7 +36,7 @@ from tools.ladder.photographs import photographs
 from tools.ladder.reference import Recording, reference_of
 from tools.ladder.training import random_target
 
-GROUPS = ("ops", "stages", "e2e", "train")
+GROUPS = ("ops", "stages", "e2e", "compile", "train")
 IMAGE_SIZE = (800, 1200)
 FLOP_OF_AN_IMAGE = 538e9 * 1200 / 1344  # of the whole model, 1000 proposals and 100 masks
 
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(groups: Sequence[str], clock: Clock) -> Iterator[Timing]:
     if "ops" in groups:
         yield from time_ops(clock)
-    if "train" in groups or "e2e" in groups or "stages" in groups:
+    if set(groups) != {"ops"}:
         height, width = IMAGE_SIZE
         photograph = torch.nn.functional.interpolate(photographs()[2][None], (height, width))[0]
         model = calibrated_maskrcnn(0, photograph).to(clock.device)
@@ -136,6 +136,8 @@ def measure(groups: Sequence[str], clock: Clock) -> Iterator[Timing]:
             yield from time_stages(clock, model, image)
         if "e2e" in groups:
             yield from time_whole(clock, model, image)
+        if "compile" in groups:
+            yield time_compiled(clock, model, image)
         if "train" in groups:
             yield time_training(clock, model, image)
 
@@ -289,6 +291,17 @@ def time_whole(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]
     model.roi_heads.score_thresh, reference.roi_heads.score_thresh = thresholds
     batch = [image, image]
     yield clock.pair("e2e", "two images", lambda: model(batch), lambda: reference(batch))
+
+
+@torch.no_grad()
+def time_compiled(clock: Clock, model: MaskRCNN, image: Tensor) -> Timing:
+    """From padded batch to padded detections; the other side is our own eager model."""
+    batch, _ = model.transform([image])
+    compiled = torch.compile(model.run_batch, fullgraph=True)
+    return clock.pair(
+        "compile", "padded batch to detections, against our eager",
+        lambda: compiled(batch), lambda: model.run_batch(batch),
+    )  # fmt: skip
 
 
 def time_training(clock: Clock, model: MaskRCNN, image: Tensor) -> Timing:
