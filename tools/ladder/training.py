@@ -27,7 +27,7 @@ Batch: TypeAlias = tuple[Sequence[Tensor], Sequence[Target]]
 LOSS_TOLERANCE = 1e-5  # relative
 GRADIENT_TOLERANCE = 1e-10  # relative, norm of the difference; in float64
 STEPS, STEPS_TOLERANCE = 20, 1e-3
-LEARNING_RATE = 2e-5  # at higher ones these untrained models blow up rounding from step to step
+LEARNING_RATE = 5e-6  # at higher ones these untrained models blow up rounding from step to step
 SAMPLES = 64  # proposals an image
 
 
@@ -130,8 +130,15 @@ def trainable_maskrcnn(norm_layer: type[nn.Module], photograph: Tensor, min_size
 
 
 def training_reference(model: MaskRCNN) -> ReferenceMaskRCNN:
-    """torchvision's model, which samples fewer proposals: enough to compare, and far quicker."""
+    """torchvision's model, sampling fewer proposals (enough to compare, and far quicker).
+
+    Its images are channels-last, as ours are: batch statistics over the few pixels of one small
+    image would blow up what convolutions round differently in another layout.
+    """
     reference = reference_of(model)
+    reference.backbone.register_forward_pre_hook(
+        lambda _, args: args[0].contiguous(memory_format=torch.channels_last)
+    )
     reference.roi_heads.fg_bg_sampler.batch_size_per_image = SAMPLES
     return reference
 
