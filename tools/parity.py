@@ -102,7 +102,7 @@ def ladder(device: torch.device, images: Sequence[Tensor] | None, min_size: int)
         targets = [random_target(pictures[n], count, n) for n, count in enumerate(OBJECTS)]
         batches = [([pictures[n]], [targets[n]]) for n in range(len(OBJECTS))]
         batches.append((pictures[: len(OBJECTS)], targets))
-        yield from training_rungs(batches, pictures[0].cpu(), min_size // 4)
+        yield from training_rungs(batches, pictures[0].cpu())
 
 
 def _named(rungs: Iterator[Rung], suffix: str) -> Iterator[Rung]:
