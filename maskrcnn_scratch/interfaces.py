@@ -144,8 +144,10 @@ class Sampler(Protocol):
     def __call__(
         self, labels: list[Tensor], /, generator: torch.Generator | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Sorted indices of positives and of negatives, one tensor an image.
+        """Indices of positives and of negatives, one tensor an image, none of them twice.
 
-        ``labels`` holds ``[B]`` for each image: from 1 positive, 0 negative, -1 ignored.
+        ``labels`` holds ``[B]`` for each image: from 1 positive, 0 negative, -1 ignored. A sampler
+        that gives a fixed number of indices puts -1 for one that is missing, and may fill up the
+        positives with negatives.
         """
         ...

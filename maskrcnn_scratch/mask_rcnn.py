@@ -46,7 +46,12 @@ class GeneralizedRCNN(nn.Module):
         rpn: says where objects may be.
         roi_heads: says what they are, where exactly, and which pixels are theirs.
         transform: makes the batch and brings the results back to the original sizes.
+
+    ``check_target_values = False`` leaves out the one check of ``losses`` that waits for a GPU, for
+    a caller who has made it before the targets went there.
     """
+
+    check_target_values = True
 
     def __init__(
         self,
@@ -142,6 +147,7 @@ class GeneralizedRCNN(nn.Module):
             [(image.shape[-2], image.shape[-1]) for image in images],
             self.roi_heads.num_classes(),
             self.roi_heads.has_mask(),
+            self.check_target_values,
         )
         batch, targets = self.transform(images, targets)
         features = self.extract_features(batch.tensors)
@@ -149,9 +155,7 @@ class GeneralizedRCNN(nn.Module):
         proposals = self.rpn.propose(rpn, batch.sizes, phase="training")
         rpn_losses = self.rpn.losses(rpn, targets, generator)
         return {
-            **self.roi_heads.losses(
-                features, proposals.to_list(), batch.padded_size, targets, generator
-            ),
+            **self.roi_heads.losses(features, proposals, batch.padded_size, targets, generator),
             **rpn_losses,
         }
 

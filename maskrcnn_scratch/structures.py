@@ -117,6 +117,22 @@ def gather_slots(values: Tensor, indices: Tensor, counts: Tensor | None = None) 
     return chosen.masked_fill(~valid, 0)
 
 
+def slots_to_compute(wanted: Tensor) -> Tensor:
+    """Indices ``[R]`` of the ``wanted [K]`` slots on the CPU, and of all ``K`` elsewhere.
+
+    On the CPU looking at ``wanted`` is free and saves the work for the others. A GPU would have to
+    be waited for, and a graph that is traced or exported needs a fixed number.
+    """
+    if waiting_is_free(wanted):
+        return wanted.nonzero().squeeze(1)
+    return torch.arange(wanted.shape[0], device=wanted.device)
+
+
+def waiting_is_free(tensor: Tensor) -> bool:
+    """Whether the host may look at values: on the CPU, unless a graph is being made of the code."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def boxes_to_rois(boxes: Tensor) -> Tensor:
     """``[N, P, 4]`` -> ``[N * P, 5]``: (image index, x1, y1, x2, y2), image by image."""
     index = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)

@@ -75,7 +75,7 @@ class GeneralizedRCNNTransform(nn.Module):
                 resize_target(target, image.shape[-2:], size)
                 for target, image, size in zip(targets, images, sizes, strict=True)
             ]
-        image_sizes = torch.tensor(sizes, dtype=torch.int64, device=images[0].device)
+        image_sizes = on_device(sizes, torch.int64, images[0].device)
         return ImageList(self.batch_images(resized), image_sizes), targets
 
     def check_images(self, images: Sequence[Tensor]) -> None:
@@ -108,8 +108,8 @@ class GeneralizedRCNNTransform(nn.Module):
 
     def normalize(self, image: Tensor) -> Tensor:
         """``(image - mean) / std`` for each channel of ``[C, H, W]``."""
-        mean = torch.as_tensor(self.image_mean, dtype=image.dtype, device=image.device)
-        std = torch.as_tensor(self.image_std, dtype=image.dtype, device=image.device)
+        mean = on_device(self.image_mean, image.dtype, image.device)
+        std = on_device(self.image_std, image.dtype, image.device)
         return (image - mean[:, None, None]) / std[:, None, None]
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
@@ -166,7 +166,7 @@ class GeneralizedRCNNTransform(nn.Module):
             image_sizes: (height, width) after the resize, ``[N, 2]``.
             original_image_sizes: (height, width) before it.
         """
-        originals = torch.tensor(original_image_sizes, device=image_sizes.device)  # [N, 2]
+        originals = on_device(original_image_sizes, torch.int64, image_sizes.device)  # [N, 2]
         boxes = resize_boxes(detections.boxes, image_sizes, originals)
         # A trace keeps the number of detections free only where it stays a tensor.
         counts = detections.counts
@@ -189,6 +189,14 @@ def image_size(image: Tensor) -> tuple[int, int]:
     return int(image.shape[-2]), int(image.shape[-1])
 
 
+def on_device(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers of the host as a tensor; unlike ``torch.tensor(device=...)`` a GPU is not waited for.
+
+    The driver takes the few bytes over before this returns, and copies them in its own time.
+    """
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+
+
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     """``[C, H, W]`` -> ``[C, *size]``, bilinear, half-pixel centres."""
     return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
@@ -201,12 +209,13 @@ def resize_target(target: Target, original: Sequence[int], size: tuple[int, int]
         target["boxes"][None], torch.tensor([original]), torch.tensor([size])
     )[0]
     if "masks" in target:
-        masks = target["masks"][:, None].float()  # [G, 1, H, W]
-        resized["masks"] = F.interpolate(masks, size=size)[:, 0].byte()
+        masks = target["masks"][:, None].byte()  # [G, 1, H, W]
+        resized["masks"] = F.interpolate(masks, size=size)[:, 0]
     return resized
 
 
 def resize_boxes(boxes: Tensor, original: Tensor, size: Tensor) -> Tensor:
     """Scales ``boxes [N, K, 4]`` from images of ``original [N, 2]`` to those of ``size [N, 2]``."""
-    ratio = (size.float() / original.float()).to(boxes.device)  # [N, 2], (height, width)
+    ratio = size.float() / original.float()  # [N, 2], (height, width)
+    ratio = ratio.to(boxes.device, non_blocking=True)
     return boxes * ratio.flip(1).repeat(1, 2)[:, None]  # [N, 1, 4], (w, h, w, h)

@@ -32,6 +32,7 @@ from maskrcnn_scratch.structures import (
     Target,
     boxes_to_rois,
     list_to_rois,
+    slots_to_compute,
 )
 from maskrcnn_scratch.training import losses
 from maskrcnn_scratch.training.matcher import Matcher as IoUMatcher
@@ -163,7 +164,7 @@ class RoIHeads(nn.Module):
         self, features: Mapping[str, Tensor], detections: Detections, images: ImageList
     ) -> Tensor:
         """Mask probabilities ``[N, D, 1, M, M]`` of the detections' own classes."""
-        slots = slots_to_compute(detections)  # [R]
+        slots = slots_to_compute(detections.valid.flatten())  # [R]
         rois = boxes_to_rois(detections.boxes)[slots]
         logits = self.predict_masks(features, rois, images.padded_size)
         labels = detections.labels.flatten()[slots]
@@ -176,7 +177,7 @@ class RoIHeads(nn.Module):
     def losses(
         self,
         features: Mapping[str, Tensor],
-        proposals: Sequence[Tensor],
+        proposals: Proposals,
         image_shape: tuple[int, int],
         targets: Sequence[Target],
         generator: torch.Generator | None = None,
@@ -184,13 +185,12 @@ class RoIHeads(nn.Module):
         """``loss_classifier``, ``loss_box_reg`` and ``loss_mask`` (Mask R-CNN, section 3).
 
         Args:
-            proposals: ``[P_n, 4]`` for each image.
             image_shape: padded (height, width) of the batch.
             targets: boxes and masks in the pixels of the resized images.
             generator: what the sampler draws from; the global one by default.
         """
         samples = select_training_samples(
-            list(proposals),
+            proposals,
             targets,
             self.proposal_matcher,
             partial(self.fg_bg_sampler, generator=generator),
@@ -206,35 +206,20 @@ class RoIHeads(nn.Module):
             ),
         }
         if self.has_mask():
-            objects = [in_image.nonzero().squeeze(1) for in_image in samples.labels]
-            mask_logits = self.predict_masks(features, rois[labels > 0], image_shape)
+            of_object = partial(_take, indices=samples.objects)
+            boxes, matched_idxs = of_object(samples.proposals), of_object(samples.matched_idxs)
+            mask_logits = self.predict_masks(features, list_to_rois(boxes), image_shape)
             aligned = getattr(self.mask_roi_pool, "aligned", False)
-            mask_targets = torch.cat(
-                [
-                    project_masks_on_boxes(
-                        target["masks"],
-                        boxes[chosen],
-                        matched[chosen],
-                        mask_logits.shape[-1],
-                        aligned,
-                    )
-                    for target, boxes, matched, chosen in zip(
-                        targets, samples.proposals, samples.matched_idxs, objects, strict=True
-                    )
-                ]
+            mask_targets = [
+                project_masks_on_boxes(target["masks"], *pair, mask_logits.shape[-1], aligned)
+                for target, *pair in zip(targets, boxes, matched_idxs, strict=True)
+            ]
+            found["loss_mask"] = self.loss_mask(
+                mask_logits, torch.cat(of_object(samples.labels)), torch.cat(mask_targets)
             )
-            found["loss_mask"] = self.loss_mask(mask_logits, labels[labels > 0], mask_targets)
         return found
 
 
-def slots_to_compute(detections: Detections) -> Tensor:
-    """Indices ``[R]`` into ``[0, N * D)``: on the CPU the filled slots, elsewhere all of them.
-
-    On the CPU looking at the counts is free and saves the mask head's work for empty slots (a
-    fifth of the whole at no detections). A GPU would have to be waited for, and a graph that is
-    traced or exported needs a fixed number.
-    """
-    slots = detections.labels.numel()
-    if detections.labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        return detections.valid.flatten().nonzero().squeeze(1)
-    return torch.arange(slots, device=detections.labels.device)
+def _take(values: Sequence[Tensor], indices: Sequence[Tensor]) -> list[Tensor]:
+    """``values[n][indices[n]]`` for each image ``n``."""
+    return [of_image[chosen] for of_image, chosen in zip(values, indices, strict=True)]

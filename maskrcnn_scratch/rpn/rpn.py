@@ -114,8 +114,8 @@ class RegionProposalNetwork(nn.Module):
         self.check_head(objectness, pred_bbox_deltas)
         return RPNPredictions(
             anchors,
-            flatten_levels(objectness, 1).squeeze(2),  # [N, A]
-            flatten_levels(pred_bbox_deltas, 4),  # [N, A, 4]
+            flatten_levels(objectness, 1).squeeze(2).to(anchors),  # [N, A]
+            flatten_levels(pred_bbox_deltas, 4).to(anchors),  # [N, A, 4]
             [level.shape[1] * level.shape[2] * level.shape[3] for level in objectness],
         )
 
@@ -176,22 +176,26 @@ class RegionProposalNetwork(nn.Module):
             [target["boxes"] for target in targets],
             self.proposal_matcher,
         )
-        positives, negatives = (
-            torch.cat([indices + n * num_anchors for n, indices in enumerate(per_image)])
-            for per_image in self.fg_bg_sampler(labels, generator=generator)
-        )  # indices into [0, N * A)
-        sampled = torch.cat((positives, negatives))
-        references = predictions.anchors[positives % num_anchors]
+        positives, negatives = self.fg_bg_sampler(labels, generator=generator)
+        missing = torch.cat((*positives, *negatives)) < 0  # [K]
+        sampled = torch.cat(
+            [
+                indices.clamp(min=0) + n * num_anchors
+                for kind in (positives, negatives)
+                for n, indices in enumerate(kind)
+            ]
+        )  # [K] into [0, N * A)
+        sampled_labels = torch.cat(labels)[sampled].masked_fill(missing, -1)
         regression_targets = self.box_coder.encode(
-            torch.cat(matched_gt_boxes)[positives], references
+            torch.cat(matched_gt_boxes)[sampled], predictions.anchors[sampled % num_anchors]
         )
         return {
             "loss_objectness": self.loss_objectness(
-                predictions.objectness.flatten()[sampled], torch.cat(labels)[sampled]
+                predictions.objectness.flatten()[sampled], sampled_labels
             ),
             "loss_rpn_box_reg": self.loss_rpn_box_reg(
-                predictions.pred_bbox_deltas.flatten(0, 1)[positives],
+                predictions.pred_bbox_deltas.flatten(0, 1)[sampled],
+                sampled_labels,
                 regression_targets,
-                sampled.numel(),
             ),
         }

@@ -17,6 +17,7 @@ def check_targets(
     image_sizes: Sequence[tuple[int, int]],
     num_classes: int | None = None,
     has_mask: bool = True,
+    values: bool = True,
 ) -> None:
     """Checks the targets of one batch, in the coordinates of its images.
 
@@ -29,6 +30,7 @@ def check_targets(
         image_sizes: ``(height, width)`` of each image.
         num_classes: background included; None leaves the labels' upper end open.
         has_mask: whether masks are needed.
+        values: whether boxes and labels are looked at, too.
 
     Raises:
         TypeError: a field is no tensor, or of the wrong dtype.
@@ -43,7 +45,7 @@ def check_targets(
         _check_boxes_and_labels(target, _name(target, index))
         if has_mask:
             _check_masks(target, size, _name(target, index))
-    if len(targets) > 0:
+    if values and len(targets) > 0:
         _check_values(targets, num_classes)
 
 

@@ -63,7 +63,9 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def any_rank(value: bool, device: torch.device) -> bool:
-    """Whether ``value`` is true on at least one process."""
+    """Whether ``value`` is true on at least one process; waits for the others, if there are any."""
+    if world_size() == 1:
+        return value
     return bool(sum_over_ranks(torch.tensor(float(value), device=device)) > 0)
 
 
@@ -102,26 +104,29 @@ def average_losses_over_all_ranks(model: nn.Module) -> None:
     if world_size() == 1:
         return
     for module in model.modules():
-        for name, count in _SAMPLE_COUNTS.items():
+        for name, counted_from in _COUNTED_FROM.items():
             if getattr(module, name, None) is getattr(losses, name):
-                mean = partial(_mean_over_all_ranks, getattr(losses, name), count)
+                mean = partial(_mean_over_all_ranks, getattr(losses, name), counted_from)
                 setattr(module, name, mean)
 
 
-_SAMPLE_COUNTS: dict[str, Callable[..., int]] = {
-    "loss_objectness": lambda objectness, labels: labels.numel(),
-    "loss_rpn_box_reg": lambda deltas, targets, num_sampled: num_sampled,
-    "loss_classifier": lambda class_logits, labels: labels.numel(),
-    "loss_box_reg": lambda box_regression, labels, targets: labels.numel(),
-    "loss_mask": lambda mask_logits, labels, targets: labels.numel(),
+# The least label that counts; all five losses take predictions, labels and perhaps targets.
+_COUNTED_FROM = {
+    "loss_objectness": 0,
+    "loss_rpn_box_reg": 0,
+    "loss_classifier": 0,
+    "loss_box_reg": 0,
+    "loss_mask": 1,
 }
 
 
 def _mean_over_all_ranks(
-    loss: Callable[..., Tensor], count: Callable[..., int], *args: Any
+    loss: Callable[..., Tensor], counted_from: int, predictions: Tensor, labels: Tensor, *args: Any
 ) -> Tensor:
     if not torch.is_grad_enabled():  # a validation loss: each process has its own images
-        return loss(*args)
-    own = torch.tensor(float(count(*args)), device=args[0].device)
+        return loss(predictions, labels, *args)
+    own = (labels >= counted_from).sum().float()
     # DistributedDataParallel divides the sum of the gradients by the number of processes.
-    return loss(*args) * (own * world_size() / sum_over_ranks(own).clamp(min=1))
+    return loss(predictions, labels, *args) * (
+        own * world_size() / sum_over_ranks(own).clamp(min=1)
+    )

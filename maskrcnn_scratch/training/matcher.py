@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.ops.boxes import box_iou
+from maskrcnn_scratch.structures import slots_to_compute
 
 # IoUs computed at a time: on a CPU as many as its cache holds, on a GPU enough to fill it.
 PAIRS_AT_ONCE_CPU = 2**18
@@ -90,7 +91,8 @@ def _is_nearest_to_some_gt(
     best = torch.stack(best_in_part).amax(dim=0)  # [G]
     nearest = []
     for part, part_best in zip(parts, best_in_part, strict=True):
-        here = part_best == best  # the few ground truths whose nearest box is in this part
+        # The few ground truths whose nearest box is in this part; the others equal it nowhere.
+        here = slots_to_compute(part_best == best)  # [G']
         iou = box_iou(gt_boxes[here], part)  # [G', B]
         nearest.append((iou == best[here, None]).any(dim=0))
     return torch.cat(nearest)

@@ -1,6 +1,7 @@
 """What the box head and the mask head should say about each proposal.
 
-P proposals, G ground-truth objects and S sampled proposals of one image; M mask side.
+P proposal slots, G ground-truth objects and S sampled proposals of one image, O of which may be
+objects; M mask side. A label is a class, 0 for background, or -1 for a place without a proposal.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 from maskrcnn_scratch import interfaces
 from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.ops.roi_align import roi_align
-from maskrcnn_scratch.structures import Target
+from maskrcnn_scratch.structures import Proposals, Target, slots_to_compute
 from maskrcnn_scratch.training.matcher import Matcher, gather_matched_boxes
 
 # Pixels of ground-truth masks held as float at a time: 64 MiB of float32.
@@ -26,12 +27,13 @@ class TrainingSamples(NamedTuple):
 
     proposals: list[Tensor]  # [S, 4]
     matched_idxs: list[Tensor]  # int64 [S]: index of the ground truth; 0 for background
-    labels: list[Tensor]  # int64 [S]: 0 is background
+    labels: list[Tensor]  # int64 [S]
     regression_targets: list[Tensor]  # [S, 4]: only an object's row has a meaning
+    objects: list[Tensor]  # int64 [O] into [0, S): all objects, then what fills the places
 
 
 def select_training_samples(
-    proposals: Sequence[Tensor],
+    proposals: Proposals,
     targets: Sequence[Target],
     matcher: interfaces.Matcher,
     sampler: interfaces.Sampler,
@@ -40,7 +42,7 @@ def select_training_samples(
     """Adds the true boxes to the proposals, matches all of them and draws a sample.
 
     Args:
-        proposals: ``[P, 4]`` for each image.
+        proposals: of which only the boxes and their number are looked at.
         targets: a dict for each image with ``boxes [G, 4]`` and ``labels`` int64 ``[G]``; with
             G = 0 all its proposals are background.
         matcher: see ``Matcher``.
@@ -48,25 +50,41 @@ def select_training_samples(
         box_coder: encodes the regression targets.
     """
     candidates, matches, labels = [], [], []
-    for proposals_in_image, target in zip(proposals, targets, strict=True):
-        gt_boxes = target["boxes"].to(proposals_in_image.dtype)
-        candidates_in_image = torch.cat((proposals_in_image, gt_boxes))  # [P + G, 4]
+    for boxes, number, target in zip(proposals.boxes, proposals.counts, targets, strict=True):
+        gt_boxes = target["boxes"].to(boxes.dtype)
+        candidates_in_image, filled = _append(boxes, number, gt_boxes)  # [P + G, 4], [P + G]
         matches_in_image = matcher(gt_boxes, candidates_in_image)
+        labels_in_image = _labels_of_matches(target["labels"], matches_in_image)
         candidates.append(candidates_in_image)
         matches.append(matches_in_image)
-        labels.append(_labels_of_matches(target["labels"], matches_in_image))
+        labels.append(labels_in_image.masked_fill(~filled, -1))
 
-    samples = TrainingSamples([], [], [], [])
+    samples = TrainingSamples([], [], [], [], [])
     for image, (positive, negative) in enumerate(zip(*sampler(labels), strict=True)):
         sampled = torch.cat((positive, negative)).sort().values  # [S]
+        drawn, sampled = sampled >= 0, sampled.clamp(min=0)
         boxes, matches_in_image = candidates[image][sampled], matches[image][sampled]
+        labels_in_image = labels[image][sampled].masked_fill(~drawn, -1)
         gt_boxes = targets[image]["boxes"].to(boxes.dtype)
         matched_gt_boxes = gather_matched_boxes(gt_boxes, matches_in_image, boxes)
         samples.proposals.append(boxes)
         samples.matched_idxs.append(matches_in_image.clamp(min=0))
-        samples.labels.append(labels[image][sampled])
+        samples.labels.append(labels_in_image)
         samples.regression_targets.append(box_coder.encode(matched_gt_boxes, boxes))
+        objects_first = (labels_in_image < 1).argsort(stable=True)  # [S]
+        samples.objects.append(objects_first[: len(positive)])
     return samples
+
+
+def _append(boxes: Tensor, number: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """``gt_boxes [G, 4]`` after the first ``number`` of ``boxes [P, 4]``; and which slots hold one.
+
+    Nothing waits to learn the number: the slots left over, now last, stay.
+    """
+    num_gt = len(gt_boxes)
+    slots = torch.arange(len(boxes) + num_gt, device=boxes.device)
+    padded = torch.cat((boxes, boxes.new_zeros((num_gt, 4))))  # [P + G, 4]
+    return padded.index_copy(0, slots[:num_gt] + number, gt_boxes), slots < number + num_gt
 
 
 def _labels_of_matches(gt_labels: Tensor, matches: Tensor) -> Tensor:
@@ -87,7 +105,7 @@ def project_masks_on_boxes(
     """The part of its object's mask that each box shows, as the mask head sees it.
 
     RoIAlign of the masks with as many samples a bin as it has pixels. Equal to torchvision's
-    function, but masks are made float a few at a time, and only those in use.
+    function, but masks are made float a few at a time.
 
     Args:
         gt_masks: ``[G, H, W]``, uint8, bool or float, 0 or 1.
@@ -97,16 +115,19 @@ def project_masks_on_boxes(
         aligned: as of the RoIAlign that cuts out the mask head's features.
 
     Returns:
-        ``[K, M, M]`` in ``boxes``' dtype, soft: 0 to 1. Empty for K = 0.
+        ``[K, M, M]`` in ``boxes``' dtype, soft: 0 to 1. Zeros where there is no such mask.
     """
     side = discretization_size
-    mask_targets = boxes.new_empty((len(boxes), side, side))
-    used, slot = matched_idxs.unique(return_inverse=True)  # [U], [K]
+    mask_targets = boxes.new_zeros((len(boxes), side, side))
     masks_at_once = max(1, MASK_PIXELS_AT_ONCE // max(1, gt_masks[:1].numel()))
-    for first in range(0, len(used), masks_at_once):
-        masks = gt_masks[used[first : first + masks_at_once], None].to(boxes.dtype)  # [U', 1, H, W]
-        here = ((slot >= first) & (slot < first + masks_at_once)).nonzero().squeeze(1)
-        rois = torch.cat(((slot[here, None] - first).to(boxes.dtype), boxes[here]), dim=1)
-        cut = roi_align(masks, rois, (side, side), spatial_scale=1.0, aligned=aligned)
-        mask_targets[here] = cut[:, 0]
+    for first in range(0, len(gt_masks), masks_at_once):
+        masks = gt_masks[first : first + masks_at_once, None].to(boxes.dtype)  # [G', 1, H, W]
+        here = (matched_idxs >= first) & (matched_idxs < first + len(masks))  # [K]
+        rows = slots_to_compute(here)  # [K']
+        # Boxes of other masks, where they come along, shrink to a point and take little time.
+        rois = torch.cat(((matched_idxs[rows, None] - first).to(boxes.dtype), boxes[rows]), dim=1)
+        other = ~here[rows]
+        rois = rois.masked_fill(other[:, None], 0)
+        cut = roi_align(masks, rois, (side, side), spatial_scale=1.0, aligned=aligned)[:, 0]
+        mask_targets = mask_targets.index_add(0, rows, cut.masked_fill(other[:, None, None], 0))
     return mask_targets

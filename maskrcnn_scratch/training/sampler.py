@@ -2,17 +2,21 @@
 
 A label is 1 or more for a positive, 0 for a negative and -1 for a box that must not be drawn.
 N images, A boxes an image, B = ``batch_size_per_image`` of them drawn.
+
+Two ways to draw: ``BalancedPositiveNegativeSampler`` has torchvision's numbers for a seed, and a
+GPU must be waited for to know how many boxes it drew; ``DeviceSampler`` has the same distribution
+and always the same number of indices, some of which may be empty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-# Positives and negatives, a sorted int64 tensor of indices for each image.
+# Positives and negatives, an int64 tensor of indices for each image; see ``interfaces.Sampler``.
 SampledIndices = tuple[list[Tensor], list[Tensor]]
 
 
@@ -92,36 +96,35 @@ class ReplaySampler:
         return sample
 
 
-class PaddedSample(NamedTuple):
-    """A sample of fixed capacity; a slot holds a drawn box where its mask is true."""
-
-    positive: Tensor  # int64 [N, B * positive_fraction]
-    positive_mask: Tensor  # bool, same shape
-    negative: Tensor  # int64 [N, B]
-    negative_mask: Tensor  # bool, same shape
-
-
 class DeviceSampler:
     """Draws as ``BalancedPositiveNegativeSampler`` does (in distribution), without a host sync.
 
     Every box gets a random key; the largest keys among the positives, and then among the
-    negatives, are the sample. All shapes depend on arguments alone, none on the labels' values.
+    negatives, are the sample. Shapes depend on arguments alone, none on the labels' values: the
+    first tensor of an image has ``B * positive_fraction`` places, which negatives fill where there
+    are not so many positives, the second has the rest of ``B``. Places that are left over hold -1.
     """
 
     def __init__(self, batch_size_per_image: int, positive_fraction: float) -> None:
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
 
-    def __call__(self, labels: Tensor, generator: torch.Generator | None = None) -> PaddedSample:
-        """Draws from ``labels [N, A]``; padding carries the label -1."""
-        num_boxes = labels.shape[1]
-        max_positive = min(int(self.batch_size_per_image * self.positive_fraction), num_boxes)
-        max_negative = min(self.batch_size_per_image, num_boxes)
-        keys = torch.rand(labels.shape, generator=generator, device=labels.device)
-        positive = keys.masked_fill(labels < 1, -1).topk(max_positive, dim=1)
-        negative = keys.masked_fill(labels != 0, -1).topk(max_negative, dim=1)
-        positive_mask = positive.values >= 0
-        places_left = self.batch_size_per_image - positive_mask.sum(dim=1, keepdim=True)  # [N, 1]
-        rank = torch.arange(max_negative, device=labels.device)  # [B]
-        negative_mask = (negative.values >= 0) & (rank < places_left)
-        return PaddedSample(positive.indices, positive_mask, negative.indices, negative_mask)
+    def __call__(
+        self, labels: list[Tensor], generator: torch.Generator | None = None
+    ) -> SampledIndices:
+        """Draws from ``labels``, one tensor ``[A]`` (integer or float) for each image."""
+        padded = pad_sequence(labels, batch_first=True, padding_value=-1)  # [N, A]
+        places = min(self.batch_size_per_image, padded.shape[1])
+        max_positive = min(int(self.batch_size_per_image * self.positive_fraction), places)
+        keys = torch.rand(padded.shape, generator=generator, device=padded.device)
+        positive = keys.masked_fill(padded < 1, -1).topk(max_positive, dim=1)
+        negative = keys.masked_fill(padded != 0, -1).topk(places, dim=1)
+        indices = torch.cat((positive.indices, negative.indices), dim=1)
+        found = torch.cat((positive.values, negative.values), dim=1) >= 0
+        indices = indices.masked_fill(~found, -1)  # [N, max_positive + B]
+
+        num_positive = found[:, :max_positive].sum(dim=1, keepdim=True)  # [N, 1]
+        place = torch.arange(places, device=padded.device)  # [B]
+        after = place - num_positive + max_positive  # negatives follow the last positive
+        drawn = indices.gather(1, torch.where(place < num_positive, place, after))  # [N, B]
+        return list(drawn[:, :max_positive]), list(drawn[:, max_positive:])

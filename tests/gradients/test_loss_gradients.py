@@ -18,7 +18,7 @@ def test_gradcheck():
     is_object = (labels > 0).double()
     objects = labels.clamp(min=1)
     assert gradcheck(lambda x: losses.loss_objectness(x, is_object), randn(5))
-    assert gradcheck(lambda x: losses.loss_rpn_box_reg(x, targets, 9), randn(5, 4))
+    assert gradcheck(lambda x: losses.loss_rpn_box_reg(x, is_object, targets), randn(5, 4))
     assert gradcheck(lambda x: losses.loss_classifier(x, labels), randn(5, 3))
     assert gradcheck(lambda x: losses.loss_box_reg(x, labels, targets), randn(5, 12))
     assert gradcheck(lambda x: losses.loss_mask(x, objects, soft_masks), randn(5, 3, 4, 4))

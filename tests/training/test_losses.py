@@ -35,7 +35,7 @@ def test_rpn_losses_equal_torchvision():
     sampled = torch.cat((positive, negative))
     assert torch.equal(losses.loss_objectness(objectness[sampled], labels[sampled]), expected[0])
     assert torch.equal(
-        losses.loss_rpn_box_reg(deltas[positive], targets[positive], len(sampled)), expected[1]
+        losses.loss_rpn_box_reg(deltas[sampled], labels[sampled], targets[sampled]), expected[1]
     )
 
 
@@ -58,7 +58,7 @@ NO_LABELS = torch.zeros(0, dtype=torch.int64)
 
 @pytest.mark.parametrize("compute, shape", [
     (lambda x: losses.loss_objectness(x, torch.zeros(0)), (0,)),
-    (lambda x: losses.loss_rpn_box_reg(x, torch.zeros(0, 4), 0), (0, 4)),
+    (lambda x: losses.loss_rpn_box_reg(x, torch.zeros(0), torch.zeros(0, 4)), (0, 4)),
     (lambda x: losses.loss_classifier(x, NO_LABELS), (0, 3)),
     (lambda x: losses.loss_box_reg(x, NO_LABELS, torch.zeros(0, 4)), (0, 12)),
     (lambda x: losses.loss_mask(x, NO_LABELS, torch.zeros(0, 28, 28)), (0, 3, 28, 28)),

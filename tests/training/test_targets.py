@@ -13,6 +13,7 @@ from maskrcnn_scratch.training.matcher import Matcher
 from maskrcnn_scratch.training.roi_targets import project_masks_on_boxes, select_training_samples
 from maskrcnn_scratch.training.rpn_targets import assign_targets_to_anchors
 from maskrcnn_scratch.training.sampler import BalancedPositiveNegativeSampler
+from tools.ladder.stages import pad_proposals
 
 
 def random_boxes(count, size=200.0):
@@ -65,7 +66,7 @@ def test_selected_samples_equal_torchvision():
     expected = reference.select_training_samples([p.clone() for p in proposals], targets)
     torch.manual_seed(1)
     samples = select_training_samples(
-        proposals,
+        pad_proposals(proposals),
         targets,
         Matcher(0.5, 0.5),
         BalancedPositiveNegativeSampler(512, 0.25),
@@ -78,13 +79,16 @@ def test_selected_samples_equal_torchvision():
     assert (samples.regression_targets[1] == 0).all() and (samples.labels[1] == 0).all()
     assert [len(boxes) for boxes in samples.proposals] == [512, 512, 512, 512]
     assert (samples.labels[2] > 0).sum() == 128
+    for labels, objects in zip(samples.labels, samples.objects, strict=True):
+        assert torch.equal(objects, labels.nonzero().squeeze(1))
 
 
 def test_proposals_between_thresholds_are_never_drawn():
     gt = {"boxes": torch.tensor([[0.0, 0, 100, 100]]), "labels": torch.tensor([3])}
     between = torch.tensor([[0.0, 0, 100, 60]]).repeat(50, 1)
     samples = select_training_samples(
-        [between], [gt], Matcher(0.7, 0.5), BalancedPositiveNegativeSampler(64, 0.25),
+        pad_proposals([between]), [gt], Matcher(0.7, 0.5),
+        BalancedPositiveNegativeSampler(64, 0.25),
         BoxCoder((10.0, 10.0, 5.0, 5.0)),
     )  # fmt: skip
     assert torch.equal(samples.proposals[0], gt["boxes"])  # the appended true box alone
