@@ -211,12 +211,14 @@ class RoIHeads(nn.Module):
             mask_logits = self.predict_masks(features, list_to_rois(boxes), image_shape)
             aligned = getattr(self.mask_roi_pool, "aligned", False)
             mask_targets = [
-                project_masks_on_boxes(target["masks"], *pair, mask_logits.shape[-1], aligned)
-                for target, *pair in zip(targets, boxes, matched_idxs, strict=True)
+                project_masks_on_boxes(
+                    target["masks"], in_image, matched, mask_logits.shape[-1], aligned
+                )
+                for target, in_image, matched in zip(targets, boxes, matched_idxs, strict=True)
             ]
-            found["loss_mask"] = self.loss_mask(
-                mask_logits, torch.cat(of_object(samples.labels)), torch.cat(mask_targets)
-            )
+            labels = torch.cat(of_object(samples.labels))
+            labels = labels.masked_fill(labels == 0, -1)
+            found["loss_mask"] = self.loss_mask(mask_logits, labels, torch.cat(mask_targets))
         return found
 
 

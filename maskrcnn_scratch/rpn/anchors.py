@@ -114,7 +114,8 @@ class AnchorGenerator(nn.Module):
             y = torch.arange(grid_h, device=like.device) * step_y
             y, x = torch.meshgrid(y, x, indexing="ij")  # [H_l, W_l] each
             corners = torch.stack((x, y, x, y), dim=-1)[:, :, None]  # [H_l, W_l, 1, 4]
-            levels.append((corners + cell.to(like)).reshape(-1, 4))  # [H_l * W_l * a, 4]
+            anchors = corners + cell.to(like, non_blocking=True)  # [H_l, W_l, a, 4]
+            levels.append(anchors.reshape(-1, 4))
         return torch.cat(levels)
 
     def extra_repr(self) -> str:

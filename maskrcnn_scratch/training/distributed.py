@@ -104,29 +104,21 @@ def average_losses_over_all_ranks(model: nn.Module) -> None:
     if world_size() == 1:
         return
     for module in model.modules():
-        for name, counted_from in _COUNTED_FROM.items():
+        for name in _LOSSES:
             if getattr(module, name, None) is getattr(losses, name):
-                mean = partial(_mean_over_all_ranks, getattr(losses, name), counted_from)
-                setattr(module, name, mean)
+                setattr(module, name, partial(_mean_over_all_ranks, getattr(losses, name)))
 
 
-# The least label that counts; all five losses take predictions, labels and perhaps targets.
-_COUNTED_FROM = {
-    "loss_objectness": 0,
-    "loss_rpn_box_reg": 0,
-    "loss_classifier": 0,
-    "loss_box_reg": 0,
-    "loss_mask": 1,
-}
+_LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask")
 
 
 def _mean_over_all_ranks(
-    loss: Callable[..., Tensor], counted_from: int, predictions: Tensor, labels: Tensor, *args: Any
+    loss: Callable[..., Tensor], predictions: Tensor, labels: Tensor, *targets: Tensor
 ) -> Tensor:
     if not torch.is_grad_enabled():  # a validation loss: each process has its own images
-        return loss(predictions, labels, *args)
-    own = (labels >= counted_from).sum().float()
+        return loss(predictions, labels, *targets)
+    own = (labels >= 0).sum().float()
     # DistributedDataParallel divides the sum of the gradients by the number of processes.
-    return loss(predictions, labels, *args) * (
+    return loss(predictions, labels, *targets) * (
         own * world_size() / sum_over_ranks(own).clamp(min=1)
     )

@@ -76,16 +76,14 @@ def loss_box_reg(box_regression: Tensor, labels: Tensor, regression_targets: Ten
 def loss_mask(mask_logits: Tensor, labels: Tensor, mask_targets: Tensor) -> Tensor:
     """Binary cross entropy of each pixel in the true class's channel (Mask R-CNN, section 3).
 
-    The mean over the pixels of the objects.
-
     Args:
-        mask_logits: ``[K, C, M, M]``.
-        labels: int64 ``[K]``; only rows of objects count.
+        mask_logits: ``[K, C, M, M]`` of the sampled objects.
+        labels: int64 ``[K]``, never background.
         mask_targets: ``[K, M, M]`` in 0 to 1.
     """
     rows = torch.arange(labels.shape[0], device=labels.device)
     own = mask_logits[rows, labels.clamp(min=0)]  # [K, M, M]
-    return _mean_binary_cross_entropy(own, mask_targets, labels > 0)
+    return _mean_binary_cross_entropy(own, mask_targets, labels >= 0)
 
 
 def _number(counted: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torchvision.models.detection import roi_heads as torchvision_roi_heads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import box_iou
 
+from maskrcnn_scratch import structures
 from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.training import roi_targets
 from maskrcnn_scratch.training.matcher import Matcher
@@ -95,9 +96,12 @@ def test_proposals_between_thresholds_are_never_drawn():
     assert samples.labels[0].tolist() == [3]
 
 
+@pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("pixels_at_once", [1, 3 * 90 * 120, 2**24])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.float32])
-def test_mask_targets_equal_torchvision(pixels_at_once, dtype, monkeypatch):
+def test_mask_targets_equal_torchvision(pixels_at_once, dtype, on_device, monkeypatch):
+    if on_device:
+        monkeypatch.setattr(structures, "waiting_is_free", lambda tensor: False)
     monkeypatch.setattr(roi_targets, "MASK_PIXELS_AT_ONCE", pixels_at_once)
     torch.manual_seed(0)
     masks = torch.zeros(9, 90, 120, dtype=dtype)
