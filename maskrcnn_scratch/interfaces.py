@@ -123,7 +123,11 @@ class MaskPredictor(Protocol):
     """Features to one mask a class."""
 
     def __call__(self, mask_features: Tensor, /) -> Tensor:
-        """``[R, D, P, P]`` -> logits ``[R, C, M, M]``."""
+        """``[R, D, P, P]`` -> logits ``[R, C, M, M]``.
+
+        One with a second argument ``labels [R]`` is asked in inference for the masks of these
+        classes alone, ``[R, M, M]``.
+        """
         ...
 
 

@@ -101,7 +101,7 @@ class FeaturePyramidNetwork(nn.Module):
         laterals = [block(stage) for block, stage in zip(self.inner_blocks, stages, strict=True)]
         for level in range(len(laterals) - 2, -1, -1):  # coarse to fine
             size = laterals[level].shape[-2:]
-            laterals[level] = laterals[level] + F.interpolate(laterals[level + 1], size=size)
+            laterals[level] += F.interpolate(laterals[level + 1], size=size)
         pyramid = [
             block(lateral) for block, lateral in zip(self.layer_blocks, laterals, strict=True)
         ]

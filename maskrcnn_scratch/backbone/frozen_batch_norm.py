@@ -31,9 +31,24 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
+        self._cached: tuple[list[Any], tuple[Tensor, Tensor], list[Tensor]] | None = None
 
     def scale_and_bias(self) -> tuple[Tensor, Tensor]:
-        """The two vectors ``[num_features]`` that the layer comes down to: ``x * scale + bias``."""
+        """The two vectors ``[num_features]`` that the layer comes down to: ``x * scale + bias``.
+
+        Remembered until a buffer is written to or replaced.
+        """
+        buffers = list(self.buffers())
+        if torch.compiler.is_compiling() or any(buffer.is_inference() for buffer in buffers):
+            return self._scale_and_bias()  # neither has versions to look at
+        state = [(id(buffer), buffer.data_ptr(), buffer._version) for buffer in buffers]
+        if self._cached is None or self._cached[0] != state:
+            with torch.inference_mode(False):  # it may serve in training later
+                result = self._scale_and_bias()
+            self._cached = state, result, buffers  # kept alive, lest an id be given again
+        return self._cached[1]
+
+    def _scale_and_bias(self) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 

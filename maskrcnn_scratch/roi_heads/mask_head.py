@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from maskrcnn_scratch.conv import Conv2dNormActivation, accept_old_keys
 
@@ -63,3 +64,16 @@ class MaskRCNNPredictor(nn.Sequential):
         for name, parameter in self.named_parameters():
             if name.endswith("weight"):
                 nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, input: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits of every class, or with ``labels [R]`` of that class alone: ``[R, 2P, 2P]``.
+
+        A single class costs one dot product a pixel instead of one for each class.
+        """
+        if labels is None:
+            return super().forward(input)
+        hidden = self.relu(self.conv5_mask(input))  # [R, dim_reduced, 2P, 2P]
+        weight = self.mask_fcn_logits.weight[labels, :, 0]  # [R, dim_reduced, 1]
+        logits = torch.matmul(hidden.flatten(2).transpose(1, 2), weight)  # [R, 2P * 2P, 1]
+        bias = self.mask_fcn_logits.bias[labels]
+        return logits.reshape(-1, *hidden.shape[2:]) + bias[:, None, None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -125,17 +126,39 @@ class RoIHeads(nn.Module):
             image_shape: padded (height, width) of the batch.
         """
         pooled = self.box_roi_pool(features, rois, [image_shape])  # [R, channels, 7, 7]
-        return self.box_predictor(self.box_head(pooled))
+        class_logits, box_regression = self.box_predictor(self.box_head(pooled))
+        return class_logits.to(rois), box_regression.to(rois)  # boxes keep their precision
 
     def predict_masks(
         self, features: Mapping[str, Tensor], rois: Tensor, image_shape: tuple[int, int]
     ) -> Tensor:
         """Mask logits ``[R, C, M, M]`` of ``rois [R, 5]``, one mask for each class."""
+        assert self.mask_predictor is not None
+        return self.mask_predictor(self.mask_features(features, rois, image_shape)).to(rois)
+
+    def mask_features(
+        self, features: Mapping[str, Tensor], rois: Tensor, image_shape: tuple[int, int]
+    ) -> Tensor:
+        """What the mask predictor sees of ``rois [R, 5]``: ``[R, channels, 14, 14]``."""
         assert self.mask_roi_pool is not None
         assert self.mask_head is not None
+        return self.mask_head(self.mask_roi_pool(features, rois, [image_shape]))
+
+    def predict_own_masks(
+        self,
+        features: Mapping[str, Tensor],
+        rois: Tensor,
+        labels: Tensor,
+        image_shape: tuple[int, int],
+    ) -> Tensor:
+        """Mask logits ``[R, M, M]`` of ``rois [R, 5]`` for the class ``labels [R]`` of each."""
         assert self.mask_predictor is not None
-        pooled = self.mask_roi_pool(features, rois, [image_shape])  # [R, channels, 14, 14]
-        return self.mask_predictor(self.mask_head(pooled))
+        hidden = self.mask_features(features, rois, image_shape)
+        if takes_labels(self.mask_predictor):
+            return self.mask_predictor(hidden, labels).to(rois)
+        # Not len(labels), which would fix the number of images in an exported graph.
+        each = torch.arange(labels.shape[0], device=labels.device)
+        return self.mask_predictor(hidden)[each, labels].to(rois)
 
     def detect_boxes(
         self, features: Mapping[str, Tensor], proposals: Proposals, images: ImageList
@@ -166,10 +189,8 @@ class RoIHeads(nn.Module):
         """Mask probabilities ``[N, D, 1, M, M]`` of the detections' own classes."""
         slots = slots_to_compute(detections.valid.flatten())  # [R]
         rois = boxes_to_rois(detections.boxes)[slots]
-        logits = self.predict_masks(features, rois, images.padded_size)
         labels = detections.labels.flatten()[slots]
-        # Not len(labels), which would fix the number of images in an exported graph.
-        own = logits[torch.arange(labels.shape[0], device=logits.device), labels].sigmoid()
+        own = self.predict_own_masks(features, rois, labels, images.padded_size).sigmoid()
         own = own.masked_fill((labels == 0)[:, None, None], 0)  # [R, M, M], empty slots are zero
         masks = own.new_zeros((detections.labels.numel(), *own.shape[1:]))
         return masks.index_copy(0, slots, own).reshape(*detections.labels.shape, 1, *own.shape[1:])
@@ -220,6 +241,11 @@ class RoIHeads(nn.Module):
             labels = labels.masked_fill(labels == 0, -1)
             found["loss_mask"] = self.loss_mask(mask_logits, labels, torch.cat(mask_targets))
         return found
+
+
+def takes_labels(mask_predictor: MaskPredictor) -> bool:
+    """Whether it can give the mask of one class alone; one that was swapped in may not."""
+    return "labels" in signature(getattr(mask_predictor, "forward", mask_predictor)).parameters
 
 
 def _take(values: Sequence[Tensor], indices: Sequence[Tensor]) -> list[Tensor]:

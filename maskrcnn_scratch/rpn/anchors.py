@@ -68,7 +68,7 @@ class AnchorGenerator(nn.Module):
         sizes.
 
         Args:
-            image_list: only the padded size of ``tensors [N, C, H, W]`` is looked at.
+            image_list: ``tensors [N, C, H, W]`` give padded size, dtype and device.
             feature_maps: ``[N, C, H_l, W_l]`` of each level.
 
         Raises:
@@ -81,7 +81,7 @@ class AnchorGenerator(nn.Module):
             )
         height, width = image_list.tensors.shape[-2:]
         grids = [(feature.shape[-2], feature.shape[-1]) for feature in feature_maps]
-        like = feature_maps[0]
+        like = image_list.tensors  # the maps may be of less precision
         if torch.compiler.is_compiling():  # sizes may be symbols, which are no keys
             anchors = self.grid_anchors(grids, height, width, like)
         else:

@@ -6,16 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
+from torch import Tensor
 from torchvision.models.detection import anchor_utils, backbone_utils, image_list
 from torchvision.models.detection.transform import GeneralizedRCNNTransform as ReferenceTransform
 from torchvision.ops import feature_pyramid_network as reference_fpn
 
 from maskrcnn_scratch import AnchorGenerator, MultiScaleRoIAlign, resnet_fpn_backbone
-from maskrcnn_scratch.backbone import FeaturePyramidNetwork, LastLevelP6P7
+from maskrcnn_scratch.backbone import FeaturePyramidNetwork, FrozenBatchNorm2d, LastLevelP6P7
 from maskrcnn_scratch.backbone.resnet import ARCHITECTURES, resnet
+from maskrcnn_scratch.roi_heads import MaskRCNNPredictor
 from maskrcnn_scratch.rpn import RPNHead
 from maskrcnn_scratch.structures import ImageList
+from maskrcnn_scratch.training.build_model import small_maskrcnn
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -160,3 +164,57 @@ def test_a_missing_feature_map_is_named() -> None:
     pool = MultiScaleRoIAlign(["0", "9"], 7, 2)
     with pytest.raises(ValueError, match=r"featmap_names asks for \['9'\]"):
         pool({"0": torch.zeros(1, 1, 8, 8)}, torch.zeros(1, 5), [(32, 32)])
+
+
+def test_frozen_batch_norm_notices_other_statistics() -> None:
+    norm, x = FrozenBatchNorm2d(3), torch.randn(1, 3, 2, 2)
+
+    def expected() -> Tensor:
+        mean, var, weight, bias = norm.running_mean, norm.running_var, norm.weight, norm.bias
+        return F.batch_norm(x, mean, var, weight, bias, eps=norm.eps)
+
+    with torch.inference_mode():
+        torch.testing.assert_close(norm(x), expected())
+    assert norm.scale_and_bias()[0] is norm.scale_and_bias()[0]
+    norm.running_var.fill_(4.0)  # in place
+    torch.testing.assert_close(norm(x), expected())
+    norm.load_state_dict({**norm.state_dict(), "bias": torch.ones(3)}, assign=True)
+    torch.testing.assert_close(norm(x), expected())
+    norm(x.requires_grad_()).sum().backward()  # what was remembered in inference mode can be used
+
+
+def test_masks_of_one_class_are_those_of_all() -> None:
+    torch.manual_seed(0)
+    predictor, x = MaskRCNNPredictor(16, 8, 5), torch.randn(6, 16, 7, 7)
+    labels = torch.tensor([0, 1, 4, 2, 2, 3])
+    every = predictor(x)
+    torch.testing.assert_close(predictor(x, labels), every[torch.arange(6), labels])
+
+
+@pytest.mark.parametrize("takes_labels", [True, False])
+def test_a_mask_predictor_is_asked_for_what_it_can_give(takes_labels: bool) -> None:
+    asked = []
+
+    class OwnPredictor(MaskRCNNPredictor):
+        if takes_labels:
+
+            def forward(self, input: Tensor, labels: Tensor | None = None) -> Tensor:
+                asked.append("one" if labels is not None else "all")
+                return super().forward(input, labels)
+
+        else:
+
+            def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+                asked.append("all")
+                return super().forward(input)
+
+    torch.manual_seed(0)
+    model = small_maskrcnn(5, min_size=96, box_score_thresh=0.0).eval()
+    expected = model([torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))])[0]
+    assert len(expected["masks"]) > 0
+    own = OwnPredictor(64, 64, 5)
+    own.load_state_dict(model.roi_heads.mask_predictor.state_dict())
+    model.roi_heads.mask_predictor = own
+    found = model([torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))])[0]
+    assert asked == ["one" if takes_labels else "all"]
+    torch.testing.assert_close(found["masks"], expected["masks"])

@@ -48,7 +48,7 @@ def test_losses_and_gradients(
     norm_layer: type[nn.Module], batch: tuple[Sequence[Tensor], Sequence[Target]]
 ) -> None:
     images, targets = batch
-    model = trainable_maskrcnn(norm_layer, photographs()[0], min_size=128)
+    model = trainable_maskrcnn(norm_layer, photographs()[0])
     reference = training_reference(model)
     ours, theirs = both_losses(model, reference, images, targets)
     rung = loss_rung("losses", ours, theirs, LOSS_TOLERANCE)

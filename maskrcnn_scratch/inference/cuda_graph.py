@@ -1,0 +1,108 @@
+"""One CUDA graph for each padded size: the GPU runs all kernels of an image by one launch."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from maskrcnn_scratch.structures import ImageList, StageOutputs
+
+# Runs what was captured on other images of the same padded size; the outputs are overwritten by the
+# next run.
+Replay: TypeAlias = Callable[[ImageList], StageOutputs]
+Capture: TypeAlias = Callable[[Callable[[ImageList], StageOutputs], ImageList], Replay]
+
+WARM_UP_RUNS = 3  # libraries choose their kernels, anchors enter their cache
+
+
+class CUDAGraphs:
+    """``model.run_batch`` as captured graphs, the least recently used of which are dropped.
+
+    A size is captured at its first batch, which takes some five runs. Where a swapped component
+    cannot be captured, as it waits for the GPU or allocates pinned memory, a warning says why, and
+    from then on it runs as it is. A model that was moved or whose weights were replaced is captured
+    anew (weights written in place are seen by the graphs). Detections are the caller's; the other
+    stages are overwritten by the next batch of that size.
+
+    Args:
+        model: in eval mode; its networks expect batches on its device.
+        max_sizes: graphs kept. Each holds the memory of one run, which it shares with the others.
+        capture: makes the graph.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, max_sizes: int = 8, capture: Capture | None = None
+    ) -> None:
+        self.model = model
+        self.run_eagerly: Callable[[ImageList], StageOutputs] = model.run_batch  # type: ignore[assignment]
+        self.max_sizes = max_sizes
+        self.capture = capture or GraphCapture()
+        self.graphs: OrderedDict[tuple[object, ...], Replay] = OrderedDict()
+        self.captured_weights: list[int] = []
+        self.gave_up = False
+
+    def __call__(self, batch: ImageList) -> StageOutputs:
+        if self.gave_up:
+            return self.run_eagerly(batch)
+        weights = [tensor.data_ptr() for tensor in self.model.state_dict().values()]
+        if weights != self.captured_weights:
+            self.graphs.clear()
+            self.captured_weights = weights
+        images = batch.tensors
+        key = (*images.shape, images.dtype, images.device)
+        if key not in self.graphs:
+            try:
+                self.graphs[key] = self.capture(self.run_eagerly, batch)
+            except RuntimeError as error:
+                self.gave_up = True
+                warnings.warn(f"runs without CUDA graphs: {error}", stacklevel=2)
+                return self.run_eagerly(batch)
+            if len(self.graphs) > self.max_sizes:
+                self.graphs.popitem(last=False)
+        self.graphs.move_to_end(key)
+        stages = self.graphs[key](batch)
+        own = copy.copy(stages)
+        own.detections = copy.copy(stages.detections)
+        for name, value in vars(own.detections).items():
+            setattr(own.detections, name, None if value is None else value.clone())
+        return own
+
+
+class GraphCapture:
+    """Captures by ``torch.cuda.graph``; all graphs share one memory pool.
+
+    The pool can be shared as no graph reads what another has written.
+    """
+
+    def __init__(self) -> None:
+        self.pool: tuple[int, int] | None = None
+
+    def __call__(self, run: Callable[[ImageList], StageOutputs], batch: ImageList) -> Replay:
+        if batch.tensors.device.type != "cuda":
+            raise RuntimeError(f"the images are on {batch.tensors.device}, not on a GPU")
+        held = ImageList(batch.tensors.clone(), batch.sizes.clone())
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_RUNS):
+                run(held)
+        torch.cuda.current_stream().wait_stream(stream)
+        if self.pool is None:
+            self.pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            stages = run(held)
+
+        def replay(other: ImageList) -> StageOutputs:
+            held.tensors.copy_(other.tensors)
+            held.sizes.copy_(other.sizes)
+            graph.replay()
+            return stages
+
+        return replay
