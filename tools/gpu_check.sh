@@ -45,6 +45,6 @@ for tool in memcheck racecheck; do
   fi
 done
 step kernels 30 "$PYTHON" tools/gpu_check.py kernels --json "$LOGS/kernels.json"
-step benchmark 90 "$PYTHON" tools/benchmark.py ops e2e train --device cuda --seconds 2 \
-  --json "$LOGS/benchmark.json"
+step benchmark 115 "$PYTHON" tools/benchmark.py ops e2e options train launches --device cuda \
+  --seconds 2 --json "$LOGS/benchmark.json"
 "$PYTHON" tools/gpu_check.py collect "$LOGS"

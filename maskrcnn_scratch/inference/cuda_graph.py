@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -81,7 +81,7 @@ class GraphCapture:
     """
 
     def __init__(self) -> None:
-        self.pool: tuple[int, int] | None = None
+        self.pool: Any = None
 
     def __call__(self, run: Callable[[ImageList], StageOutputs], batch: ImageList) -> Replay:
         if batch.tensors.device.type != "cuda":

@@ -56,9 +56,9 @@ def optimize(
         fold_batch_norms(model)
     convert(model, dtype, memory_format)
     if compile:
-        options = {"freezing": True} if next(model.parameters()).device.type == "cpu" else None
+        on_cpu = next(model.parameters()).device.type == "cpu"
         model.run_batch = torch.compile(  # type: ignore[method-assign]
-            model.run_batch, fullgraph=True, options=options
+            model.run_batch, fullgraph=True, options={"freezing": on_cpu}
         )
     if cuda_graph:
         model.run_batch = CUDAGraphs(model)  # type: ignore[method-assign]
@@ -72,7 +72,7 @@ def fold_batch_norms(model: nn.Module) -> None:
     Pairs are neighbours among children that run in order, and the numbered ones of ResNet blocks.
     """
     for parent, conv_name, norm_name in _pairs(model):
-        conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
+        conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
         if isinstance(norm, FrozenBatchNorm2d):
             scale, bias = norm.scale_and_bias()
         else:
@@ -82,7 +82,7 @@ def fold_batch_norms(model: nn.Module) -> None:
             bias = bias + conv.bias * scale
         conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
         conv.bias = nn.Parameter(bias.clone(), requires_grad=False)
-        parent.set_submodule(norm_name, nn.Identity())
+        setattr(parent, norm_name, nn.Identity())
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
@@ -90,13 +90,13 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     for parent in model.modules():
         names = [name for name, _ in parent.named_children()]
         if isinstance(parent, (nn.Sequential, IntermediateLayerGetter)):
-            neighbours = pairwise(names)
+            neighbours = list(pairwise(names))
         elif isinstance(parent, (BasicBlock, Bottleneck)):
-            neighbours = ((name, f"bn{name[4:]}") for name in names if name.startswith("conv"))
+            neighbours = [(name, f"bn{name[4:]}") for name in names if name.startswith("conv")]
         else:
             continue
-        for conv_name, norm_name in list(neighbours):
-            conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
+        for conv_name, norm_name in neighbours:
+            conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
             frozen = isinstance(norm, FrozenBatchNorm2d)
             tracked = isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
             if isinstance(conv, nn.Conv2d) and (frozen or (tracked and norm.affine)):
@@ -116,7 +116,9 @@ def convert(
     networks += [heads.mask_head, heads.mask_predictor] if heads.has_mask() else []
     for network in networks:
         if isinstance(network, nn.Module):
-            network.to(dtype=dtype, memory_format=memory_format)
+            network.to(memory_format=memory_format)
+            if dtype is not None:
+                network.to(dtype)
     enter = partial(_convert_images, dtype=dtype, memory_format=memory_format)
     model.backbone.register_forward_pre_hook(enter)  # type: ignore[attr-defined]
 

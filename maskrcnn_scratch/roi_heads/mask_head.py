@@ -53,6 +53,10 @@ class MaskRCNNPredictor(nn.Sequential):
         num_classes: with the background, whose mask nothing looks at.
     """
 
+    conv5_mask: nn.ConvTranspose2d
+    relu: nn.ReLU
+    mask_fcn_logits: nn.Conv2d
+
     def __init__(self, in_channels: int, dim_reduced: int, num_classes: int) -> None:
         super().__init__(
             OrderedDict(
@@ -73,7 +77,8 @@ class MaskRCNNPredictor(nn.Sequential):
         if labels is None:
             return super().forward(input)
         hidden = self.relu(self.conv5_mask(input))  # [R, dim_reduced, 2P, 2P]
-        weight = self.mask_fcn_logits.weight[labels, :, 0]  # [R, dim_reduced, 1]
+        last = self.mask_fcn_logits
+        assert last.bias is not None
+        weight = last.weight[labels, :, 0]  # [R, dim_reduced, 1]
         logits = torch.matmul(hidden.flatten(2).transpose(1, 2), weight)  # [R, 2P * 2P, 1]
-        bias = self.mask_fcn_logits.bias[labels]
-        return logits.reshape(-1, *hidden.shape[2:]) + bias[:, None, None]
+        return logits.reshape(-1, *hidden.shape[2:]) + last.bias[labels, None, None]

@@ -155,7 +155,7 @@ class RoIHeads(nn.Module):
         assert self.mask_predictor is not None
         hidden = self.mask_features(features, rois, image_shape)
         if takes_labels(self.mask_predictor):
-            return self.mask_predictor(hidden, labels).to(rois)
+            return self.mask_predictor(hidden, labels).to(rois)  # type: ignore[call-arg]
         # Not len(labels), which would fix the number of images in an exported graph.
         each = torch.arange(labels.shape[0], device=labels.device)
         return self.mask_predictor(hidden)[each, labels].to(rois)

@@ -1,0 +1,61 @@
+"""How many kernels an image costs: on a GPU by the profiler, on a CPU as operators called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from maskrcnn_scratch import MaskRCNN
+from maskrcnn_scratch.inference import optimize
+from tools.ladder.reference import reference_of
+
+
+@torch.no_grad()
+def count_launches(model: MaskRCNN, image: Tensor) -> dict[str, int]:
+    """Of torchvision's model, ours, and ours with batch norm folded."""
+    sides: dict[str, Callable[..., Any]] = {
+        "torchvision": reference_of(model),
+        "ours": model,
+        "ours, folded": optimize(model),
+    }
+    count = kernels if image.device.type == "cuda" else operators
+    return {name: count(lambda run=run: run([image])) for name, run in sides.items()}
+
+
+def kernels(run: Callable[[], object]) -> int:
+    """Kernels and copies on the GPU, after a first run that fills caches."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    run()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        run()
+        torch.cuda.synchronize()
+    return sum(event.device_type == DeviceType.CUDA for event in profiler.events() or [])
+
+
+def operators(run: Callable[[], object]) -> int:
+    """Operators that compute or copy; views and allocations are not counted."""
+    run()
+    with _Counter() as counter:
+        run()
+    return counter.count
+
+
+class _Counter(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        is_view = any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
+        if not is_view and func.overloadpacket.__name__ not in ("empty", "empty_strided", "detach"):
+            self.count += 1
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,79 @@
+"""Runtimes that users pick for speed on a CPU: onnxruntime and OpenVINO, on our exported model."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_scratch import MaskRCNN
+from maskrcnn_scratch.export import export_onnx
+from maskrcnn_scratch.inference import optimize
+from tools.benchmarks.clock import Clock, Timing
+
+
+@torch.no_grad()
+def time_peers(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]:
+    """Ours optimised against each peer; a peer that cannot run the graph is printed with why."""
+    batch, _ = model.transform([image])
+    fast, half = optimize(model), optimize(model, dtype=torch.bfloat16)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, backbone = Path(folder) / "model.onnx", Path(folder) / "backbone.onnx"
+        export_onnx(model, whole, (image.shape[-2], image.shape[-1]), images=[image])
+        torch.onnx.export(
+            Maps(model.backbone), (batch.tensors,), backbone, opset_version=18, dynamo=True,
+            verbose=False,
+        )  # fmt: skip
+        for runtime, load in (("onnxruntime", onnxruntime_session), ("OpenVINO", openvino_model)):
+            for name, ours, file, argument in (
+                ("whole model", lambda: fast([image]), whole, image[None]),
+                ("backbone and FPN", lambda: fast.backbone(batch.tensors), backbone, batch.tensors),
+            ):
+                try:
+                    run = load(file, argument, "f32")
+                    yield clock.pair("peers", f"{name}, against {runtime}", ours, run)
+                except Exception as error:
+                    print(f"{runtime} cannot run the {name}: {str(error).strip().splitlines()[0]}")
+        run = openvino_model(backbone, batch.tensors, "bf16")
+        yield clock.pair(
+            "peers", "backbone and FPN in bfloat16, against OpenVINO",
+            lambda: half.backbone(batch.tensors), run,
+        )  # fmt: skip
+
+
+class Maps(nn.Module):
+    """The feature maps as a tuple."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.backbone(images).values())
+
+
+def onnxruntime_session(file: Path, argument: Tensor, precision: str) -> Callable[[], object]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+    inputs = {session.get_inputs()[0].name: argument.contiguous().numpy()}
+    return lambda: session.run(None, inputs)
+
+
+def openvino_model(file: Path, argument: Tensor, precision: str) -> Callable[[], object]:
+    os.environ.setdefault("OPENVINO_LOG_LEVEL", "0")
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": precision,
+    }
+    compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+    request, pixels = compiled.create_infer_request(), argument.contiguous().numpy()
+    return lambda: request.infer([pixels])

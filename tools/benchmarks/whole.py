@@ -1,0 +1,102 @@
+"""The whole model: inference, what ``optimize`` adds to it, and a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from maskrcnn_scratch import MaskRCNN
+from maskrcnn_scratch.inference import optimize
+from maskrcnn_scratch.structures import Result
+from tools.benchmarks.clock import Clock, Timing
+from tools.ladder.reference import reference_of
+from tools.ladder.training import random_target
+
+CPU_OPTIONS: dict[str, dict[str, Any]] = {
+    "folded": {},
+    "folded, contiguous": {"memory_format": torch.contiguous_format},
+    "folded, bfloat16": {"dtype": torch.bfloat16},
+    "compiled": {"compile": True},
+    "compiled, bfloat16": {"compile": True, "dtype": torch.bfloat16},
+}
+CUDA_OPTIONS: dict[str, dict[str, Any]] = {
+    "folded": {},
+    "folded, bfloat16": {"dtype": torch.bfloat16},
+    "CUDA graph": {"cuda_graph": True},
+    "CUDA graph, bfloat16": {"cuda_graph": True, "dtype": torch.bfloat16},
+}
+
+
+@torch.no_grad()
+def time_whole(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]:
+    """Inference from image to pasted masks, of 100, 10 and no detections."""
+    reference = reference_of(model)
+    heads = model.roi_heads, reference.roi_heads
+    scores = model([image])[0]["scores"]
+    middle = float((scores[9] + scores[10]) / 2)
+    for count, threshold in ((len(scores), heads[0].score_thresh), (10, middle), (0, 1.0)):
+        before = heads[0].score_thresh
+        heads[0].score_thresh = heads[1].score_thresh = threshold
+        yield clock.pair(
+            "e2e", f"one image, {count} detections",
+            lambda: model([image]), lambda: reference([image]),
+        )  # fmt: skip
+        heads[0].score_thresh = heads[1].score_thresh = before
+    for size in (8, 32) if clock.device.type == "cuda" else (2,):
+        batch = [image] * size
+        yield clock.pair(
+            "e2e", f"{size} images", lambda b=batch: model(b), lambda b=batch: reference(b)
+        )
+
+
+@torch.no_grad()
+def time_options(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]:
+    """Each option of ``optimize`` against torchvision, and how much it changes the detections."""
+    reference, found = reference_of(model), model([image])[0]
+    options = CUDA_OPTIONS if clock.device.type == "cuda" else CPU_OPTIONS
+    for name, arguments in options.items():
+        optimized = optimize(model, **arguments)
+        same = matched(optimized([image])[0], found)
+        yield clock.pair(
+            "options", f"{name} ({same:.0%} of detections the same)",
+            lambda o=optimized: o([image]), lambda: reference([image]),
+        )  # fmt: skip
+        torch.compiler.reset()
+
+
+def matched(ours: Result, theirs: Result, iou: float = 0.9) -> float:
+    """The part of ``theirs`` that have a detection of the same label and nearly the same box."""
+    overlap = box_iou(theirs["boxes"], ours["boxes"])
+    overlap = overlap * (theirs["labels"][:, None] == ours["labels"])
+    return float((overlap.amax(dim=1) >= iou).float().mean())
+
+
+def time_training(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]:
+    """A step of SGD: forward, backward, update; 20 objects an image."""
+    reference = reference_of(model).train()
+    model = model.train()
+    optimizers = {
+        side: torch.optim.SGD(
+            [p for p in side.parameters() if p.requires_grad], lr=1e-6, momentum=0.9
+        )
+        for side in (model, reference)
+    }
+
+    def step(side: nn.Module, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
+        optimizers[side].zero_grad()
+        torch.stack(list(side(images, targets).values())).sum().backward()
+        optimizers[side].step()
+
+    for size in (2, 16) if clock.device.type == "cuda" else (1,):
+        images = [image] * size
+        targets = [dict(random_target(image, 20, seed=seed)) for seed in range(size)]
+        yield clock.pair(
+            "train", f"step on {size} image{'s' if size > 1 else ''}, 20 objects each",
+            lambda i=images, t=targets: step(model, i, t),
+            lambda i=images, t=targets: step(reference, i, t),
+        )  # fmt: skip
+    model.eval()
