@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from maskrcnn_scratch import structures
 from maskrcnn_scratch.training.build_model import small_maskrcnn
-from maskrcnn_scratch.training.sampler import BalancedPositiveNegativeSampler, DeviceSampler
+from maskrcnn_scratch.training.sampler import BalancedPositiveNegativeSampler, draw_on_device
 from tests.no_sync import SyncError, fake_gpu, no_sync, to_fake_gpu
 
 PLANTED = {
@@ -103,13 +103,6 @@ def batch(device, objects=(3, 0)):
         images.append(torch.rand(3, height, width, device=device))
         targets.append({name: value.to(device) for name, value in target.items()})
     return images, targets
-
-
-def draw_on_device(model):
-    for stage in (model.rpn, model.roi_heads):
-        strict = stage.fg_bg_sampler
-        stage.fg_bg_sampler = DeviceSampler(strict.batch_size_per_image, strict.positive_fraction)
-    model.check_target_values = False
 
 
 @torch.no_grad()

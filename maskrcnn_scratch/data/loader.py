@@ -148,6 +148,10 @@ def without_worker_traceback(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 def leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; workers go on until the parent ends them."""
+    """Workers go on until the parent is done with them, and end with it if it is killed.
+
+    Ctrl-C reaches every process of a terminal, and SIGTERM every process of a job that is ended:
+    without workers the parent could not finish its step and save.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -58,6 +58,12 @@ class TrainConfig:
     and saved as the model."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of convolutions and matrix products; fp16 scales the loss."""
+    compile: bool = False
+    """Backbone and heads through torch.compile: faster steps after minutes of compiling, and losses
+    that differ by rounding."""
+    device_sampling: bool = False
+    """Draw the anchors and proposals of the losses on the GPU, which then is not waited for inside
+    of a step: the same distribution, but not torchvision's numbers for a seed."""
     sync_batch_norm: bool = False
     """Batch-norm statistics over all processes (GPUs only)."""
     aspect_ratio_groups: bool = True

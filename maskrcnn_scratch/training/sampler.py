@@ -11,6 +11,7 @@ and always the same number of indices, some of which may be empty.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,3 +129,15 @@ class DeviceSampler:
         after = place - num_positive + max_positive  # negatives follow the last positive
         drawn = indices.gather(1, torch.where(place < num_positive, place, after))  # [N, B]
         return list(drawn[:, :max_positive]), list(drawn[:, max_positive:])
+
+
+def draw_on_device(model: Any) -> None:
+    """Gives both stages of a ``GeneralizedRCNN`` a ``DeviceSampler`` of the same sizes.
+
+    Its losses then wait for nothing, and so leave it to the caller to check the targets' values
+    (``check_targets``) before they go to the device.
+    """
+    for stage in (model.rpn, model.roi_heads):
+        strict = stage.fg_bg_sampler
+        stage.fg_bg_sampler = DeviceSampler(strict.batch_size_per_image, strict.positive_fraction)
+    model.check_target_values = False

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ from maskrcnn_scratch.data.loader import (
     without_worker_traceback,
 )
 from maskrcnn_scratch.training import distributed
+from maskrcnn_scratch.training.check_targets import check_targets
 from maskrcnn_scratch.training.checkpoint import load_checkpoint, save_checkpoint
 from maskrcnn_scratch.training.config import TrainConfig
 from maskrcnn_scratch.training.ema import ExponentialMovingAverage
 from maskrcnn_scratch.training.interrupt import Stopped, StopRequest
 from maskrcnn_scratch.training.run_log import RunLog
+from maskrcnn_scratch.training.sampler import draw_on_device
 from maskrcnn_scratch.training.schedule import schedule_for
 
 Batch = tuple[list[Tensor], list[Target]]
@@ -97,8 +100,12 @@ class Trainer:
         if config.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         # As the features are: gradients then come in the layout that processes exchange them in.
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.model: Any = model.to(self.device).to(memory_format=torch.channels_last)
+        if config.device_sampling:
+            draw_on_device(self.model)
         self.ema = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
+        if config.compile:
+            compile_parts(self.model)
         self.optimizer = build_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.learning_rate = config.learning_rate
@@ -145,17 +152,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.parallel.train()
-        sums: list[Tensor] = []
-        seen: list[Target] = []
+        parts: list[Tensor] = []  # the losses of each micro-batch, on the device
+        seen: list[Sequence[Target]] = []
         for part in range(config.accumulate):
             images, targets = next(micro_batches)
-            seen += targets
+            seen.append(targets)
             seed_torch(config.seed, self.step, part, distributed.rank())
             with self.no_exchange() if part < config.accumulate - 1 else nullcontext():
                 with self.autocast():
                     losses = self.parallel(images, targets)
-                sums.append(torch.stack([loss.detach().float() for loss in losses.values()]))
-                self.check_finite(dict(zip(losses, sums[-1].tolist(), strict=True)), targets)
+                parts.append(torch.stack([loss.detach().float() for loss in losses.values()]))
                 self.scaler.scale(sum(losses.values()) / config.accumulate).backward()
 
         self.scaler.unscale_(self.optimizer)
@@ -163,16 +169,21 @@ class Trainer:
             self.model.parameters(),
             math.inf if config.clip_grad_norm is None else config.clip_grad_norm,
         )
+        mean = distributed.sum_over_ranks(torch.stack(parts).mean(0)) / distributed.world_size()
+        # The one wait for the device in a step: all its numbers at once.
+        rows = torch.stack((*parts, mean, norm.float().expand_as(mean))).tolist()
+        *of_parts, of_step, (gradient, *_) = rows
+        for values, their_targets in zip(of_parts, seen, strict=True):
+            self.check_finite(dict(zip(losses, values, strict=True)), their_targets)
         if not self.scaler.is_enabled():  # the scaler steps over gradients that overflowed
-            self.check_finite({"gradient": norm.item()}, seen)
+            self.check_finite({"gradient": gradient}, list(chain.from_iterable(seen)))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.step += 1
         if self.ema is not None:
             self.ema.update(self.model, self.step)
-        mean = distributed.sum_over_ranks(torch.stack(sums).mean(0)) / distributed.world_size()
-        return dict(zip(losses, mean.tolist(), strict=True))
+        return dict(zip(losses, of_step, strict=True))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -252,12 +263,17 @@ class Trainer:
             yield self.to_device(batch)
 
     def to_device(self, batch: Batch) -> Batch:
+        """Starts the copies, for which the host need not wait: the loader pins what it read."""
         images, targets = batch
-        moved = [
-            {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in target.items()}
-            for target in targets
-        ]
-        return [image.to(self.device) for image in images], moved
+        if self.config.device_sampling:  # the model will not look at them
+            sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+            check_targets(targets, sizes, self.model.roi_heads.num_classes(), has_mask=False)
+
+        def move(value: Any) -> Any:
+            return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+
+        moved = [{name: move(value) for name, value in target.items()} for target in targets]
+        return [move(image) for image in images], moved
 
     def inference_model(self) -> nn.Module:
         """The averaged weights if there are any, else the current ones."""
@@ -296,16 +312,28 @@ class Trainer:
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of all parameters that are not frozen."""
+    """The optimizer of all parameters that are not frozen; on a GPU one kernel for all of them."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    options: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "fused": any(parameter.is_cuda for parameter in trained),
+    }
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        trained,
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+        return torch.optim.AdamW(trained, **options)
+    return torch.optim.SGD(trained, momentum=config.momentum, **options)
+
+
+def compile_parts(model: Any) -> None:
+    """Compiles backbone and heads of a ``GeneralizedRCNN`` in place, each at its first call.
+
+    What stands between them are few large operations, with sizes that change at every step.
+    """
+    heads = model.roi_heads
+    parts = (heads.box_head, heads.box_predictor, heads.mask_head, heads.mask_predictor)
+    for part in (model.backbone, model.rpn.head, *parts):
+        if part is not None:
+            part.compile()
 
 
 def seed_torch(*parts: int) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -95,6 +96,31 @@ def interrupt_itself(folder, number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_finishes_the_step_and_saves(number, uninterrupted, tmp_path):
     assert toy.run(interrupt_itself, tmp_path, number) == 0
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == 3
+    assert toy.run(toy.main, tmp_path, json.dumps({"save_every": 100})) == 0
+    assert_same(results(tmp_path), uninterrupted)
+
+
+def interrupt_the_whole_group(folder, number):
+    """As a job that is ended: the signal reaches the data loader's processes as well."""
+    os.setpgrp()
+    trainer = toy.toy_trainer(folder, save_every=100, num_workers=2)
+    calls = []
+
+    def hook(*_):
+        calls.append(1)
+        if len(calls) == 5:
+            os.killpg(0, number)
+        time.sleep(0.05)  # for workers to die in, if they do
+
+    trainer.model.register_forward_pre_hook(hook)
+    with pytest.raises(Stopped, match="stopped after step 3 of 9"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_leaves_the_workers_alone(number, uninterrupted, tmp_path):
+    assert toy.run(interrupt_the_whole_group, tmp_path, number) == 0
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 3
     assert toy.run(toy.main, tmp_path, json.dumps({"save_every": 100})) == 0
     assert_same(results(tmp_path), uninterrupted)
