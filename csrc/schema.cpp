@@ -17,6 +17,9 @@ STABLE_TORCH_LIBRARY(maskrcnn_scratch, library) {
       "nms_padded(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold, SymInt max_out, "
       "SymInt num_groups) -> (Tensor indices, Tensor count)");
   library.def("paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width) -> Tensor");
+  library.def(
+      "paste_masks_packed(Tensor masks, Tensor boxes, SymInt height, SymInt width, "
+      "float threshold) -> Tensor");
 }
 
 // Importing the module loads this file, which is all that is needed.

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "../paste_masks/packed_mask.h"
 #include "rle.h"
 
 namespace py = pybind11;
@@ -88,6 +89,22 @@ std::string merge_all(const std::vector<std::string>& texts,
   return to_string(merged);
 }
 
+// encode(i), the counts of mask i, as text for each of `count` masks.
+template <typename Encode>
+std::vector<std::string> encode_all(int64_t count, int64_t num_threads, const Encode& encode) {
+  std::vector<std::string> texts(count);
+  const py::gil_scoped_release unlocked;
+  std::atomic<int64_t> next{0};
+  const auto work = [&] {
+    for (int64_t i; (i = next++) < count;) texts[i] = to_string(encode(i));
+  };
+  std::vector<std::thread> helpers;
+  for (int64_t i = 1; i < std::min(num_threads, count); ++i) helpers.emplace_back(work);
+  work();
+  for (std::thread& helper : helpers) helper.join();
+  return texts;
+}
+
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 std::vector<std::string> paste(const Floats& masks,
@@ -97,6 +114,7 @@ std::vector<std::string> paste(const Floats& masks,
                                float threshold,
                                int64_t num_threads) {
   check_image(height, width);
+  if (!(threshold > 0)) throw std::invalid_argument("threshold must be above 0");
   if (masks.ndim() != 3 || masks.shape(1) != masks.shape(2)) {
     throw std::invalid_argument("masks must be [D, M, M]");
   }
@@ -104,21 +122,27 @@ std::vector<std::string> paste(const Floats& masks,
   if (boxes.ndim() != 2 || boxes.shape(0) != count || boxes.shape(1) != 4) {
     throw std::invalid_argument("boxes must be [" + std::to_string(count) + ", 4]");
   }
-  std::vector<std::string> texts(count);
   const float *mask = masks.data(), *box = boxes.data();
-  const py::gil_scoped_release unlocked;
-  std::atomic<int64_t> next{0};
-  const auto work = [&] {
-    for (int64_t i; (i = next++) < count;) {
-      texts[i] = to_string(
-          from_soft_mask(mask + i * side * side, side, box + 4 * i, height, width, threshold));
-    }
-  };
-  std::vector<std::thread> helpers;
-  for (int64_t i = 1; i < std::min(num_threads, count); ++i) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
-  return texts;
+  return encode_all(count, num_threads, [&](int64_t i) {
+    return from_soft_mask(mask + i * side * side, side, box + 4 * i, height, width, threshold);
+  });
+}
+
+std::vector<std::string> packed(
+    const py::array_t<uint64_t, py::array::c_style | py::array::forcecast>& masks,
+    int64_t height,
+    int64_t width,
+    int64_t num_threads) {
+  check_image(height, width);
+  const int64_t words = maskrcnn::words_per_column(height);
+  if (masks.ndim() != 3 || masks.shape(1) != width || masks.shape(2) != words) {
+    throw std::invalid_argument("packed masks must be [D, " + std::to_string(width) + ", " +
+                                std::to_string(words) + "]");
+  }
+  const uint64_t* data = masks.data();
+  return encode_all(masks.shape(0), num_threads, [&](int64_t i) {
+    return from_packed(data + i * width * words, height, width);
+  });
 }
 
 }  // namespace
@@ -151,4 +175,6 @@ PYBIND11_MODULE(_mask_rle, m) {
       py::arg("counts"), py::arg("height"), py::arg("width"));
   m.def("paste", &paste, py::arg("masks"), py::arg("boxes"), py::arg("height"), py::arg("width"),
         py::arg("threshold"), py::arg("num_threads"));
+  m.def("packed", &packed, py::arg("masks"), py::arg("height"), py::arg("width"),
+        py::arg("num_threads"));
 }

@@ -70,4 +70,7 @@ Counts from_soft_mask(const float* mask,
                       int64_t width,
                       float threshold);
 
+// Mask at one bit a pixel, [width, words_per_column(height)] as in paste_masks/packed_mask.h.
+Counts from_packed(const uint64_t* words, int64_t height, int64_t width);
+
 }  // namespace mask_rle

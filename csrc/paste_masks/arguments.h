@@ -19,4 +19,9 @@ inline void check_paste_arguments(const Tensor& masks,
                  ", ", width, ")");
 }
 
+// Pixels outside the box are 0, and must not reach the threshold.
+inline void check_threshold(double threshold) {
+  CHECK_ARGUMENT(float(threshold) > 0, "threshold must be above 0, not ", threshold);
+}
+
 }  // namespace maskrcnn

@@ -1,6 +1,5 @@
 // Mask pasting on CUDA: all masks in one launch, every pixel of the output written once, zeros too.
-// A block takes a run of pixels of one mask, 16 bytes a thread where the size allows. The order of
-// operations is that of the CPU kernel: rows of the mask first, then columns.
+// A block takes a run of pixels of one mask, 16 bytes a thread where the size allows.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -8,7 +7,7 @@
 #include "../common/dispatch.h"
 #include "../common/vector.cuh"
 #include "arguments.h"
-#include "paste_masks.h"
+#include "paste_pixel.cuh"
 
 namespace maskrcnn {
 namespace {
@@ -23,19 +22,6 @@ struct PasteArguments {
   S* output;       // [N, H, W]
   int64_t count, side, height, width;
 };
-
-template <typename S, typename T>
-__device__ T
-paste_pixel(const S* mask, int64_t side, const PasteSample<T>& y, const PasteSample<T>& x) {
-  const auto blend_rows = [&](int64_t column) {
-    if (column < 0 || column >= side) return T(0);
-    T sum = T(0);
-    if (y.low >= 0 && y.low < side) sum += y.w_low * T(mask[y.low * side + column]);
-    if (y.low + 1 < side) sum += y.w_high * T(mask[(y.low + 1) * side + column]);
-    return sum;
-  };
-  return x.w_low * blend_rows(x.low) + x.w_high * blend_rows(x.low + 1);
-}
 
 // V > 1 must divide height * width.
 template <typename S, typename B, int V>

@@ -102,11 +102,21 @@ def paste(
 ) -> list[Rle]:
     """Soft masks float32 [D, M, M] and their boxes [D, 4], on an image of ``size`` (H, W), as RLE.
 
-    Pixels of at least ``threshold`` are on. Identical to encoding ``ops.paste_masks`` at that
-    threshold, in memory that grows with one box's height rather than with the image.
+    Pixels of at least ``threshold``, which is above 0, are on. Identical to encoding
+    ``ops.paste_masks`` at that threshold, in memory that grows with one box's height rather than
+    with the image.
     """
     texts = _library().paste(masks, boxes, *size, threshold, num_threads)
     return [_rle(text, size) for text in texts]
+
+
+def from_packed(packed: ArrayLike, size: tuple[int, int], num_threads: int = 1) -> list[Rle]:
+    """Masks of one bit a pixel, int64 [D, W, ceil(H / 64)] from ``ops.paste_masks_packed``, as RLE.
+
+    ``size`` is the image's (H, W).
+    """
+    words = np.asarray(packed, np.int64).view(np.uint64)
+    return [_rle(text, size) for text in _library().packed(words, *size, num_threads)]
 
 
 def _rle(counts: str, size: Sequence[int]) -> Rle:

@@ -5,7 +5,7 @@ Each has a wrapper here, a pure-PyTorch twin in ``ops.reference``, and kernels i
 
 from maskrcnn_scratch.ops import boxes, reference
 from maskrcnn_scratch.ops.nms import batched_nms, batched_nms_padded, nms, nms_padded
-from maskrcnn_scratch.ops.paste_masks import paste_masks
+from maskrcnn_scratch.ops.paste_masks import paste_masks, paste_masks_packed, paste_masks_rle
 from maskrcnn_scratch.ops.roi_align import multiscale_roi_align, roi_align
 
 __all__ = [
@@ -16,6 +16,8 @@ __all__ = [
     "nms",
     "nms_padded",
     "paste_masks",
+    "paste_masks_packed",
+    "paste_masks_rle",
     "reference",
     "roi_align",
 ]

@@ -11,9 +11,16 @@ import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
 
 NAMESPACE = "maskrcnn_scratch"
-OPS = ("multiscale_roi_align", "multiscale_roi_align_backward", "nms_padded", "paste_masks")
+OPS = (
+    "multiscale_roi_align",
+    "multiscale_roi_align_backward",
+    "nms_padded",
+    "paste_masks",
+    "paste_masks_packed",
+)
 
 
 def _import_extension(name: str) -> bool:
@@ -59,3 +66,8 @@ kernels: Any = getattr(torch.ops, NAMESPACE) if compiled else _References()
 if compiled and torch.version.cuda and not _import_extension("_cuda"):
     for _op in OPS:
         torch.library.impl(f"{NAMESPACE}::{_op}", "CUDA", _raise_no_cuda_kernels)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half types as float32, for kernels that do not know them; others as they are."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
+from maskrcnn_scratch.ops._library import NAMESPACE, at_least_float32, compiled, kernels
 
 
 def nms_padded(
@@ -43,7 +43,7 @@ def nms_padded(
         RuntimeError: shapes or dtypes that do not fit; on the CPU also a group out of range.
     """
     return kernels.nms_padded(
-        _at_least_float32(boxes), _at_least_float32(scores), groups, iou_threshold, max_out,
+        at_least_float32(boxes), at_least_float32(scores), groups, iou_threshold, max_out,
         num_groups,
     )  # fmt: skip
 
@@ -82,7 +82,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         :func:`offset_limit` boxes, above it in the order of torchvision's ``torch.sort``.
     """
     _check_flat(boxes, scores)
-    boxes, scores = _at_least_float32(boxes), _without_empty_slots(scores)
+    boxes, scores = at_least_float32(boxes), _without_empty_slots(scores)
     limit = offset_limit(boxes.device)
     shifted = offset_boxes_by_group(boxes[None], scores[None], idxs[None], limit)[0]
     # Shifted boxes are one group: torchvision trusts the offset alone, even for boxes left of zero.
@@ -147,7 +147,7 @@ def _has_few_boxes(scores: Tensor, limit: int) -> Tensor:
 
 def _without_empty_slots(scores: Tensor) -> Tensor:
     """Scores of the same order in which -inf and NaN do not mark an empty slot."""
-    scores = _at_least_float32(scores)
+    scores = at_least_float32(scores)
     lowest = torch.finfo(scores.dtype).min
     return scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=lowest)
 
@@ -169,10 +169,6 @@ def _keep(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -
     torch._check(kept >= 0)
     torch._check(kept <= num_boxes)
     return indices[0, :kept]
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _fake(

@@ -1,5 +1,7 @@
 """Pasting: masks in the frames of their boxes -> masks in the frame of the image.
 
+As soft values, as bits, or as COCO RLE.
+
 Letters: ``N`` masks, ``M`` mask side, ``H W`` the image.
 """
 
@@ -8,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
+from maskrcnn_scratch.data import rle
+from maskrcnn_scratch.ops._library import NAMESPACE, at_least_float32, compiled, kernels
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -33,14 +36,73 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         RuntimeError: shapes that do not fit.
     """
     height, width = size
-    if boxes.dtype in (torch.float16, torch.bfloat16):
-        boxes = boxes.float()
-    return kernels.paste_masks(masks.detach(), boxes.detach(), height, width)
+    return kernels.paste_masks(masks.detach(), at_least_float32(boxes.detach()), height, width)
+
+
+def paste_masks_packed(
+    masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5
+) -> Tensor:
+    """:func:`paste_masks` ``>= threshold`` at one bit a pixel: 1/32 of what float32 pixels take.
+
+    Bits run in the order in which COCO counts runs, column by column: pixel ``(y, x)`` is bit
+    ``y % 64``, counted from the lowest, of word ``[:, x, y // 64]``. Bits below the image are 0.
+    ``data.rle.from_packed`` makes COCO RLE of it.
+
+    Args:
+        masks: ``[N, 1, M, M]``, float; half types are computed with as float32.
+        boxes: ``[N, 4]``, as in :func:`paste_masks`.
+        size: ``(height, width)`` of the image.
+        threshold: above 0.
+
+    Returns:
+        int64 ``[N, W, ceil(H / 64)]``.
+
+    Raises:
+        RuntimeError: shapes that do not fit, or a threshold that pixels outside a box would reach.
+    """
+    height, width = size
+    return kernels.paste_masks_packed(
+        at_least_float32(masks.detach()), at_least_float32(boxes.detach()), height, width, threshold
+    )
+
+
+def paste_masks_rle(
+    masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5
+) -> list[rle.Rle]:
+    """:func:`paste_masks` ``>= threshold`` of each mask as COCO RLE, computed in float32.
+
+    No image is made, not even of bits. From another device the soft masks are copied, which take
+    less than what they paste to, and the CPU counts runs column by column under each box.
+
+    Args:
+        masks: ``[N, 1, M, M]``, float.
+        boxes: ``[N, 4]``, as in :func:`paste_masks`.
+        size: ``(height, width)`` of the image, neither 0.
+        threshold: above 0.
+
+    Returns:
+        ``N`` RLEs.
+
+    Raises:
+        ValueError: shapes that do not fit, a threshold that pixels outside a box would reach.
+    """
+    return rle.paste(
+        masks.flatten(0, 1).float().numpy(force=True),  # [N, M, M]
+        boxes.float().numpy(force=True),
+        size,
+        threshold,
+        torch.get_num_threads(),
+    )
 
 
 def _fake(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     return masks.new_empty((masks.shape[0], 1, height, width))
 
 
+def _fake_packed(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
+    return masks.new_empty((masks.shape[0], width, (height + 63) // 64), dtype=torch.int64)
+
+
 if compiled:
     torch.library.register_fake(f"{NAMESPACE}::paste_masks", _fake)
+    torch.library.register_fake(f"{NAMESPACE}::paste_masks_packed", _fake_packed)

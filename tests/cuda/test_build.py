@@ -11,7 +11,9 @@ from tools import cuda_report
 
 
 @pytest.mark.skipif(cuda_report.nvcc() is None, reason="needs nvcc")
-@pytest.mark.parametrize("name", ["roi_align", "roi_align_backward", "nms", "paste_masks"])
+@pytest.mark.parametrize(
+    "name", ["roi_align", "roi_align_backward", "nms", "paste_masks", "paste_masks_packed"]
+)
 def test_no_kernel_spills(name):
     (source,) = ROOT.glob(f"csrc/*/{name}_cuda.cu")
     kernels = cuda_report.compile_report(source, ["90"])

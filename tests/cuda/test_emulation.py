@@ -13,6 +13,7 @@ from maskrcnn_scratch.ops._library import kernels
 from tests.cuda.emulation.build import ROOT, load_emulated
 from tests.cuda.test_nms import problem
 
+OPS = ("roi_align", "nms", "paste_masks", "paste_masks_packed")
 READ = "const Word found = kept_word;"  # which one thread has written
 BARRIER = f"__syncthreads();\n        {READ}"
 PAST_THE_END = ("if (first >= pixels) break;", "if (first > pixels) break;")
@@ -82,7 +83,7 @@ def run_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_kernels_under_sanitizers():
     """Orders are alike to the sanitizers: one will do."""
-    files = [f"tests/cuda/test_{op}.py" for op in ("roi_align", "nms", "paste_masks")]
+    files = [f"tests/cuda/test_{op}.py" for op in OPS]
     chosen = "shuffled and not 32_bits and not float16 and not raises and not bad_arguments"
     result = run_sanitized(
         "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", chosen, *files

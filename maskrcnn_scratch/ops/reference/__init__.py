@@ -5,10 +5,16 @@ docstrings of the wrappers in ``maskrcnn_scratch.ops``.
 """
 
 from maskrcnn_scratch.ops.reference.nms import nms_padded
-from maskrcnn_scratch.ops.reference.paste_masks import paste_masks
+from maskrcnn_scratch.ops.reference.paste_masks import paste_masks, paste_masks_packed
 from maskrcnn_scratch.ops.reference.roi_align import (
     multiscale_roi_align,
     multiscale_roi_align_backward,
 )
 
-__all__ = ["multiscale_roi_align", "multiscale_roi_align_backward", "nms_padded", "paste_masks"]
+__all__ = [
+    "multiscale_roi_align",
+    "multiscale_roi_align_backward",
+    "nms_padded",
+    "paste_masks",
+    "paste_masks_packed",
+]

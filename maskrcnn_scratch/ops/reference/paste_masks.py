@@ -1,4 +1,4 @@
-"""Mask pasting as two matrix products: rows are blended, then columns."""
+"""Mask pasting as two matrix products: rows are blended, then columns; and from there to bits."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor
     padded = F.pad(masks[:, 0].to(dtype), (1, 1, 1, 1))  # [N, M + 2, M + 2]
     pasted = rows @ padded @ columns.transpose(1, 2)  # [N, H, W]
     return pasted[:, None].to(masks.dtype)
+
+
+def paste_masks_packed(
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float
+) -> Tensor:
+    """``[N, 1, M, M]``, ``[N, 4]`` -> int64 ``[N, width, ceil(height / 64)]``."""
+    on = paste_masks(masks, boxes, height, width)[:, 0] >= threshold  # [N, H, W]
+    words = -(-height // 64)
+    on = F.pad(on.transpose(1, 2), (0, 64 * words - height))  # [N, W, words * 64]
+    place = torch.arange(64, device=on.device)
+    return (on.reshape(*on.shape[:2], words, 64).long() << place).sum(-1)  # [N, W, words]
 
 
 def _axis_weights(low: Tensor, high: Tensor, side: int, size: int, dtype: torch.dtype) -> Tensor:
