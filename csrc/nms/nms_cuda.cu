@@ -8,10 +8,12 @@
 //   sort      move boxes to their positions: groups lie side by side, best first
 //   compare   bit masks: which later boxes of its group each box would suppress
 //   sweep     a block a group: keep the best, drop what it suppresses, repeat
+//   suppress  drop what boxes kept in a chunk suppress in later ones
 //   collect   a block an image: what was kept, by rank
 //
 // The masks of a group are cut into chunks, so that they take K * 1 KiB at the most, not K * K
-// bits; boxes of a later chunk are compared with the kept ones of earlier chunks in the sweep.
+// bits; boxes of a later chunk are compared with the kept ones of earlier chunks. Where few may be
+// kept, the sweep itself does so, else all blocks do it between the sweeps of two chunks.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -29,6 +31,7 @@ namespace {
 using Word = unsigned long long;  // a bit a box
 constexpr int kWordBits = 64;
 constexpr int kMaxWords = 128;  // of a chunk: 8192 boxes
+constexpr int kFewKept = 1024;  // boxes of an image
 
 // Boxes that stand before a box, and in its group.
 struct Counts {
@@ -58,7 +61,9 @@ struct NmsArguments {
   T* sorted_boxes;    // by position, [N, K, 4]
   Place* places;      // by position
   Word* masks;        // by position, [N, K, words]
-  int* kept;          // by order in the group, from its begin on: position
+  int* kept;          // by order in the group, from its begin on: place in the group
+  int* kept_before;   // by position of a chunk's first box: kept boxes of its group before it
+  int* suppressed;    // by position: whether a box kept in an earlier chunk suppresses it
   int* kept_slots;    // by rank: slot, or -1
   int64_t* indices;   // [N, max_out], zeros
   int64_t* num_kept;  // [N]
@@ -157,6 +162,7 @@ __global__ void __launch_bounds__(kThreads) nms_sort(const NmsArguments<T> a) {
     const int64_t to = first + counts.begin + counts.offset;
     for (int i = 0; i < 4; ++i) a.sorted_boxes[4 * to + i] = a.boxes[4 * (first + slot) + i];
     a.places[to] = {slot, counts.rank, counts.begin, counts.size};
+    a.kept_before[to] = a.suppressed[to] = 0;
     a.kept_slots[first + counts.rank] = -1;
   });
 }
@@ -167,6 +173,17 @@ __device__ bool box_suppresses(const T* better, const T* other, T threshold) {
                     box_area(better[0], better[1], better[2], better[3]), other[0], other[1],
                     other[2], other[3], box_area(other[0], other[1], other[2], other[3]),
                     threshold);
+}
+
+// Whether one of kept[first .. last) suppresses box `other` of the group; boxes: [group's size, 4].
+template <typename T>
+__device__ bool any_suppresses(
+    const T* boxes, const int* kept, int first, int last, int other, T threshold) {
+  const T* box = boxes + 4 * int64_t(other);
+  for (int k = first; k < last; ++k) {
+    if (box_suppresses(boxes + 4 * int64_t(kept[k]), box, threshold)) return true;
+  }
+  return false;
 }
 
 // A warp a box; a lane compares it with two boxes of a word.
@@ -198,9 +215,11 @@ __global__ void __launch_bounds__(kThreads) nms_compare(const NmsArguments<T> a)
   });
 }
 
-// A block a group: the one that meets its first box.
+// Boxes [begin, end) of each group, which are whole chunks. A block a group: the one that meets its
+// first box.
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 4) nms_sweep(const NmsArguments<T> a) {
+__global__ void __launch_bounds__(kThreads, 4)
+    nms_sweep(const NmsArguments<T> a, int begin, int end) {
   __shared__ Word removed[kMaxWords];   // of the chunk
   __shared__ Word diagonal[kWordBits];  // which boxes of its own word a box suppresses
   __shared__ Word kept_word;
@@ -208,29 +227,30 @@ __global__ void __launch_bounds__(kThreads, 4) nms_sweep(const NmsArguments<T> a
   const auto all = [](int64_t boxes) { return boxes; };
   share_items(a, all, [&](int64_t image, int64_t position) {
     const Place* places = a.places + image * a.slots + position;
-    if (places->begin != position) return;  // the same for all threads
     const int size = places->size;
+    if (places->begin != position || size <= begin) return;  // the same for all threads
     const T* boxes = a.sorted_boxes + 4 * (image * a.slots + position);
     const Word* masks = a.masks + (image * a.slots + position) * a.words;
     int* kept = a.kept + image * a.slots + position;
-    int num_kept = 0;
-    for (int chunk = 0; chunk < size && num_kept < a.max_out; chunk += a.chunk()) {
-      const int end = size - chunk < a.chunk() ? size - chunk : a.chunk();
+    const int* suppressed = a.suppressed + image * a.slots + position;
+    int* kept_before = a.kept_before + image * a.slots + position;
+    const int num_before = kept_before[begin];
+    int num_kept = num_before;
+    for (int chunk = begin; chunk < end && chunk < size && num_kept < a.max_out;
+         chunk += a.chunk()) {
+      const int in_chunk = size - chunk < a.chunk() ? size - chunk : a.chunk();
       for (int w = threadIdx.x; w < a.words; w += kThreads) removed[w] = 0;
       __syncthreads();
-      for (int i = threadIdx.x; i < end && num_kept > 0; i += kThreads) {
-        const T* box = boxes + 4 * int64_t(chunk + i);
-        for (int k = 0; k < num_kept; ++k) {
-          if (box_suppresses(boxes + 4 * int64_t(kept[k]), box, a.threshold)) {
-            atomicOr(&removed[i / kWordBits], Word(1) << (i % kWordBits));
-            break;
-          }
+      for (int i = threadIdx.x; i < in_chunk && num_kept > 0; i += kThreads) {
+        if (suppressed[chunk + i] ||
+            any_suppresses(boxes, kept, num_before, num_kept, chunk + i, a.threshold)) {
+          atomicOr(&removed[i / kWordBits], Word(1) << (i % kWordBits));
         }
       }
-      const int words = ceil_div(end, kWordBits);
+      const int words = ceil_div(in_chunk, kWordBits);
       for (int w = 0; w < words && num_kept < a.max_out; ++w) {
         const int first = w * kWordBits;
-        const int in_word = end - first < kWordBits ? end - first : kWordBits;
+        const int in_word = in_chunk - first < kWordBits ? in_chunk - first : kWordBits;
         const Word* rows = masks + int64_t(chunk + first) * a.words;
         if (int(threadIdx.x) < in_word) diagonal[threadIdx.x] = rows[threadIdx.x * a.words + w];
         __syncthreads();
@@ -261,6 +281,24 @@ __global__ void __launch_bounds__(kThreads, 4) nms_sweep(const NmsArguments<T> a
         __syncthreads();
       }
     }
+    if (threadIdx.x == 0 && end < size) kept_before[end] = num_kept;
+  });
+}
+
+// A thread a box of a later chunk than [begin, end).
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    nms_suppress(const NmsArguments<T> a, int begin, int end) {
+  const auto blocks = [](int64_t boxes) { return ceil_div<int64_t>(boxes, kThreads); };
+  share_items(a, blocks, [&](int64_t image, int64_t item) {
+    const int64_t position = item * kThreads + threadIdx.x;
+    if (position >= a.num_boxes[image]) return;
+    const int64_t group = image * a.slots + a.places[image * a.slots + position].begin;
+    const int own = int(image * a.slots + position - group);
+    if (own < end || a.suppressed[group + own]) return;
+    a.suppressed[group + own] =
+        any_suppresses(a.sorted_boxes + 4 * group, a.kept + group, a.kept_before[group + begin],
+                       a.kept_before[group + end], own, a.threshold);
   });
 }
 
@@ -302,6 +340,7 @@ void nms(const Tensor& boxes,
   Tensor counts = torch::stable::new_zeros(groups, {images, slots, 4}, ScalarType::Int);
   Tensor list = ints({images, slots}), places = ints({images, slots, 4});
   Tensor kept = ints({images, slots}), kept_slots = ints({images, slots});
+  Tensor kept_before = ints({images, slots}), suppressed = ints({images, slots});
   Tensor sorted_boxes = torch::stable::empty_like(boxes);
   Tensor masks = torch::stable::new_empty(groups, {images, slots, words});
   static_assert(sizeof(Counts) == 4 * sizeof(int) && sizeof(Place) == 4 * sizeof(int));
@@ -321,6 +360,8 @@ void nms(const Tensor& boxes,
       reinterpret_cast<Place*>(places.mutable_data_ptr<int>()),
       reinterpret_cast<Word*>(masks.mutable_data_ptr<int64_t>()),
       kept.mutable_data_ptr<int>(),
+      kept_before.mutable_data_ptr<int>(),
+      suppressed.mutable_data_ptr<int>(),
       kept_slots.mutable_data_ptr<int>(),
       indices.mutable_data_ptr<int64_t>(),
       count.mutable_data_ptr<int64_t>(),
@@ -330,7 +371,13 @@ void nms(const Tensor& boxes,
   launch("nms_rank", nms_rank<T>, kResidentBlocks, arguments);
   launch("nms_sort", nms_sort<T>, std::min(blocks, kResidentBlocks), arguments);
   launch("nms_compare", nms_compare<T>, kResidentBlocks, arguments);
-  launch("nms_sweep", nms_sweep<T>, kResidentBlocks, arguments);
+  const int64_t step = max_out <= kFewKept ? slots : int64_t(words) * kWordBits;
+  for (int64_t begin = 0; begin < slots; begin += step) {
+    const int64_t end = std::min(begin + step, slots);
+    launch("nms_sweep", nms_sweep<T>, kResidentBlocks, arguments, int(begin), int(end));
+    if (end == slots) break;
+    launch("nms_suppress", nms_suppress<T>, kResidentBlocks, arguments, int(begin), int(end));
+  }
   launch("nms_collect", nms_collect<T>, images, arguments);
 }
 

@@ -59,6 +59,17 @@ def test_group_of_several_chunks(cuda):
         assert check(cuda, boxes, scores, groups, 0.4, max_out, 2).item() > 500
 
 
+@pytest.mark.parametrize("max_out", [8200, 1000])  # all blocks suppress later chunks, or one does
+def test_groups_that_end_at_and_just_after_a_chunk(cuda, max_out):
+    """Groups of 2049 and 4096 boxes; the best one's twin is the first of the next chunk."""
+    sizes = torch.tensor([2049, 4096, 8200 - 2049 - 4096])
+    groups = torch.repeat_interleave(torch.arange(3), sizes)[None]
+    boxes = random_boxes(8200, 9.0, 20.0)[None]
+    boxes[0, [2048, 2049 + 2048]] = boxes[0, [0, 2049]]
+    scores = torch.linspace(1, 0, 8200)[None].masked_fill(groups == 2, -math.inf)
+    check(cuda, boxes, scores, groups, 0.3, max_out, 3)
+
+
 def test_all_in_one_place(cuda):
     boxes = torch.tensor([[10.0, 10, 20, 20]]).expand(1, 200, 4)
     scores = torch.ones(1, 200)
