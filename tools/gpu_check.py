@@ -72,7 +72,9 @@ def run_small() -> None:
                         pooled, scaled, levels, SCALES, *map(list, zip(*SIZES, strict=True)), 1,
                         ratio, False, True, deterministic,
                     )  # fmt: skip
-        ops.paste_masks(torch.rand(4, 1, 28, 28, device="cuda").to(dtype), rois[:4, 1:], (61, 87))
+        masks = torch.rand(4, 1, 28, 28, device="cuda").to(dtype)
+        ops.paste_masks(masks, rois[:4, 1:], (61, 87))
+        ops.paste_masks_packed(masks, rois[:4, 1:], (161, 87))
     for count, groups in ((70, 3), (9000, 2)):
         ops.nms_padded(
             random_boxes(count, 300, 300)[None], torch.rand(1, count, device="cuda"),
@@ -158,14 +160,15 @@ def measure_kernels() -> list[dict[str, Any]]:
                 partial(torch.autograd.grad, outputs, inputs, grads, retain_graph=True),
             )
 
-    for name, count, groups, threshold in (
-        ("RPN, 5 levels", 4819, 5, 0.7),
-        ("80 classes", 4819, 80, 0.5),
-        ("1 group", 8000, 1, 0.5),
+    for name, count, groups, threshold, max_out in (
+        ("RPN, 5 levels", 4819, 5, 0.7, 1000),
+        ("80 classes", 4819, 80, 0.5, 1000),
+        ("1 group", 8000, 1, 0.5, 1000),
+        ("1 group of several chunks", 20_000, 1, 0.5, 20_000),
     ):
         boxes, scores = random_boxes(count, 800, 1333), torch.rand(count, device="cuda")
         group = torch.randint(groups, (count,), device="cuda")
-        padded = (boxes[None], scores[None], group[None], threshold, 1000, groups)
+        padded = (boxes[None], scores[None], group[None], threshold, max_out, groups)
         add(
             f"nms {name}",
             count * 28,
@@ -174,11 +177,19 @@ def measure_kernels() -> list[dict[str, Any]]:
         )
 
     masks, boxes = torch.rand(100, 1, 28, 28, device="cuda"), random_boxes(100, 800, 1333)
+    size = (800, 1333)
     add(
-        "paste_masks 100 to 800x1333", 100 * 800 * 1333 * 4,
-        partial(ops.paste_masks, masks, boxes, (800, 1333)),
-        partial(paste_masks_in_image, masks, boxes, (800, 1333)),
-    )  # fmt: skip
+        "paste_masks 100 to 800x1333",
+        ops.paste_masks(masks, boxes, size).nbytes,
+        partial(ops.paste_masks, masks, boxes, size),
+        partial(paste_masks_in_image, masks, boxes, size),
+    )
+    add(
+        "paste_masks_packed 100 to 800x1333",
+        ops.paste_masks_packed(masks, boxes, size).nbytes,
+        partial(ops.paste_masks_packed, masks, boxes, size),
+        lambda: paste_masks_in_image(masks, boxes, size) >= 0.5,
+    )
     return rows
 
 

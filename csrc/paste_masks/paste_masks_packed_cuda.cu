@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "../common/block_count.cuh"
 #include "../common/cuda_launch.cuh"
 #include "../common/dispatch.h"
 #include "arguments.h"
@@ -13,10 +14,8 @@
 namespace maskrcnn {
 namespace {
 
-constexpr int kWarpThreads = 32;
-constexpr int kWarpsPerBlock = kThreads / kWarpThreads;
 constexpr int kColumnsPerWarp = 4;
-constexpr int64_t kColumnsPerBlock = kWarpsPerBlock * kColumnsPerWarp;
+constexpr int64_t kColumnsPerBlock = kWarps * kColumnsPerWarp;
 
 // T: dtype of masks, B: of boxes.
 template <typename T, typename B>
@@ -30,7 +29,7 @@ struct PackedArguments {
 
 template <typename T, typename B>
 __global__ void __launch_bounds__(kThreads) paste_packed(const PackedArguments<T, B> a) {
-  const int warp = threadIdx.x / kWarpThreads, lane = threadIdx.x % kWarpThreads;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t words = words_per_column(a.height);
   const int64_t runs = ceil_div(a.width, kColumnsPerBlock);
   for (int64_t item = blockIdx.x; item < a.count * runs; item += gridDim.x) {
@@ -40,24 +39,24 @@ __global__ void __launch_bounds__(kThreads) paste_packed(const PackedArguments<T
     const PasteAxis<T> y_axis = paste_axis<T>(box[1], box[3], a.side, a.height);
     const T* mask = a.masks + n * a.side * a.side;
     for (int k = 0; k < kColumnsPerWarp; ++k) {
-      const int64_t column = item % runs * kColumnsPerBlock + k * kWarpsPerBlock + warp;
+      const int64_t column = item % runs * kColumnsPerBlock + k * kWarps + warp;
       if (column >= a.width) break;  // the whole warp
       uint64_t* to = a.output + (n * a.width + column) * words;
       const bool covered = column >= x_axis.begin && column < x_axis.end;
       const PasteSample<T> x = covered ? paste_sample(x_axis, column, a.side) : PasteSample<T>{};
       const int64_t top = y_axis.begin / kWordPixels;
       const int64_t bottom = covered ? words_per_column(y_axis.end) : 0;
-      for (int64_t first = 0; first < words; first += kWarpThreads) {
-        const int64_t end = bottom < first + kWarpThreads ? bottom : first + kWarpThreads;
+      for (int64_t first = 0; first < words; first += 32) {
+        const int64_t end = bottom < first + 32 ? bottom : first + 32;
         uint64_t own = 0;
         for (int64_t w = top > first ? top : first; w < end; ++w) {
           uint64_t word = 0;
           for (int half = 0; half < 2; ++half) {
-            const int64_t y = w * kWordPixels + half * kWarpThreads + lane;
+            const int64_t y = w * kWordPixels + half * 32 + lane;
             const bool on =
                 y >= y_axis.begin && y < y_axis.end &&
                 paste_pixel(mask, a.side, paste_sample(y_axis, y, a.side), x) >= a.threshold;
-            word |= uint64_t(__ballot_sync(~0u, on)) << (half * kWarpThreads);
+            word |= uint64_t(__ballot_sync(~0u, on)) << (half * 32);
           }
           if (w == first + lane) own = word;
         }
