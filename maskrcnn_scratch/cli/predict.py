@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -35,6 +36,7 @@ def predict(
     out: Path = Path("runs/predict"),
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     device: str = "auto",
+    batch_size: int = 1,
 ) -> int:
     """Find objects in images.
 
@@ -51,13 +53,17 @@ def predict(
         out: Folder to write to.
         overwrite: Replace files that are there already.
         device: Where the model runs: auto, cpu, cuda, cuda:1 ...
+        batch_size: Images that the model gets at a time. More are faster on a GPU.
     """
+    import torch
     from tqdm import tqdm
 
-    from maskrcnn_scratch.data.image import read_image
+    from maskrcnn_scratch.inference.ahead import map_ahead
     from maskrcnn_scratch.inference.output import Format, ResultWriter, image_ids, plan_outputs
-    from maskrcnn_scratch.inference.predictor import Predictor
+    from maskrcnn_scratch.inference.predictor import Prediction, Predictor
 
+    if batch_size < 1:
+        raise UsageError(f"--batch-size is {batch_size}; it must be at least 1")
     if not 0 <= score_threshold <= 1:
         raise UsageError(f"--score-threshold is {score_threshold}; it must be between 0 and 1")
     files = find_images(images)
@@ -68,21 +74,35 @@ def predict(
     trained = load(weights, score_threshold)
     predictor = Predictor(trained.model, device=pick_device(device))
     writer = ResultWriter(trained.class_names, trained.category_labels)
+    todo = zip(files, outputs, image_ids(files), predictor.stream(files, batch_size), strict=True)
+
+    def write(job: tuple[Path, dict[Format, Path], int, Prediction]) -> str:
+        file, paths, image_id, prediction = job
+        result = prediction.result()
+        assert prediction.image is not None
+        return writer.write(file, prediction.image, result, paths, image_id)
+
+    # Threads read the next images and write the last ones while the model has these.
+    written = map_ahead(write, todo, threads=1, ahead=2)
     failed = 0
-    todo = list(zip(files, outputs, image_ids(files), strict=True))
-    for file, paths, image_id in tqdm(todo, unit="image", disable=None, leave=False):
-        try:
-            image = read_image(file)  # [3, H, W]
-            found = writer.write(file, image, predictor(image), paths, image_id)
-        except (FileNotFoundError, ValueError) as error:
-            failed += 1
-            tqdm.write(f"maskrcnn predict: error: {error}", file=sys.stderr)
-        else:
-            tqdm.write(f"{file}: {found}")
+    with closing(written), tqdm(total=len(files), unit=" images", disable=None, leave=False) as bar:
+        for file, writing in zip(files, written, strict=True):
+            try:
+                found = writing.result()
+            except (FileNotFoundError, ValueError, torch.OutOfMemoryError) as error:
+                failed += 1
+                tqdm.write(f"maskrcnn predict: error: {_naming(file, error)}", file=sys.stderr)
+            else:
+                tqdm.write(f"{file}: {found}")
+            bar.update()
     if "coco" in formats:
         writer.write_coco(outputs[0]["coco"])
     print(f"{len(files) - failed} of {len(files)} images done, results in {out}")
     return FAILURE if failed else 0
+
+
+def _naming(file: Path, error: Exception) -> str:
+    return str(error) if str(file) in str(error) else f"{file}: {error}"
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:

@@ -5,7 +5,9 @@ Letters: D detections, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any, TypeAlias, overload
 
@@ -15,12 +17,42 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from maskrcnn_scratch.data.image import image_to_tensor, read_image
+from maskrcnn_scratch.inference.ahead import map_ahead
+from maskrcnn_scratch.inference.out_of_memory import detect_naming_stage
 from maskrcnn_scratch.structures import Result
 
 ImageLike: TypeAlias = str | PathLike[str] | Image.Image | np.ndarray | Tensor
 
 # Pixels of 0-1 may overshoot a little (a bicubic resize does); 0-255 and normalised ones go beyond.
 _PLAUSIBLE_RANGE = (-1.0, 2.0)
+
+
+@dataclass
+class Prediction:
+    """What became of one image of a stream.
+
+    Attributes:
+        image: what the model was given, ``[C, H, W]`` on the CPU; None where it could not be read.
+        found: the model's result on its own device, None where there was an error.
+        error: why there is no result.
+        score_threshold: of the predictor.
+    """
+
+    image: Tensor | None
+    found: Result | None = None
+    error: Exception | None = None
+    score_threshold: float = 0.0
+
+    def result(self) -> Result:
+        """As ``Predictor`` returns it, on the CPU; only this waits for the device.
+
+        Raises:
+            Exception: the ``error``.
+        """
+        if self.error is not None:
+            raise self.error
+        assert self.found is not None
+        return _at_least(self.score_threshold, self.found)
 
 
 class Predictor:
@@ -53,7 +85,6 @@ class Predictor:
     def __call__(self, images: ImageLike) -> Result: ...
     @overload
     def __call__(self, images: list[Any] | tuple[ImageLike, ...]) -> list[Result]: ...
-    @torch.inference_mode()
     def __call__(
         self, images: ImageLike | list[Any] | tuple[ImageLike, ...]
     ) -> Result | list[Result]:
@@ -71,20 +102,90 @@ class Predictor:
         Raises:
             FileNotFoundError, TypeError, ValueError: an image that cannot be read, is of no such
                 kind, or holds values that the model does not take; the message says which.
+            torch.OutOfMemoryError: it says in which stage, and what would need less.
         """
         if not isinstance(images, (list, tuple)):
             return self._predict([images], ["image"])[0]
         return self._predict(images, [f"images[{i}]" for i in range(len(images))])
 
+    def stream(
+        self, images: Iterable[ImageLike], batch_size: int = 1, threads: int = 2
+    ) -> Iterator[Prediction]:
+        """Many images at the highest rate: threads read the next while the model has these.
+
+            for file, prediction in zip(files, predictor.stream(files, batch_size=8)):
+                result = prediction.result()
+
+        Results stay where the model is until one asks for them, best in another thread
+        (``ahead.map_ahead``), so that the model need not wait for that either. At most two batches
+        of images are read ahead.
+
+        Args:
+            images: of any number, kinds as in :func:`to_image_tensor`.
+            batch_size: how many the model gets at a time. On a GPU more are faster, at the price of
+                memory; images of similar sizes share a batch best.
+            threads: that read images.
+
+        Yields:
+            a :class:`Prediction` for each image, in their order. An image that is refused, or a
+            batch that needs too much memory, has an error in its place and stops no other.
+        """
+        if batch_size < 1 or threads < 1:
+            raise ValueError(
+                f"batch_size is {batch_size} and threads {threads}; both must be at least 1"
+            )
+        named = ((image, f"images[{i}]") for i, image in enumerate(images))
+        batch: list[Prediction] = []
+        with closing(
+            map_ahead(lambda pair: self._load(*pair), named, threads, 2 * batch_size)
+        ) as read:
+            for loading in read:
+                try:
+                    batch.append(Prediction(loading.result(), None, None, self.score_threshold))
+                except Exception as error:
+                    batch.append(Prediction(None, None, error))
+                if sum(prediction.error is None for prediction in batch) == batch_size:
+                    yield from self._fill(batch)
+                    batch = []
+        yield from self._fill(batch)
+
+    def _fill(self, batch: list[Prediction]) -> list[Prediction]:
+        """Gives the images that could be read their results."""
+        readable = [prediction for prediction in batch if prediction.error is None]
+        try:
+            found = self._detect([p.image for p in readable if p.image is not None])
+        except torch.OutOfMemoryError as error:
+            for prediction in readable:
+                prediction.error = error
+        else:
+            for prediction, result in zip(readable, found, strict=True):
+                prediction.found = result
+        return batch
+
     def _predict(self, images: Sequence[ImageLike], names: Sequence[str]) -> list[Result]:
+        tensors = [self._load(*pair) for pair in zip(images, names, strict=True)]
+        return [_at_least(self.score_threshold, result) for result in self._detect(tensors)]
+
+    def _load(self, image: ImageLike, name: str) -> Tensor:
+        """The image as the model takes it, on the CPU, from where a GPU can copy it by itself."""
+        tensor = to_image_tensor(image, name)
+        self._check_pixels(tensor, name)
+        on_its_way = self._like().is_cuda and not tensor.is_cuda
+        return tensor.pin_memory() if on_its_way else tensor
+
+    @torch.inference_mode()
+    def _detect(self, images: Sequence[Tensor]) -> list[Result]:
+        """The model's results, on its device."""
         if not images:
             return []
-        tensors = [to_image_tensor(*pair) for pair in zip(images, names, strict=True)]
-        for tensor, name in zip(tensors, names, strict=True):
-            self._check_pixels(tensor, name)
-        like = next(self.model.parameters(), torch.empty(0))
-        results = self.model([tensor.to(like) for tensor in tensors])
-        return [_at_least(self.score_threshold, result) for result in results]
+        like = self._like()
+        return detect_naming_stage(
+            self.model, (image.to(like, non_blocking=True) for image in images)
+        )
+
+    def _like(self) -> Tensor:
+        """A tensor of the dtype and on the device that the model's images must have."""
+        return next(self.model.parameters(), torch.empty(0))
 
     def _check_pixels(self, image: Tensor, name: str) -> None:
         if image.numel() == 0:

@@ -186,8 +186,42 @@ def test_unfit_arguments(predict, pictures, tmp_path, monkeypatch, images, messa
     assert not (tmp_path / "out").exists()
 
 
+def test_batches_give_the_same_files(predict, pictures, tmp_path):
+    """Of images of one size: padding next to an image changes what is seen at its border."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "abcde":
+        shutil.copy(pictures / "cat.png", folder / f"{name}.png")
+    (folder / "bb.png").write_text("no picture")
+    found = []
+    for flags in ([], ["--batch-size", "2"]):
+        _, out, err = predict(folder, "--format", "json", "--overwrite", *flags)
+        assert "5 of 6 images done" in out and "bb.png" in err
+        assert [out.index(f"{name}.png: ") for name in "abcde"] == sorted(
+            out.index(f"{name}.png: ") for name in "abcde"
+        )
+        files = [json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in "abcde"]
+        found += [torch.tensor([d["box"] for d in file["detections"]]) for file in files]
+    assert len(found[0]) > 0
+    for boxes in found[1:]:
+        torch.testing.assert_close(boxes, found[0], rtol=0, atol=1e-2)
+
+
+def test_images_that_do_not_fit_into_memory_are_named(predict, pictures, monkeypatch):
+    def postprocess(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(
+        "maskrcnn_scratch.transform.GeneralizedRCNNTransform.postprocess", postprocess
+    )
+    status, out, err = predict(pictures)
+    assert status == 1 and "0 of 2 images done" in out
+    assert "cat.png: out of memory in pasting the masks" in err and err.count("\n") == 2
+
+
 def test_unfit_options(predict, pictures, tmp_path):
     image = pictures / "cat.png"
+    assert "--batch-size is 0; it must be" in predict(image, "--batch-size", "0")[2]
     assert "--score-threshold is 50.0" in predict(image, threshold=50)[2]
     status, _, err = predict(image, "--device", "gpu")
     assert status == 2 and "--device gpu cannot be used" in err and err.count("\n") == 1
