@@ -22,7 +22,7 @@ from maskrcnn_scratch.data.coco_json import write_json
 from maskrcnn_scratch.data.loader import evaluation_loader, without_worker_traceback
 from maskrcnn_scratch.evaluation.coco_ap import CocoResult, CocoScore, IouType, score
 from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN
-from maskrcnn_scratch.ops import paste_masks
+from maskrcnn_scratch.ops import paste_masks, paste_masks_rle
 from maskrcnn_scratch.training import distributed
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
@@ -154,13 +154,7 @@ def _rle_paste(
 ) -> Callable[[Tensor, Tensor, tuple[int, int]], list[rle.Rle]]:
     """What gives the RLE of pasted masks, for a transform that pastes with ``paste``."""
     if paste is paste_masks:
-        return lambda masks, boxes, size: rle.paste(
-            masks[:, 0].float().numpy(force=True),
-            boxes.float().numpy(force=True),
-            size,
-            MASK_THRESHOLD,
-            torch.get_num_threads(),
-        )
+        return lambda masks, boxes, size: paste_masks_rle(masks, boxes, size, MASK_THRESHOLD)
     return lambda masks, boxes, size: [
         _encode(paste(mask[None], box[None], size)[0, 0])
         for mask, box in zip(masks, boxes, strict=True)
