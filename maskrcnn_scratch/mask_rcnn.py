@@ -48,10 +48,12 @@ class GeneralizedRCNN(nn.Module):
         transform: makes the batch and brings the results back to the original sizes.
 
     ``check_target_values = False`` leaves out the one check of ``losses`` that waits for a GPU, for
-    a caller who has made it before the targets went there.
+    a caller who has made it before the targets went there. ``image_dtype`` is what images should
+    have where it is not the dtype of the parameters (``inference.optimize``).
     """
 
     check_target_values = True
+    image_dtype: torch.dtype | None = None
 
     def __init__(
         self,

@@ -23,6 +23,8 @@ from maskrcnn_scratch.backbone import (
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
 from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN
 
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def optimize(
     model: GeneralizedRCNN,
@@ -54,6 +56,7 @@ def optimize(
     model = copy.deepcopy(model).eval().requires_grad_(False)
     if fold_batch_norm:
         fold_batch_norms(model)
+    model.image_dtype = next(model.parameters()).dtype
     convert(model, dtype, memory_format)
     if compile:
         on_cpu = next(model.parameters()).device.type == "cpu"

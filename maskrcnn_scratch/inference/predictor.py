@@ -170,7 +170,7 @@ class Predictor:
         """The image as the model takes it, on the CPU, from where a GPU can copy it by itself."""
         tensor = to_image_tensor(image, name)
         self._check_pixels(tensor, name)
-        on_its_way = self._like().is_cuda and not tensor.is_cuda
+        on_its_way = self._parameter().is_cuda and not tensor.is_cuda
         return tensor.pin_memory() if on_its_way else tensor
 
     @torch.inference_mode()
@@ -178,13 +178,14 @@ class Predictor:
         """The model's results, on its device."""
         if not images:
             return []
-        like = self._like()
+        parameter = self._parameter()
+        dtype = getattr(self.model, "image_dtype", None) or parameter.dtype
         return detect_naming_stage(
-            self.model, (image.to(like, non_blocking=True) for image in images)
+            self.model,
+            (image.to(parameter.device, dtype, non_blocking=True) for image in images),
         )
 
-    def _like(self) -> Tensor:
-        """A tensor of the dtype and on the device that the model's images must have."""
+    def _parameter(self) -> Tensor:
         return next(self.model.parameters(), torch.empty(0))
 
     def _check_pixels(self, image: Tensor, name: str) -> None:

@@ -12,7 +12,7 @@ from pycocotools import mask as pycoco
 
 from maskrcnn_scratch.cli import main
 from maskrcnn_scratch.cli.predict import find_images
-from maskrcnn_scratch.inference import Predictor
+from maskrcnn_scratch.inference import Predictor, optimize
 from maskrcnn_scratch.training.build_model import ModelConfig, build_model, load_trained
 from maskrcnn_scratch.training.checkpoint import save_checkpoint
 
@@ -77,7 +77,7 @@ def test_a_folder_in_every_format(predict, pictures, checkpoint, tmp_path):
     ]
     assert contents(folder) == sorted([*each, "coco_results.json"])
 
-    predictor = Predictor(load_trained(checkpoint).model, score_threshold=THRESHOLD)
+    predictor = Predictor(optimize(load_trained(checkpoint).model), score_threshold=THRESHOLD)
     results = [predictor(pictures / name) for name in ("cat.png", "rocket.jpg")]
     coco = json.loads((folder / "coco_results.json").read_text())
     assert {entry["image_id"] for entry in coco} == {1, 2}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch import MaskRCNN, fasterrcnn_resnet50_fpn_v2
 from maskrcnn_scratch.backbone import FrozenBatchNorm2d
-from maskrcnn_scratch.inference import optimize
+from maskrcnn_scratch.inference import Predictor, optimize
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
 from maskrcnn_scratch.structures import ImageList, StageOutputs
 from tests.weights.same_detections import assert_same_detections
@@ -84,6 +84,14 @@ def test_networks_in_bfloat16_boxes_in_float32(model: MaskRCNN, photograph: Tens
     found = vars(stages.detections)
     for name in ("boxes", "scores", "masks"):
         assert found[name].dtype == torch.float32
+
+
+def test_predictor_gives_an_optimized_model_what_it_takes(
+    model: MaskRCNN, photograph: Tensor
+) -> None:
+    optimized = optimize(model, dtype=torch.bfloat16)
+    found, expected = Predictor(optimized)(photograph), optimized([photograph])[0]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_autocast_leaves_boxes_in_float32(model: MaskRCNN, photograph: Tensor) -> None:
