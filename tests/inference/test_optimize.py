@@ -13,6 +13,7 @@ from maskrcnn_scratch import MaskRCNN, fasterrcnn_resnet50_fpn_v2
 from maskrcnn_scratch.backbone import FrozenBatchNorm2d
 from maskrcnn_scratch.inference import Predictor, optimize
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
+from maskrcnn_scratch.rpn.head import MergedRPNHead
 from maskrcnn_scratch.structures import ImageList, StageOutputs
 from tests.weights.same_detections import assert_same_detections
 from tools.calibrate import calibrated_maskrcnn
@@ -44,6 +45,7 @@ def test_folded_model_finds_the_same(
     before = copy.deepcopy(model.state_dict())
     optimized = optimize(model, memory_format=memory_format)
     assert not any(isinstance(module, BATCH_NORMS) for module in optimized.modules())
+    assert isinstance(optimized.rpn.head, MergedRPNHead)
     finest = optimized.run_stages([photograph]).features["0"]
     assert finest.is_contiguous(memory_format=memory_format)
     assert_same_detections(optimized([photograph]), model([photograph]))

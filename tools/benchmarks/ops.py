@@ -45,14 +45,15 @@ def time_ops(clock: Clock) -> Iterator[Timing]:
         lambda: paste_masks_in_image(masks, boxes[:100], (800, 1333)),
     )  # fmt: skip
 
-    anchors = torch.cat([boxes + shift for shift in range(100)])  # [100000, 4]
-    objects = boxes[:50]
+    many = torch.cat([boxes + shift for shift in range(100)])  # [100000, 4]
     reference = torchvision.models.detection._utils.Matcher(0.7, 0.3, True)
-    yield clock.pair(
-        "ops", "match 100,000 anchors with 50 objects",
-        lambda: Matcher(0.7, 0.3, True)(objects, anchors),
-        lambda: reference(torchvision.ops.box_iou(objects, anchors)),
-    )  # fmt: skip
+    for number, anchors in ((50, many), (500, many), (500, many[:2000])):
+        objects = boxes[:number]
+        yield clock.pair(
+            "ops", f"match {len(anchors)} anchors with {number} objects",
+            lambda a=anchors, o=objects: Matcher(0.7, 0.3, True)(o, a),
+            lambda a=anchors, o=objects: reference(torchvision.ops.box_iou(o, a)),
+        )  # fmt: skip
 
 
 def time_roi_align(clock: Clock, rois: Tensor, layout: torch.memory_format) -> Iterator[Timing]:

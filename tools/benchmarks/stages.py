@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch import MaskRCNN
+from maskrcnn_scratch.roi_heads.detections import select_detections
 from maskrcnn_scratch.rpn import RPNPredictions
 from maskrcnn_scratch.rpn.head import flatten_levels
 from tools.benchmarks.clock import Clock, Timing
@@ -66,16 +67,30 @@ def time_stages(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing
             lambda t=theirs, b=boxes: t(features, b, batch.image_sizes),
         )  # fmt: skip
     stages = model.run_stages([image])
-    predicted = gave["roi_heads.box_predictor"]
+    class_logits, box_regression = gave["roi_heads.box_predictor"]
+    heads = model.roi_heads
     yield clock.pair(
-        "stages", "box head to detections",
-        lambda: model.roi_heads.detect_boxes(channels_last, stages.proposals, mine),
-        lambda: (
-            reference.roi_heads.box_predictor(
+        "stages", "91 classes to detections: softmax, decode, filter, NMS",
+        lambda: select_detections(
+            class_logits[None], box_regression.unflatten(1, (-1, 4))[None], stages.proposals,
+            mine.sizes, score_thresh=heads.score_thresh, nms_thresh=heads.nms_thresh,
+            detections_per_img=heads.detections_per_img, min_size=heads.min_size,
+            box_coder=heads.box_coder, nms=heads.nms,
+        ),
+        lambda: reference.roi_heads.postprocess_detections(
+            class_logits, box_regression, proposals, batch.image_sizes
+        ),
+    )  # fmt: skip
+    yield clock.pair(
+        "stages", "box head, from features to detections",
+        lambda: heads.detect_boxes(channels_last, stages.proposals, mine),
+        lambda: reference.roi_heads.postprocess_detections(
+            *reference.roi_heads.box_predictor(
                 reference.roi_heads.box_head(
                     reference.roi_heads.box_roi_pool(features, proposals, batch.image_sizes)
                 )
             ),
-            reference.roi_heads.postprocess_detections(*predicted, proposals, batch.image_sizes),
+            proposals,
+            batch.image_sizes,
         ),
     )  # fmt: skip
