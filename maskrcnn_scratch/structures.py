@@ -133,6 +133,11 @@ def waiting_is_free(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half types as float32, others as they are: bfloat16 rounds pixels beyond 256 to twos."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def boxes_to_rois(boxes: Tensor) -> Tensor:
     """``[N, P, 4]`` -> ``[N * P, 5]``: (image index, x1, y1, x2, y2), image by image."""
     index = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)

@@ -11,7 +11,6 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
 
 NAMESPACE = "maskrcnn_scratch"
 OPS = (
@@ -66,8 +65,3 @@ kernels: Any = getattr(torch.ops, NAMESPACE) if compiled else _References()
 if compiled and torch.version.cuda and not _import_extension("_cuda"):
     for _op in OPS:
         torch.library.impl(f"{NAMESPACE}::{_op}", "CUDA", _raise_no_cuda_kernels)
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Half types as float32, for kernels that do not know them; others as they are."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

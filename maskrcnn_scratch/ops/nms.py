@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.ops._library import NAMESPACE, at_least_float32, compiled, kernels
+from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
+from maskrcnn_scratch.structures import at_least_float32
 
 
 def nms_padded(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.data import rle
-from maskrcnn_scratch.ops._library import NAMESPACE, at_least_float32, compiled, kernels
+from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
+from maskrcnn_scratch.structures import at_least_float32
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -81,4 +81,4 @@ class MaskRCNNPredictor(nn.Sequential):
         assert last.bias is not None
         weight = last.weight[labels, :, 0]  # [R, dim_reduced, 1]
         logits = torch.matmul(hidden.flatten(2).transpose(1, 2), weight)  # [R, 2P * 2P, 1]
-        return logits.reshape(-1, *hidden.shape[2:]) + last.bias[labels, None, None]
+        return logits.reshape_as(hidden[:, 0]) + last.bias[labels, None, None]

@@ -31,6 +31,7 @@ from maskrcnn_scratch.structures import (
     ImageList,
     Proposals,
     Target,
+    at_least_float32,
     boxes_to_rois,
     list_to_rois,
     slots_to_compute,
@@ -127,14 +128,15 @@ class RoIHeads(nn.Module):
         """
         pooled = self.box_roi_pool(features, rois, [image_shape])  # [R, channels, 7, 7]
         class_logits, box_regression = self.box_predictor(self.box_head(pooled))
-        return class_logits.to(rois), box_regression.to(rois)  # boxes keep their precision
+        return at_least_float32(class_logits), at_least_float32(box_regression)
 
     def predict_masks(
         self, features: Mapping[str, Tensor], rois: Tensor, image_shape: tuple[int, int]
     ) -> Tensor:
         """Mask logits ``[R, C, M, M]`` of ``rois [R, 5]``, one mask for each class."""
         assert self.mask_predictor is not None
-        return self.mask_predictor(self.mask_features(features, rois, image_shape)).to(rois)
+        hidden = self.mask_features(features, rois, image_shape)
+        return at_least_float32(self.mask_predictor(hidden))
 
     def mask_features(
         self, features: Mapping[str, Tensor], rois: Tensor, image_shape: tuple[int, int]
@@ -155,10 +157,12 @@ class RoIHeads(nn.Module):
         assert self.mask_predictor is not None
         hidden = self.mask_features(features, rois, image_shape)
         if takes_labels(self.mask_predictor):
-            return self.mask_predictor(hidden, labels).to(rois)  # type: ignore[call-arg]
+            return at_least_float32(
+                self.mask_predictor(hidden, labels)  # type: ignore[call-arg]
+            )
         # Not len(labels), which would fix the number of images in an exported graph.
         each = torch.arange(labels.shape[0], device=labels.device)
-        return self.mask_predictor(hidden)[each, labels].to(rois)
+        return at_least_float32(self.mask_predictor(hidden)[each, labels])
 
     def detect_boxes(
         self, features: Mapping[str, Tensor], proposals: Proposals, images: ImageList

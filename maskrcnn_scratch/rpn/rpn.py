@@ -17,7 +17,7 @@ from maskrcnn_scratch.ops import batched_nms_padded
 from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.rpn.head import flatten_levels
 from maskrcnn_scratch.rpn.proposals import select_proposals
-from maskrcnn_scratch.structures import ImageList, Proposals, Target
+from maskrcnn_scratch.structures import ImageList, Proposals, Target, at_least_float32
 from maskrcnn_scratch.training import losses
 from maskrcnn_scratch.training.matcher import Matcher as IoUMatcher
 from maskrcnn_scratch.training.rpn_targets import assign_targets_to_anchors
@@ -114,8 +114,8 @@ class RegionProposalNetwork(nn.Module):
         self.check_head(objectness, pred_bbox_deltas)
         return RPNPredictions(
             anchors,
-            flatten_levels(objectness, 1).squeeze(2).to(anchors),  # [N, A]
-            flatten_levels(pred_bbox_deltas, 4).to(anchors),  # [N, A, 4]
+            at_least_float32(flatten_levels(objectness, 1).squeeze(2)),  # [N, A]
+            at_least_float32(flatten_levels(pred_bbox_deltas, 4)),  # [N, A, 4]
             [level.shape[1] * level.shape[2] * level.shape[3] for level in objectness],
         )
 
