@@ -110,7 +110,7 @@ class GeneralizedRCNNTransform(nn.Module):
         """``(image - mean) / std`` for each channel of ``[C, H, W]``."""
         mean = on_device(self.image_mean, image.dtype, image.device)
         std = on_device(self.image_std, image.dtype, image.device)
-        return (image - mean[:, None, None]) / std[:, None, None]
+        return (image - mean[:, None, None]).div_(std[:, None, None])  # one copy, not two
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that an image of this size gets; draws ``min_size`` in training."""

@@ -44,7 +44,7 @@ WITH_MODEL: dict[str, Callable[[Clock, MaskRCNN, Tensor], Iterator[Timing]]] = {
     "peers": time_peers,
     "train": time_training,
 }
-MEMORY_SIZES = (IMAGE_SIZE, (4000, 8000))
+MEMORY_SIZES = (IMAGE_SIZE, (2000, 3000), (4000, 8000))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ prints the mebibytes that one inference adds at its peak (Linux).
 from __future__ import annotations
 
 import ctypes
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,13 +23,13 @@ SIDES = ("torchvision", "ours", "ours, masks as RLE")
 
 
 def measure_memory(sizes: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, dict[str, float]]]:
-    """Image size and peak of each side in MiB."""
+    """Image size and peak of each side in MiB; infinite where the memory was not enough."""
     for height, width in sizes:
         peaks = {}
         for side in SIDES:
             command = [sys.executable, __file__, side, str(height), str(width)]
-            run = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-            peaks[side] = float(run.stdout.split()[-1])
+            run = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+            peaks[side] = float(run.stdout.split()[-1]) if run.returncode == 0 else float("inf")
         yield f"{height} x {width}", peaks
 
 
@@ -39,13 +40,15 @@ def main(side: str, height: int, width: int) -> None:
     from tools.ladder.photographs import photographs
     from tools.ladder.reference import reference_of
 
+    available = 2**20 * mebibytes("/proc/meminfo", "MemAvailable")
+    resource.setrlimit(resource.RLIMIT_AS, (int(available),) * 2)
     photograph = photographs()[2]
     model = calibrated_maskrcnn(0, photograph)
     image = torch.nn.functional.interpolate(photograph[None], (height, width))[0]
     reference = reference_of(model) if side == "torchvision" else None
     ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = resident("VmRSS")
+    before = mebibytes("/proc/self/status", "VmRSS")
     if reference is not None:
         found = reference([image])[0]["masks"]
     elif side == "ours":
@@ -53,12 +56,12 @@ def main(side: str, height: int, width: int) -> None:
     else:
         found = detect_rle(model, [image])[0]["masks"]
     assert len(found) == model.roi_heads.detections_per_img
-    print(f"{resident('VmHWM') - before:.0f}")
+    print(f"{mebibytes('/proc/self/status', 'VmHWM') - before:.0f}")
 
 
-def resident(field: str) -> float:
-    """MiB of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def mebibytes(file: str, field: str) -> float:
+    """A field of one of the system's files."""
+    lines = Path(file).read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
