@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "memory" in groups:
         content["peak memory in MiB"] = peaks = dict(measure_memory(MEMORY_SIZES))
         for size, sides in peaks.items():
-            print(f"peak memory, {size}:", ", ".join(f"{s} {n:.0f} MiB" for s, n in sides.items()))
+            print(f"peak memory, {size}:", ", ".join(f"{s} {n} MiB" for s, n in sides.items()))
     if options.json:
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     if options.markdown:

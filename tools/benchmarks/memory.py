@@ -22,14 +22,16 @@ sys.path.insert(0, str(ROOT))
 SIDES = ("torchvision", "ours", "ours, masks as RLE")
 
 
-def measure_memory(sizes: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, dict[str, float]]]:
-    """Image size and peak of each side in MiB; infinite where the memory was not enough."""
+def measure_memory(
+    sizes: tuple[tuple[int, int], ...],
+) -> Iterator[tuple[str, dict[str, float | None]]]:
+    """Image size and peak of each side in MiB; None where memory was not enough."""
     for height, width in sizes:
-        peaks = {}
+        peaks: dict[str, float | None] = {}
         for side in SIDES:
             command = [sys.executable, __file__, side, str(height), str(width)]
             run = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
-            peaks[side] = float(run.stdout.split()[-1]) if run.returncode == 0 else float("inf")
+            peaks[side] = float(run.stdout.split()[-1]) if run.returncode == 0 else None
         yield f"{height} x {width}", peaks
 
 
