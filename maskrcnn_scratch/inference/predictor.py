@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from maskrcnn_scratch.data.image import image_to_tensor, read_image
+from maskrcnn_scratch.data.jpeg_on_device import SUFFIXES, read_jpeg
 from maskrcnn_scratch.inference.ahead import map_ahead
 from maskrcnn_scratch.inference.out_of_memory import detect_naming_stage
 from maskrcnn_scratch.structures import Result
@@ -32,7 +33,8 @@ class Prediction:
     """What became of one image of a stream.
 
     Attributes:
-        image: what the model was given, ``[C, H, W]`` on the CPU; None where it could not be read.
+        image: what the model was given, ``[C, H, W]``, on the CPU unless it was decoded on the
+            device; None where it could not be read.
         found: the model's result on its own device, None where there was an error.
         error: why there is no result.
         score_threshold: of the predictor.
@@ -67,6 +69,7 @@ class Predictor:
         device: where the model runs; by default where its parameters are.
         score_threshold: detections scored below are left out. The model's own
             ``roi_heads.score_thresh`` comes first: it leaves out what is not above it.
+        decode_on_device: decodes JPEG files where the model runs; see ``data.jpeg_on_device``.
     """
 
     def __init__(
@@ -75,11 +78,13 @@ class Predictor:
         *,
         device: str | torch.device | None = None,
         score_threshold: float = 0.0,
+        decode_on_device: bool = False,
     ) -> None:
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold is {score_threshold}; it must be between 0 and 1")
         self.model = model.eval() if device is None else model.eval().to(device)
         self.score_threshold = score_threshold
+        self.decode_on_device = decode_on_device
 
     @overload
     def __call__(self, images: ImageLike) -> Result: ...
@@ -167,7 +172,10 @@ class Predictor:
         return [_at_least(self.score_threshold, result) for result in self._detect(tensors)]
 
     def _load(self, image: ImageLike, name: str) -> Tensor:
-        """The image as the model takes it, on the CPU, from where a GPU can copy it by itself."""
+        """The image as the model takes it; on the CPU, from where a GPU can copy it by itself."""
+        on_device = self.decode_on_device and isinstance(image, (str, PathLike))
+        if on_device and str(image).lower().endswith(SUFFIXES):
+            return read_jpeg(str(image), self._parameter().device)
         tensor = to_image_tensor(image, name)
         self._check_pixels(tensor, name)
         on_its_way = self._parameter().is_cuda and not tensor.is_cuda

@@ -161,3 +161,32 @@ def test_the_real_model(small_model, photographs):
     with torch.inference_mode():
         direct = small_model([to_image_tensor(photographs["cat"])])[0]
     assert torch.equal(direct["boxes"][:count], result["boxes"])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_jpeg_decoded_on_the_device_is_the_same_picture(tmp_path, orientation):
+    ramp = np.linspace(0, 255, 64 * 48).reshape(48, 64).astype(np.uint8)
+    picture = Image.fromarray(np.dstack([ramp, ramp[::-1], ramp[:, ::-1]]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "picture.JPG"
+    picture.save(path, quality=95, exif=exif)
+    models = Recorder(), Recorder()
+    Predictor(models[0])(path)
+    Predictor(models[1], decode_on_device=True)(path)
+    (expected,), (found,) = models[0].calls[0], models[1].calls[0]
+    assert found.shape == expected.shape and found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=6 / 255, rtol=0)
+
+
+def test_files_that_are_no_jpeg_are_named_when_decoded_on_the_device(tmp_path):
+    predictor = Predictor(Recorder(), decode_on_device=True)
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg: no such image file"):
+        predictor(tmp_path / "missing.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"broken\.jpg: cannot be read as a JPEG"):
+        predictor(tmp_path / "broken.jpg")
+    Image.fromarray(PIXELS).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"cut\.jpg: cannot be read as a JPEG"):
+        predictor(tmp_path / "cut.jpg")

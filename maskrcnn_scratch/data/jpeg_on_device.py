@@ -1,0 +1,48 @@
+"""JPEG files decoded where the model runs: by nvJPEG on a GPU, through torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor
+
+SUFFIXES = (".jpg", ".jpeg")
+
+# What EXIF orientations ask for to show pixels [3, H, W] upright.
+_TURNS: dict[int, Callable[[Tensor], Tensor]] = {
+    2: lambda pixels: pixels.flip(2),
+    3: lambda pixels: pixels.flip(1, 2),
+    4: lambda pixels: pixels.flip(1),
+    5: lambda pixels: pixels.mT,
+    6: lambda pixels: pixels.rot90(-1, (1, 2)),
+    7: lambda pixels: pixels.mT.flip(1, 2),
+    8: lambda pixels: pixels.rot90(1, (1, 2)),
+}
+
+
+def read_jpeg(path: str | PathLike[str], device: torch.device | str) -> Tensor:
+    """As ``data.image.read_image``, float32 RGB ``[3, H, W]`` in 0-1, on ``device``.
+
+    Decoders round differently: pixels differ from Pillow's by a few 255ths.
+
+    Raises:
+        ImportError: torchvision is not installed.
+        FileNotFoundError, ValueError: the file is missing, or no whole JPEG; named.
+    """
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg, read_file
+    except ImportError as error:
+        raise ImportError("decoding on the device needs torchvision") from error
+    try:
+        with Image.open(path) as image:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        pixels = decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB, device=device)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such image file") from None
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path}: cannot be read as a JPEG ({error})") from None
+    upright = _TURNS.get(orientation, lambda pixels: pixels)(pixels)
+    return upright.contiguous().to(torch.float32).div_(255)
