@@ -54,8 +54,7 @@ def predict(
         out: Folder to write to.
         overwrite: Replace files that are there already.
         device: Where the model runs: auto, cpu, cuda, cuda:1 ...
-        precision: Of convolutions and matrix products. bf16 is much faster on a GPU, or on a CPU
-            that multiplies in it, and changes few detections.
+        precision: Of the networks. bf16 is much faster on hardware that multiplies in it.
         batch_size: Images that the model gets at a time. More are faster on a GPU.
     """
     import torch
