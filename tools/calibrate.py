@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch import MaskRCNN, resnet_fpn_backbone
 from maskrcnn_scratch.backbone import Bottleneck, FrozenBatchNorm2d
+from maskrcnn_scratch.structures import boxes_to_rois
 
 # Spread of each predictor's outputs, near that of the published COCO weights; 1 in other layers.
 SPREAD = {
@@ -59,7 +60,10 @@ def calibrate(model: MaskRCNN, photograph: Tensor, background_logit: float) -> N
             offset = background_logit if name.endswith("cls_score") else 0.0
             hook = _set_spread(SPREAD.get(name, 1.0), offset)
             hooks.append(module.register_forward_hook(_once(hook)))
-    model([photograph])
+    stages = model.run_stages([photograph])
+    # Inference computes the mask of one class alone, past the last layer; this goes through it.
+    rois = boxes_to_rois(stages.detections.boxes)[stages.detections.valid.flatten()]
+    model.roi_heads.predict_masks(stages.features, rois, stages.images.padded_size)
     for hook in hooks:
         hook.remove()
 
