@@ -61,9 +61,10 @@ def calibrate(model: MaskRCNN, photograph: Tensor, background_logit: float) -> N
             hook = _set_spread(SPREAD.get(name, 1.0), offset)
             hooks.append(module.register_forward_hook(_once(hook)))
     stages = model.run_stages([photograph])
-    # Inference computes the mask of one class alone, past the last layer; this goes through it.
-    rois = boxes_to_rois(stages.detections.boxes)[stages.detections.valid.flatten()]
-    model.roi_heads.predict_masks(stages.features, rois, stages.images.padded_size)
+    if model.roi_heads.mask_predictor is not None:
+        # Inference computes the mask of one class alone, past the last layer; this goes through it.
+        rois = boxes_to_rois(stages.detections.boxes)[stages.detections.valid.flatten()]
+        model.roi_heads.predict_masks(stages.features, rois, stages.images.padded_size)
     for hook in hooks:
         hook.remove()
 
