@@ -7,7 +7,10 @@ number of workers, and two processes see between them the batches of one.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any, NamedTuple
@@ -151,7 +154,16 @@ def leave_signals_to_parent(worker: int) -> None:
     """Workers go on until the parent is done with them, and end with it if it is killed.
 
     Ctrl-C reaches every process of a terminal, and SIGTERM every process of a job that is ended:
-    without workers the parent could not finish its step and save.
+    without workers the parent could not finish its step and save. The parent itself sends SIGTERM
+    to workers that it left behind, and waits for their end before it exits.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":  # elsewhere the sender is not told
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_exit_when_told_by_parent, daemon=True).start()
+
+
+def _exit_when_told_by_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

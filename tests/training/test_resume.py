@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+import subprocess
 import time
 
 import pytest
 import torch
 
+from maskrcnn_scratch.data.loader import evaluation_loader
 from maskrcnn_scratch.training.checkpoint import load_checkpoint
 from maskrcnn_scratch.training.interrupt import Stopped
 from tests.training import toy
@@ -111,7 +113,9 @@ def interrupt_the_whole_group(folder, number):
     def hook(*_):
         calls.append(1)
         if len(calls) == 5:
-            os.killpg(0, number)
+            # Sent by another process, as a SIGTERM from the parent ends workers.
+            kill = ["kill", f"-{number}", "--", f"-{os.getpgrp()}"]
+            subprocess.run(kill, start_new_session=True, check=True)
         time.sleep(0.05)  # for workers to die in, if they do
 
     trainer.model.register_forward_pre_hook(hook)
@@ -125,3 +129,15 @@ def test_a_signal_to_the_whole_group_leaves_the_workers_alone(number, uninterrup
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 3
     assert toy.run(toy.main, tmp_path, json.dumps({"save_every": 100})) == 0
     assert_same(results(tmp_path), uninterrupted)
+
+
+left_behind = []  # as what the traceback of an error holds
+
+
+def leave_workers_behind():
+    left_behind.append(iter(evaluation_loader(toy.ToySet(), num_workers=2)))
+    next(left_behind[0])
+
+
+def test_workers_left_behind_do_not_hold_up_the_exit():
+    assert toy.run(leave_workers_behind) == 0  # within a minute
