@@ -6,6 +6,9 @@
 
 STABLE_TORCH_LIBRARY(maskrcnn_scratch, library) {
   library.def(
+      "max_iou(Tensor gt_boxes, Tensor boxes, bool find_nearest) "
+      "-> (Tensor iou, Tensor gt, Tensor nearest)");
+  library.def(
       "multiscale_roi_align(Tensor[] features, Tensor rois, Tensor levels, float[] scales, "
       "int pooled_height, int pooled_width, int sampling_ratio, bool aligned, bool channels_last) "
       "-> Tensor");

@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 # Ground truth of one image: "boxes" float [G, 4] xyxy, "labels" int64 [G] from 1 (0 is background),
 # "masks" uint8 [G, H, W].
@@ -126,6 +127,22 @@ def slots_to_compute(wanted: Tensor) -> Tensor:
     if waiting_is_free(wanted):
         return wanted.nonzero().squeeze(1)
     return torch.arange(wanted.shape[0], device=wanted.device)
+
+
+def pack_slots(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`slots_to_compute` image by image: of ``wanted [N, K]``, padded to ``K'`` slots.
+
+    Returns:
+        slots: int64 ``[N, K']`` into ``[0, K)``, in ascending order.
+        wanted: bool ``[N, K']``, whether the slot is one of those wanted.
+    """
+    if not waiting_is_free(wanted) or is_tracing():  # which would keep the number found
+        return torch.arange(wanted.shape[1], device=wanted.device).expand_as(wanted), wanted
+    counts = wanted.sum(1)
+    packed = valid_slots(counts, max(1, int(counts.max())))  # [N, K'], never empty: for gather
+    slots = torch.zeros_like(packed, dtype=torch.int64)
+    slots[packed] = wanted.nonzero()[:, 1]
+    return slots, packed
 
 
 def waiting_is_free(tensor: Tensor) -> bool:

@@ -4,30 +4,15 @@
 #include <cmath>
 #include <limits>
 
-#include "../common/host_device.h"
+#include "../common/box_iou.h"
 
 namespace maskrcnn {
 
-template <typename T>
-HOST_DEVICE T box_area(T x1, T y1, T x2, T y2) {
-  return (x2 - x1) * (y2 - y1);
-}
-
-// Intersection over union above the threshold. Operations and their order are those of
-// torchvision.ops.nms. NaN, be it from a box or from a union without area, suppresses nothing.
+// IoU above the threshold, as in torchvision.ops.nms. NaN suppresses nothing.
 template <typename T>
 HOST_DEVICE bool suppresses(
     T ax1, T ay1, T ax2, T ay2, T a_area, T bx1, T by1, T bx2, T by2, T b_area, T threshold) {
-  const T x1 = ax1 < bx1 ? bx1 : ax1;
-  const T y1 = ay1 < by1 ? by1 : ay1;
-  const T x2 = bx2 < ax2 ? bx2 : ax2;
-  const T y2 = by2 < ay2 ? by2 : ay2;
-  T width = x2 - x1;
-  T height = y2 - y1;
-  width = T(0) < width ? width : T(0);
-  height = T(0) < height ? height : T(0);
-  const T intersection = width * height;
-  return intersection / (a_area + b_area - intersection) > threshold;
+  return box_iou(ax1, ay1, ax2, ay2, a_area, bx1, by1, bx2, by2, b_area) > threshold;
 }
 
 // The largest T that is not above the threshold. torchvision compares a float IoU with a double

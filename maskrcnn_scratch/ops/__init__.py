@@ -4,6 +4,7 @@ Each has a wrapper here, a pure-PyTorch twin in ``ops.reference``, and kernels i
 """
 
 from maskrcnn_scratch.ops import boxes, reference
+from maskrcnn_scratch.ops.max_iou import max_iou
 from maskrcnn_scratch.ops.nms import batched_nms, batched_nms_padded, nms, nms_padded
 from maskrcnn_scratch.ops.paste_masks import paste_masks, paste_masks_packed, paste_masks_rle
 from maskrcnn_scratch.ops.roi_align import multiscale_roi_align, roi_align
@@ -12,6 +13,7 @@ __all__ = [
     "batched_nms",
     "batched_nms_padded",
     "boxes",
+    "max_iou",
     "multiscale_roi_align",
     "nms",
     "nms_padded",

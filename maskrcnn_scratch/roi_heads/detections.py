@@ -1,7 +1,7 @@
 """From the box head's predictions to detections: softmax, decode, clip, filter, NMS, top 100.
 
-Letters: ``N`` images, ``P`` proposals, ``C`` classes with the background, ``K = P * (C - 1)``
-candidates an image, ``D`` detection slots.
+Letters: ``N`` images, ``P`` proposals, ``C`` classes with the background, ``K`` candidates an
+image, ``D`` detection slots.
 """
 
 from __future__ import annotations
@@ -11,7 +11,13 @@ from torch import Tensor
 
 from maskrcnn_scratch.interfaces import NMS
 from maskrcnn_scratch.ops.boxes import BoxCoder, clip_boxes_to_image, has_min_size
-from maskrcnn_scratch.structures import Detections, Proposals, gather_slots, valid_slots
+from maskrcnn_scratch.structures import (
+    Detections,
+    Proposals,
+    gather_slots,
+    pack_slots,
+    valid_slots,
+)
 
 
 def select_detections(
@@ -29,7 +35,9 @@ def select_detections(
 ) -> Detections:
     """The best detections over all classes (Fast R-CNN, section 2.3).
 
-    Each class of each proposal stands for itself: a proposal can become several detections.
+    Each class of each proposal stands for itself: a proposal can become several detections. On the
+    CPU the few of them that score enough are picked before anything is decoded; elsewhere that
+    number is not known to the host, and all ``K = P * (C - 1)`` are candidates.
 
     Args:
         class_logits: ``[N, P, C]``; class 0 is the background.
@@ -42,19 +50,21 @@ def select_detections(
     """
     _, num_proposals, num_classes = class_logits.shape
     scores = class_logits.softmax(dim=2)[:, :, 1:]  # [N, P, C - 1]
-    boxes = box_coder.decode(box_regression[:, :, 1:], proposals.boxes[:, :, None])
-    boxes = clip_boxes_to_image(boxes, image_sizes)  # [N, P, C - 1, 4]
-    labels = torch.arange(1, num_classes, device=class_logits.device).expand_as(scores)
-
     filled = valid_slots(proposals.counts, num_proposals)[:, :, None]  # [N, P, 1]
-    keep = filled & (scores > score_thresh) & has_min_size(boxes, min_size)
-    scores, boxes = scores.masked_fill(~keep, -torch.inf).flatten(1), boxes.flatten(1, 2)
-    labels = labels.flatten(1)  # [N, K]
+    candidates, wanted = pack_slots((filled & (scores > score_thresh)).flatten(1))  # [N, K] each
+    labels = candidates % (num_classes - 1) + 1
+    parents = candidates // (num_classes - 1)  # [N, K] into [0, P)
+
+    deltas = gather_slots(box_regression.flatten(1, 2), parents * num_classes + labels)
+    boxes = box_coder.decode(deltas, gather_slots(proposals.boxes, parents))
+    boxes = clip_boxes_to_image(boxes, image_sizes)  # [N, K, 4]
+    scores = scores.flatten(1).gather(1, candidates)
+    scores = scores.masked_fill(~(wanted & has_min_size(boxes, min_size)), -torch.inf)
     indices, counts = nms(boxes, scores, labels, nms_thresh, detections_per_img, num_classes)
     return Detections(
         boxes=gather_slots(boxes, indices, counts),
         labels=gather_slots(labels, indices, counts),
         scores=gather_slots(scores, indices, counts),
         counts=counts,
-        proposals=indices // (num_classes - 1),
+        proposals=gather_slots(parents, indices, counts),
     )

@@ -8,19 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.ops.boxes import box_iou
-from maskrcnn_scratch.structures import slots_to_compute
-
-# IoUs computed at a time: on a CPU as many as its cache holds, on a GPU enough to fill it.
-PAIRS_AT_ONCE_CPU = 2**18
-PAIRS_AT_ONCE_CUDA = 2**24
+from maskrcnn_scratch.ops import max_iou
 
 
 class Matcher:
     """Gives each box the ground truth it overlaps most, if the overlap suffices.
 
     The decisions are those of torchvision's ``Matcher`` on ``box_iou(gt_boxes, boxes)``, in bounded
-    memory: the ``[G, A]`` matrix is computed in parts and never kept.
+    memory: see ``ops.max_iou``.
 
     Args:
         high_threshold: an IoU of at least this is a match.
@@ -56,46 +51,13 @@ class Matcher:
         """
         if len(gt_boxes) == 0 or len(boxes) == 0:
             return boxes.new_full((len(boxes),), self.BELOW_LOW_THRESHOLD, dtype=torch.int64)
-        pairs_at_once = PAIRS_AT_ONCE_CUDA if boxes.is_cuda else PAIRS_AT_ONCE_CPU
-        parts = boxes.split(max(1, pairs_at_once // len(gt_boxes)))  # each [B, 4]
-
-        per_box, per_gt = [], []
-        for part in parts:
-            iou = box_iou(gt_boxes, part)  # [G, B]
-            per_box.append(iou.max(dim=0))
-            per_gt.append(iou.amax(dim=1))  # [G]
-        best_iou = torch.cat([best.values for best in per_box])  # [A]
-        nearest_gt = torch.cat([best.indices for best in per_box])  # [A]
-
-        matches = nearest_gt.masked_fill(best_iou < self.low_threshold, self.BELOW_LOW_THRESHOLD)
+        best_iou, best_gt, is_nearest = max_iou(gt_boxes, boxes, self.allow_low_quality_matches)
+        matches = best_gt.masked_fill(best_iou < self.low_threshold, self.BELOW_LOW_THRESHOLD)
         between = (best_iou >= self.low_threshold) & (best_iou < self.high_threshold)
         matches = matches.masked_fill(between, self.BETWEEN_THRESHOLDS)
-        if self.allow_low_quality_matches:
-            is_nearest = _is_nearest_to_some_gt(gt_boxes, parts, per_gt)
-            # The match kept is the one this box overlaps most, which need not be the ground truth
-            # that it is nearest to.
-            matches = torch.where(is_nearest, nearest_gt, matches)
-        return matches
-
-
-def _is_nearest_to_some_gt(
-    gt_boxes: Tensor, parts: tuple[Tensor, ...], best_in_part: list[Tensor]
-) -> Tensor:
-    """Bool ``[A]``: no box has a larger IoU with some ground truth; equals are all nearest.
-
-    Args:
-        gt_boxes: ``[G, 4]``.
-        parts: the boxes, in parts of ``[B, 4]``.
-        best_in_part: for each part, the largest IoU of each ground truth, ``[G]``.
-    """
-    best = torch.stack(best_in_part).amax(dim=0)  # [G]
-    nearest = []
-    for part, part_best in zip(parts, best_in_part, strict=True):
-        # The few ground truths whose nearest box is in this part; the others equal it nowhere.
-        here = slots_to_compute(part_best == best)  # [G']
-        iou = box_iou(gt_boxes[here], part)  # [G', B]
-        nearest.append((iou == best[here, None]).any(dim=0))
-    return torch.cat(nearest)
+        # The match kept is the ground truth that the box overlaps most, which need not be the one
+        # that it is nearest to.
+        return torch.where(is_nearest, best_gt, matches)
 
 
 def gather_matched_boxes(gt_boxes: Tensor, matches: Tensor, boxes: Tensor) -> Tensor:

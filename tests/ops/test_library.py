@@ -137,6 +137,7 @@ def digest() -> str:
     for dtype in (torch.float32, torch.float64):
         boxes, scores = random_boxes(700, 50, 200).to(dtype), random_scores(700).to(dtype)
         outputs.append(ops.nms(boxes, scores, 0.5))
+        outputs += ops.max_iou(boxes[:40], boxes, True)
     pasting = torch.rand(9, 1, 28, 28), random_boxes(9, 80, 90), (99, 91)
     outputs += [ops.paste_masks(*pasting), ops.paste_masks_packed(*pasting).view(torch.uint8)]
     # float64 holds every value of the other types.

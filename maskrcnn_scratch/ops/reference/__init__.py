@@ -4,6 +4,7 @@ Functions have the schemas of the kernels (``csrc/schema.cpp``); the conventions
 docstrings of the wrappers in ``maskrcnn_scratch.ops``.
 """
 
+from maskrcnn_scratch.ops.reference.max_iou import max_iou
 from maskrcnn_scratch.ops.reference.nms import nms_padded
 from maskrcnn_scratch.ops.reference.paste_masks import paste_masks, paste_masks_packed
 from maskrcnn_scratch.ops.reference.roi_align import (
@@ -12,6 +13,7 @@ from maskrcnn_scratch.ops.reference.roi_align import (
 )
 
 __all__ = [
+    "max_iou",
     "multiscale_roi_align",
     "multiscale_roi_align_backward",
     "nms_padded",
