@@ -136,7 +136,7 @@ def pack_slots(wanted: Tensor) -> tuple[Tensor, Tensor]:
         slots: int64 ``[N, K']`` into ``[0, K)``, in ascending order.
         wanted: bool ``[N, K']``, whether the slot is one of those wanted.
     """
-    if not waiting_is_free(wanted) or is_tracing():  # which would keep the number found
+    if not is_eager_on_cpu(wanted):
         return torch.arange(wanted.shape[1], device=wanted.device).expand_as(wanted), wanted
     counts = wanted.sum(1)
     packed = valid_slots(counts, max(1, int(counts.max())))  # [N, K'], never empty: for gather
@@ -148,6 +148,11 @@ def pack_slots(wanted: Tensor) -> tuple[Tensor, Tensor]:
 def waiting_is_free(tensor: Tensor) -> bool:
     """Whether the host may look at values: on the CPU, unless a graph is being made of the code."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def is_eager_on_cpu(tensor: Tensor) -> bool:
+    """Whether sizes may also depend on values: a TorchScript trace would keep those that it saw."""
+    return waiting_is_free(tensor) and not is_tracing()
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

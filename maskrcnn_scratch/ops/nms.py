@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
-from maskrcnn_scratch.structures import at_least_float32
+from maskrcnn_scratch.structures import at_least_float32, is_eager_on_cpu
 
 
 def nms_padded(
@@ -118,10 +118,12 @@ def offset_boxes_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, limit: 
     """
     if boxes.shape[1] == 0:
         return boxes
+    few = _has_few_boxes(scores, limit)[:, None, None]  # [N, 1, 1]
+    if is_eager_on_cpu(scores) and not few.any():
+        return boxes
     valid = scores > -torch.inf  # [N, K]
     largest = boxes.masked_fill(~valid[..., None], -torch.inf).amax((1, 2))  # [N]
     offsets = groups.to(boxes.dtype) * (largest + 1)[:, None]  # [N, K]
-    few = _has_few_boxes(scores, limit)[:, None, None]  # [N, 1, 1]
     return torch.where(few, boxes + offsets[..., None], boxes)
 
 

@@ -51,6 +51,25 @@ def time_whole(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]
         yield clock.pair(
             "e2e", f"{size} images", lambda b=batch: model(b), lambda b=batch: reference(b)
         )
+    products = multiplications(model, image)
+    yield clock.pair(
+        "e2e", "one image, beside its convolutions and matrix products alone",
+        lambda: model([image]), lambda: [layer(x) for layer, x in products],
+    )  # fmt: skip
+
+
+def multiplications(model: MaskRCNN, image: Tensor) -> list[tuple[nn.Module, Tensor]]:
+    """The layers that multiply matrices and what each is given: the floor under the whole."""
+    calls: list[tuple[nn.Module, Tensor]] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda layer, args: calls.append((layer, args[0])))
+        for module in model.modules()
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+    ]
+    model([image])
+    for hook in hooks:
+        hook.remove()
+    return calls
 
 
 @torch.no_grad()
