@@ -1,0 +1,76 @@
+"""Proposals and detections are the same where the host may look at values and where it may not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskrcnn_scratch import structures
+from maskrcnn_scratch.ops import batched_nms_padded
+from maskrcnn_scratch.ops.boxes import BoxCoder
+from maskrcnn_scratch.roi_heads.detections import select_detections
+from maskrcnn_scratch.rpn.proposals import HEAT, top_k
+from maskrcnn_scratch.structures import Proposals, pack_slots
+from tests.ops.inputs import random_boxes
+
+
+@pytest.fixture
+def as_on_device(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(structures, "waiting_is_free", lambda tensor: False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("width", [64 * 50 - 1, 64 * 50, 64 * 50 + HEAT - 1, 10_000])
+def test_heats_find_the_largest(width: int) -> None:
+    values = torch.randn(3, width)
+    assert torch.equal(top_k(values, 50), values.topk(50).indices)
+
+
+def test_heats_with_ties_and_nan() -> None:
+    values = torch.randint(0, 9, (2, 10_000)).float()
+    values[0, [3, 9_999]] = torch.nan
+    best = values.gather(1, top_k(values, 100))
+    torch.testing.assert_close(best, values.topk(100).values, equal_nan=True)
+    assert [len(row.unique()) for row in top_k(values, 100)] == [100, 100]
+    assert top_k(values, 100).unique().numel() > 100
+    everything = torch.full((1, 10_000), torch.nan)
+    assert len(top_k(everything, 100).unique()) == 100
+
+
+def test_packed_slots() -> None:
+    wanted = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]).bool()
+    slots, packed = pack_slots(wanted)
+    assert slots.tolist() == [[1, 3, 4], [0, 0, 0], [0, 0, 0]]
+    assert packed.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
+    slots, packed = pack_slots(wanted[1:2])
+    assert slots.tolist() == [[0]] and packed.tolist() == [[False]]
+
+
+def detect(class_logits: Tensor, box_regression: Tensor, proposals: Proposals) -> dict[str, Tensor]:
+    detections = select_detections(
+        class_logits, box_regression, proposals, torch.tensor([[200, 300]] * 4),
+        score_thresh=0.05, nms_thresh=0.5, detections_per_img=20, min_size=1e-2,
+        box_coder=BoxCoder((10.0, 10.0, 5.0, 5.0)), nms=batched_nms_padded,
+    )  # fmt: skip
+    return asdict(detections)
+
+
+def test_detections_of_images_with_different_numbers_of_candidates(as_on_device) -> None:
+    logits = torch.randn(4, 50, 7) * 2
+    logits[1, :, 0] = 20  # nothing but background
+    logits[2, 3:, 0] = 20  # few candidates
+    offsets = torch.randn(4, 50, 7, 4)
+    boxes = random_boxes(200, 100, 200).reshape(4, 50, 4)
+    counts = torch.tensor([50, 50, 50, 0])  # the last image has no proposals
+    proposals = Proposals(boxes, torch.rand(4, 50), counts, torch.zeros(4, 50).long())
+    everywhere = detect(logits, offsets, proposals)
+    as_on_device.undo()
+    packed = detect(logits, offsets, proposals)
+    assert packed.pop("masks") is everywhere.pop("masks") is None
+    found = packed["counts"].tolist()
+    assert found[0] == 20 and found[1] == found[3] == 0 < found[2] < 20
+    for name, values in packed.items():
+        assert torch.equal(values, everywhere[name]), name
