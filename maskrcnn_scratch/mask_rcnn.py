@@ -162,7 +162,20 @@ class GeneralizedRCNN(nn.Module):
         }
 
     def extract_features(self, images: Tensor) -> dict[str, Tensor]:
-        """``[N, 3, H, W]`` to feature maps by name; a backbone with one map has it under "0"."""
+        """``[N, 3, H, W]`` to feature maps by name; a backbone with one map has it under "0".
+
+        Raises:
+            ValueError: images of another device or dtype than the backbone's.
+        """
+        parameter = next(self.parameters(), images)  # the first is the backbone's
+        device, dtype = parameter.device, self.image_dtype or parameter.dtype
+        if images.device != device or (
+            images.dtype != dtype and not torch.is_autocast_enabled(device.type)
+        ):
+            raise ValueError(
+                f"the images are {images.dtype} on {images.device}, the model wants {dtype} on "
+                f"{device}: convert one of them"
+            )
         features = self.backbone(images)
         return {"0": features} if isinstance(features, Tensor) else features
 

@@ -226,6 +226,14 @@ def test_images_that_cannot_be_taken_are_named(
         small_model(images)
 
 
+def test_images_that_do_not_fit_the_model(small_model: MaskRCNN) -> None:
+    elsewhere = copy.deepcopy(small_model).to("meta")
+    with pytest.raises(ValueError, match=r"torch.float32 on cpu, the model wants .*32 on meta"):
+        elsewhere([torch.rand(3, 64, 64)])
+    with pytest.raises(ValueError, match=r"torch.float64 on cpu, the model wants .*32 on cpu"):
+        small_model([torch.rand(3, 64, 64).double()])
+
+
 @pytest.mark.parametrize("fill", [torch.nan, torch.inf, -torch.inf, 1e30])
 def test_wild_pixels_never_crash(small_model: MaskRCNN, fill: float) -> None:
     image = torch.rand(3, 64, 64)
