@@ -23,6 +23,7 @@ STABLE_TORCH_LIBRARY(maskrcnn_scratch, library) {
   library.def(
       "paste_masks_packed(Tensor masks, Tensor boxes, SymInt height, SymInt width, "
       "float threshold) -> Tensor");
+  library.def("top_k_of_levels(Tensor values, int[] level_sizes, int k) -> Tensor");
 }
 
 // Importing the module loads this file, which is all that is needed.

@@ -12,6 +12,7 @@
 #include "../common/checks.h"
 #include "../common/cpu_isa.h"
 #include "../common/dispatch.h"
+#include "../common/order.h"
 
 namespace maskrcnn {
 namespace {
@@ -19,12 +20,6 @@ namespace {
 constexpr int64_t kBlock = 256;               // boxes
 constexpr int64_t kVector = 32;               // of them at a time
 constexpr int64_t kPairsPerThread = 1 << 16;  // at least, where several threads share the work
-
-// The order of torch.max: NaN exceeds every number, and nothing exceeds NaN.
-template <typename T>
-ALWAYS_INLINE bool exceeds(T iou, T best) {
-  return !(iou <= best) & (best == best);
-}
 
 // Boxes as a structure of arrays; the last one is repeated to the end of the block.
 template <typename T>
@@ -55,11 +50,11 @@ ALWAYS_INLINE T largest(const T* iou) {
   std::copy_n(iou, kVector, of_lane);
   for (int64_t i = kVector; i < kBlock; i += kVector) {
     for (int64_t k = 0; k < kVector; ++k) {
-      of_lane[k] = exceeds(iou[i + k], of_lane[k]) ? iou[i + k] : of_lane[k];
+      of_lane[k] = larger(iou[i + k], of_lane[k]);
     }
   }
   T best = of_lane[0];
-  for (const T lane : of_lane) best = exceeds(lane, best) ? lane : best;
+  for (const T lane : of_lane) best = larger(lane, best);
   return best;
 }
 
@@ -142,8 +137,7 @@ void match(const T* gt_boxes,
   std::vector<T> best_of_gt(best_in_block.begin(), best_in_block.begin() + num_gt);
   for (int64_t b = 1; b < blocks; ++b) {
     for (int64_t g = 0; g < num_gt; ++g) {
-      const T iou = best_in_block[b * num_gt + g];
-      if (exceeds(iou, best_of_gt[g])) best_of_gt[g] = iou;
+      best_of_gt[g] = larger(best_in_block[b * num_gt + g], best_of_gt[g]);
     }
   }
   for_each_block([&](int64_t b, int64_t first, int64_t size) ALWAYS_INLINE_LAMBDA {

@@ -8,6 +8,7 @@ from maskrcnn_scratch.ops.max_iou import max_iou
 from maskrcnn_scratch.ops.nms import batched_nms, batched_nms_padded, nms, nms_padded
 from maskrcnn_scratch.ops.paste_masks import paste_masks, paste_masks_packed, paste_masks_rle
 from maskrcnn_scratch.ops.roi_align import multiscale_roi_align, roi_align
+from maskrcnn_scratch.ops.top_k import top_k_of_levels
 
 __all__ = [
     "batched_nms",
@@ -22,4 +23,5 @@ __all__ = [
     "paste_masks_rle",
     "reference",
     "roi_align",
+    "top_k_of_levels",
 ]

@@ -20,6 +20,7 @@ OPS = (
     "nms_padded",
     "paste_masks",
     "paste_masks_packed",
+    "top_k_of_levels",
 )
 
 

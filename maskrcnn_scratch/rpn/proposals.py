@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.interfaces import NMS
+from maskrcnn_scratch.ops import top_k_of_levels
 from maskrcnn_scratch.ops.boxes import BoxCoder, clip_boxes_to_image, has_min_size
-from maskrcnn_scratch.structures import Proposals, gather_slots, is_eager_on_cpu
-
-HEAT = 8  # values
+from maskrcnn_scratch.structures import Proposals, gather_slots
 
 
 def select_proposals(
@@ -68,32 +67,6 @@ def select_proposals(
         counts=counts,
         anchors=gather_slots(candidates, indices, counts),
     )
-
-
-def top_k_of_levels(objectness: Tensor, level_sizes: Sequence[int], k: int) -> Tensor:
-    """Indices ``[N, K]`` into ``[0, A)`` of each level's ``k`` best anchors (or all it has)."""
-    indices, start = [], 0
-    for level in objectness.split(list(level_sizes), dim=1):  # [N, A_l]
-        indices.append(top_k(level, min(k, level.shape[1])) + start)
-        start += level.shape[1]
-    return torch.cat(indices, dim=1)
-
-
-def top_k(values: Tensor, k: int) -> Tensor:
-    """Indices ``[N, k]`` of the largest of ``values [N, A]``, best first.
-
-    Where ``torch.topk`` is slow, on the CPU for small ``k``, the values first meet in heats: the
-    ``k`` best are in the ``k`` heats with the best winners.
-    """
-    if not is_eager_on_cpu(values) or values.shape[1] < 64 * k:
-        return values.topk(k, dim=1).indices
-    heats = values.shape[1] // HEAT
-    winners = values[:, : HEAT * heats].unflatten(1, (HEAT, heats)).amax(1)  # [N, heats]
-    best = winners.topk(k, dim=1, sorted=False).indices  # [N, k]
-    members = best[:, None] + heats * torch.arange(HEAT)[:, None]  # [N, HEAT, k]
-    others = torch.arange(HEAT * heats, values.shape[1]).expand(len(values), -1)
-    finalists = torch.cat((members.flatten(1), others), dim=1)
-    return finalists.gather(1, values.gather(1, finalists).topk(k, dim=1).indices)
 
 
 def level_of_anchor(anchors: Tensor, level_sizes: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Proposals and detections are the same where the host may look at values and where it may not."""
+"""Detections are the same where the host may look at values and where it may not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from maskrcnn_scratch import structures
 from maskrcnn_scratch.ops import batched_nms_padded
 from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.roi_heads.detections import select_detections
-from maskrcnn_scratch.rpn.proposals import HEAT, top_k
 from maskrcnn_scratch.structures import Proposals, pack_slots
 from tests.ops.inputs import random_boxes
 
@@ -21,23 +20,6 @@ from tests.ops.inputs import random_boxes
 def as_on_device(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(structures, "waiting_is_free", lambda tensor: False)
     return monkeypatch
-
-
-@pytest.mark.parametrize("width", [64 * 50 - 1, 64 * 50, 64 * 50 + HEAT - 1, 10_000])
-def test_heats_find_the_largest(width: int) -> None:
-    values = torch.randn(3, width)
-    assert torch.equal(top_k(values, 50), values.topk(50).indices)
-
-
-def test_heats_with_ties_and_nan() -> None:
-    values = torch.randint(0, 9, (2, 10_000)).float()
-    values[0, [3, 9_999]] = torch.nan
-    best = values.gather(1, top_k(values, 100))
-    torch.testing.assert_close(best, values.topk(100).values, equal_nan=True)
-    assert [len(row.unique()) for row in top_k(values, 100)] == [100, 100]
-    assert top_k(values, 100).unique().numel() > 100
-    everything = torch.full((1, 10_000), torch.nan)
-    assert len(top_k(everything, 100).unique()) == 100
 
 
 def test_packed_slots() -> None:

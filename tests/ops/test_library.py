@@ -138,6 +138,7 @@ def digest() -> str:
         boxes, scores = random_boxes(700, 50, 200).to(dtype), random_scores(700).to(dtype)
         outputs.append(ops.nms(boxes, scores, 0.5))
         outputs += ops.max_iou(boxes[:40], boxes, True)
+        outputs.append(ops.top_k_of_levels(torch.randn(2, 9_000).to(dtype), [5_000, 4_000], 90))
     pasting = torch.rand(9, 1, 28, 28), random_boxes(9, 80, 90), (99, 91)
     outputs += [ops.paste_masks(*pasting), ops.paste_masks_packed(*pasting).view(torch.uint8)]
     # float64 holds every value of the other types.

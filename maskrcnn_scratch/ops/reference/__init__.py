@@ -11,6 +11,7 @@ from maskrcnn_scratch.ops.reference.roi_align import (
     multiscale_roi_align,
     multiscale_roi_align_backward,
 )
+from maskrcnn_scratch.ops.reference.top_k import top_k_of_levels
 
 __all__ = [
     "max_iou",
@@ -19,4 +20,5 @@ __all__ = [
     "nms_padded",
     "paste_masks",
     "paste_masks_packed",
+    "top_k_of_levels",
 ]
