@@ -26,10 +26,16 @@ struct Entry {
   T value;
   int64_t index;
 
-  // Better entries come first, of equals the first.
+  // Better entries come first. Equals, of which bfloat16 makes many, are taken from all over the
+  // image: the first of them would all lie at its top.
   bool operator<(const Entry& other) const {
-    return exceeds(value, other.value) || (!exceeds(other.value, value) && index < other.index);
+    if (exceeds(value, other.value)) return true;
+    return !exceeds(other.value, value) && scattered(index) < scattered(other.index);
   }
+
+  // Fibonacci hashing (Knuth, The Art of Computer Programming, vol. 3, section 6.4): the numbers of
+  // neighbours lie far apart, and those below any bound lie evenly.
+  static uint64_t scattered(int64_t index) { return uint64_t(index) * 0x9E3779B97F4A7C15u; }
 };
 
 // The winner of each heat: heat l of block b has values[b * kBlock + r * kLanes + l], r < kRows.

@@ -27,7 +27,8 @@ def top_k_of_levels(values: Tensor, level_sizes: Sequence[int], k: int) -> Tenso
         k: how many to pick of each level.
 
     Returns:
-        int64 ``[N, K]`` into ``[0, A)``, level by level; the kernel takes the first of equals.
+        int64 ``[N, K]`` into ``[0, A)``, level by level. Of equals, which bfloat16 makes many,
+        the kernel takes some from everywhere, always the same.
 
     Raises:
         RuntimeError: shapes or dtypes that do not fit.

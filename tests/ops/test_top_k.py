@@ -1,4 +1,4 @@
-"""The kernel picks what ``torch.topk`` picks, and the first of equals."""
+"""The kernel picks what ``torch.topk`` picks, and of equals some from everywhere."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ OP = torch.ops.maskrcnn_scratch.top_k_of_levels
 
 
 def by_sorting(values: Tensor, level_sizes: list[int], k: int) -> Tensor:
-    """Stable, so that the first of equals comes first; NaN is the largest."""
+    """NaN is the largest; equals in the order of their index times the golden ratio of 2**64."""
     picked, start = [], 0
     for level in values.split(level_sizes, dim=1):
-        order = level.sort(dim=1, descending=True, stable=True).indices
-        picked.append(order[:, :k] + start)
-        start += level.shape[1]
+        size = level.shape[1]
+        scattered = sorted(range(size), key=lambda i: i * 0x9E3779B97F4A7C15 % 2**64)
+        shuffle = torch.tensor(scattered, dtype=torch.int64)
+        order = level[:, shuffle].sort(dim=1, descending=True, stable=True).indices
+        picked.append(shuffle[order[:, :k]] + start)
+        start += size
     return torch.cat(picked, dim=1)
 
 
@@ -52,6 +55,13 @@ def test_ties_and_nan(size: int, k: int, different: int, seed: int) -> None:
     values[values == 4] = -0.0
     levels = [size // 3, size - size // 3]
     assert torch.equal(ops.top_k_of_levels(values, levels, k), by_sorting(values, levels, k))
+
+
+def test_equals_come_from_everywhere() -> None:
+    (picked,) = ops.top_k_of_levels(torch.zeros(1, 100_000), [100_000], 1_000)
+    gaps = picked.sort().values.diff()
+    assert len(picked.unique()) == 1_000
+    assert gaps.max() < 300  # 100 on average
 
 
 def test_strided_values() -> None:
