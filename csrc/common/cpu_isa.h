@@ -16,9 +16,9 @@ enum class Isa { kBaseline, kAvx2, kAvx512 };
 #else
 #define WIDE_VECTORS ",prefer-vector-width=512"  // gcc takes 256 bits otherwise
 #endif
-#define TARGET_AVX2 __attribute__((target("avx2,f16c")))
+#define TARGET_AVX2 __attribute__((target("avx2")))
 #define TARGET_AVX512 \
-  __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl" WIDE_VECTORS)))
+  __attribute__((target("avx2,avx512f,avx512bw,avx512dq,avx512vl" WIDE_VECTORS)))
 #else
 #define TARGET_AVX2
 #define TARGET_AVX512
@@ -32,7 +32,7 @@ inline Isa cpu_isa() {
   static const Isa isa = [] {
     Isa best = Isa::kBaseline;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) best = Isa::kAvx2;
+    if (__builtin_cpu_supports("avx2")) best = Isa::kAvx2;
     if (best == Isa::kAvx2 && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
       best = Isa::kAvx512;

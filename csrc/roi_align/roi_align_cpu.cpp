@@ -7,6 +7,8 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "../common/cpu_isa.h"
@@ -26,25 +28,99 @@ struct FeatureMap {
   int64_t stride_n, stride_c, stride_h, stride_w;
 };
 
-// Adds to sums[bin][c], for a map whose channels lie side by side.
-template <typename S, typename T>
-ALWAYS_INLINE void sum_over_channels(
-    const S* image, const AxisSamples<T>& y, const AxisSamples<T>& x, int64_t channels, T* sums) {
-  for (int64_t ph = 0; ph < y.bins(); ++ph) {
-    for (int64_t pw = 0; pw < x.bins(); ++pw, sums += channels) {
-      for (const Sample<T>& sy : y[ph]) {
-        for (const Sample<T>& sx : x[pw]) {
-          const T w1 = sy.w_low * sx.w_low, w2 = sy.w_low * sx.w_high;
-          const T w3 = sy.w_high * sx.w_low, w4 = sy.w_high * sx.w_high;
-          const S* __restrict v1 = image + sy.low + sx.low;
-          const S* __restrict v2 = image + sy.low + sx.high;
-          const S* __restrict v3 = image + sy.high + sx.low;
-          const S* __restrict v4 = image + sy.high + sx.high;
-          T* __restrict sum = sums;
-          for (int64_t c = 0; c < channels; ++c) {
-            sum[c] += ((w1 * T(v1[c]) + w2 * T(v2[c])) + w3 * T(v3[c])) + w4 * T(v4[c]);
-          }
+// sum / count, by a product where it has the quotient's bits.
+template <typename T>
+struct Average {
+  T count, factor;
+  bool exact;
+
+  explicit Average(T count) : count(count), factor(T(1) / count) {
+    const int64_t whole = int64_t(count);
+    exact = (whole & (whole - 1)) == 0;  // a power of two
+  }
+  ALWAYS_INLINE_LAMBDA T operator()(T sum) const { return exact ? sum * factor : sum / count; }
+};
+
+// 64 bytes of T; the compiler maps them to the vectors that there are.
+template <typename T>
+using Pack __attribute__((vector_size(64))) = T;
+
+template <typename P, typename S>
+ALWAYS_INLINE void load(const S* from, P& pack) {
+  using T = accumulate_t<S>;
+  if constexpr (std::is_same_v<S, T>) {
+    std::memcpy(&pack, from, sizeof(P));
+  } else {
+    T values[sizeof(P) / sizeof(T)];
+    for (size_t i = 0; i < sizeof(P) / sizeof(T); ++i) values[i] = T(from[i]);
+    std::memcpy(&pack, values, sizeof(P));
+  }
+}
+
+template <typename S>
+ALWAYS_INLINE void prefetch(const S* from, size_t count) {
+  for (size_t i = 0; i < count; i += 64 / sizeof(S)) __builtin_prefetch(from + i);
+}
+
+// One bin of some channels, as many as kPacks of type P (Pack<T> or T) hold. Memory is slower than
+// the sums: the samples of the next bin, up to `x_end`, are asked for along with this one's.
+template <typename P, int kPacks, typename S, typename T, typename To>
+ALWAYS_INLINE void pool_bin(const S* image,
+                            const SampleRange<T>& y,
+                            const SampleRange<T>& x,
+                            const Sample<T>* x_end,
+                            const Average<T>& average,
+                            To* output) {
+  constexpr int kLanes = sizeof(P) / sizeof(T);
+  P sums[kPacks] = {};
+  for (const Sample<T>& sy : y) {
+    const S* low = image + sy.low;
+    const S* high = image + sy.high;
+    for (const Sample<T>& sx : x) {
+      if constexpr (kPacks > 1) {
+        const Sample<T>& next = (&sx)[std::min<int64_t>(x.size(), x_end - 1 - &sx)];
+        for (const S* row : {low, high}) {
+          prefetch(row + next.low, kPacks * kLanes);
+          prefetch(row + next.high, kPacks * kLanes);
         }
+      }
+      const T w1 = sy.w_low * sx.w_low, w2 = sy.w_low * sx.w_high;
+      const T w3 = sy.w_high * sx.w_low, w4 = sy.w_high * sx.w_high;
+      for (int i = 0; i < kPacks; ++i) {
+        P v1, v2, v3, v4;
+        load(low + sx.low + i * kLanes, v1);
+        load(low + sx.high + i * kLanes, v2);
+        load(high + sx.low + i * kLanes, v3);
+        load(high + sx.high + i * kLanes, v4);
+        sums[i] += ((w1 * v1 + w2 * v2) + w3 * v3) + w4 * v4;
+      }
+    }
+  }
+  T values[kPacks * kLanes];
+  std::memcpy(values, sums, sizeof(sums));
+  for (int c = 0; c < kPacks * kLanes; ++c) output[c] = To(average(values[c]));
+}
+
+// output[bin][c] for a map whose channels lie side by side.
+template <typename S, typename T, typename To>
+ALWAYS_INLINE void pool_channels_last(const S* image,
+                                      const AxisSamples<T>& y,
+                                      const AxisSamples<T>& x,
+                                      int64_t channels,
+                                      const Average<T>& average,
+                                      To* output) {
+  constexpr int64_t kLanes = sizeof(Pack<T>) / sizeof(T);
+  for (int64_t ph = 0; ph < y.bins(); ++ph) {
+    for (int64_t pw = 0; pw < x.bins(); ++pw, output += channels) {
+      int64_t c = 0;
+      for (; c + 4 * kLanes <= channels; c += 4 * kLanes) {
+        pool_bin<Pack<T>, 4>(image + c, y[ph], x[pw], x.end(), average, output + c);
+      }
+      for (; c + kLanes <= channels; c += kLanes) {
+        pool_bin<Pack<T>, 1>(image + c, y[ph], x[pw], x.end(), average, output + c);
+      }
+      for (; c < channels; ++c) {
+        pool_bin<T, 1>(image + c, y[ph], x[pw], x.end(), average, output + c);
       }
     }
   }
@@ -55,13 +131,14 @@ ALWAYS_INLINE void sum_over_channels(
 template <typename T>
 struct Lanes {
   static constexpr int64_t kWidth = 8;
+  int64_t bins;
   int64_t lanes;  // bins, rounded up to whole vectors
   int64_t slots;
   std::vector<int32_t> low, high, inside;  // [slots, lanes]
   std::vector<T> w_low, w_high;
 
-  explicit Lanes(const AxisSamples<T>& x) {
-    lanes = (x.bins() + kWidth - 1) / kWidth * kWidth;
+  explicit Lanes(const AxisSamples<T>& x) : bins(x.bins()) {
+    lanes = (bins + kWidth - 1) / kWidth * kWidth;
     slots = 0;
     for (int64_t bin = 0; bin < x.bins(); ++bin) slots = std::max<int64_t>(slots, x[bin].size());
     low.resize(slots * lanes);
@@ -83,58 +160,42 @@ struct Lanes {
   }
 };
 
-// sums[bin][c] for one channel after the other of a map with any strides.
+// output[bin][c] in any strides, one channel after the other, for a map with any strides.
 template <typename S, typename T>
-ALWAYS_INLINE void sum_over_bins(const S* image,
-                                 int64_t stride_c,
-                                 const AxisSamples<T>& y,
-                                 const AxisSamples<T>& x,
-                                 const Lanes<T>& lanes,
-                                 int64_t channels,
-                                 T* sums) {
+ALWAYS_INLINE void pool_strided(const S* image,
+                                int64_t stride_c,
+                                const AxisSamples<T>& y,
+                                const Lanes<T>& x,
+                                int64_t channels,
+                                const Average<T>& average,
+                                int64_t output_stride_bin,
+                                int64_t output_stride_c,
+                                S* output) {
   constexpr int64_t kWidth = Lanes<T>::kWidth;
   for (int64_t c = 0; c < channels; ++c, image += stride_c) {
+    S* bin = output + c * output_stride_c;
     for (int64_t ph = 0; ph < y.bins(); ++ph) {
-      for (int64_t block = 0; block < lanes.lanes; block += kWidth) {
+      for (int64_t block = 0; block < x.lanes; block += kWidth) {
         T sum[kWidth] = {};
         for (const Sample<T>& sy : y[ph]) {
           const S* low_row = image + sy.low;
           const S* high_row = image + sy.high;
-          for (int64_t i = block; i < lanes.slots * lanes.lanes; i += lanes.lanes) {
+          for (int64_t i = block; i < x.slots * x.lanes; i += x.lanes) {
             for (int64_t l = 0; l < kWidth; ++l) {
-              const T w1 = sy.w_low * lanes.w_low[i + l], w2 = sy.w_low * lanes.w_high[i + l];
-              const T w3 = sy.w_high * lanes.w_low[i + l], w4 = sy.w_high * lanes.w_high[i + l];
-              const int32_t low = lanes.low[i + l], high = lanes.high[i + l];
+              const T w1 = sy.w_low * x.w_low[i + l], w2 = sy.w_low * x.w_high[i + l];
+              const T w3 = sy.w_high * x.w_low[i + l], w4 = sy.w_high * x.w_high[i + l];
+              const int32_t low = x.low[i + l], high = x.high[i + l];
               const T value =
                   ((w1 * T(low_row[low]) + w2 * T(low_row[high])) + w3 * T(high_row[low])) +
                   w4 * T(high_row[high]);
-              sum[l] += lanes.inside[i + l] ? value : T(0);
+              sum[l] += x.inside[i + l] ? value : T(0);
             }
           }
         }
-        const int64_t count = std::min(kWidth, x.bins() - block);
-        for (int64_t l = 0; l < count; ++l)
-          sums[(ph * x.bins() + block + l) * channels + c] = sum[l];
+        const int64_t count = std::min(kWidth, x.bins - block);
+        for (int64_t l = 0; l < count; ++l, bin += output_stride_bin) *bin = S(average(sum[l]));
       }
     }
-  }
-}
-
-// sums [bins, C] / count -> output of one RoI, [bins, C] (channels-last) or [C, bins].
-template <typename S, typename T>
-ALWAYS_INLINE void store(
-    T* sums, T count, int64_t bins, int64_t channels, bool channels_last, S* output) {
-  const int64_t whole = int64_t(count);
-  if ((whole & (whole - 1)) == 0) {  // a power of two: the product has the quotient's bits
-    const T factor = T(1) / count;
-    for (int64_t i = 0; i < bins * channels; ++i) sums[i] *= factor;
-  } else {
-    for (int64_t i = 0; i < bins * channels; ++i) sums[i] /= count;
-  }
-  if (channels_last) {
-    for (int64_t i = 0; i < bins * channels; ++i) output[i] = S(sums[i]);
-  } else {
-    transpose(sums, bins, channels, channels, output, bins);
   }
 }
 
@@ -185,21 +246,20 @@ Tensor forward(std::vector<Tensor> features,
     const auto x_axis = sample_axis(box[0], box[2], scale, pooled_width, sampling_ratio, aligned);
     const AxisSamples<T> y(y_axis, pooled_height, map.height, map.stride_h);
     const AxisSamples<T> x(x_axis, pooled_width, map.width, map.stride_w);
-    const T count = sample_count(y_axis, x_axis);
-    std::vector<T> sums(bins * channels);
+    const Average<T> average(sample_count(y_axis, x_axis));
     S* roi_out = out + r * channels * bins;
-    if (map.stride_c == 1 && channels > 1) {
-      with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
-        sum_over_channels(image, y, x, channels, sums.data());
-        store(sums.data(), count, bins, channels, channels_last, roi_out);
-      });
-    } else {
-      const Lanes<T> lanes(x);
-      with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
-        sum_over_bins(image, map.stride_c, y, x, lanes, channels, sums.data());
-        store(sums.data(), count, bins, channels, channels_last, roi_out);
-      });
-    }
+    with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
+      if (map.stride_c != 1 || channels == 1) {
+        pool_strided(image, map.stride_c, y, Lanes<T>(x), channels, average,
+                     channels_last ? channels : 1, channels_last ? 1 : bins, roi_out);
+      } else if (channels_last) {
+        pool_channels_last(image, y, x, channels, average, roi_out);
+      } else {
+        std::vector<T> by_bin(bins * channels);
+        pool_channels_last(image, y, x, channels, average, by_bin.data());
+        transpose(by_bin.data(), bins, channels, channels, roi_out, bins);
+      }
+    });
   };
   parallel_tasks(num_rois, pool, kNeighbours);
   return output;

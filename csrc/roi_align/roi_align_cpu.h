@@ -52,6 +52,14 @@ class RoiView {
   const int64_t* level_;
 };
 
+template <typename T>
+struct SampleRange {
+  const Sample<T>*first, *last;
+  const Sample<T>* begin() const { return first; }
+  const Sample<T>* end() const { return last; }
+  int64_t size() const { return last - first; }
+};
+
 // The samples of an axis that lie inside the map, bin by bin; `low` and `high` are in elements
 // (pixel * stride). axis[bin] can be iterated.
 template <typename T>
@@ -75,15 +83,9 @@ class AxisSamples {
     first_.push_back(samples_.size());
   }
 
-  struct Range {
-    const Sample<T>*first, *last;
-    const Sample<T>* begin() const { return first; }
-    const Sample<T>* end() const { return last; }
-    int64_t size() const { return last - first; }
-  };
-
   int64_t bins() const { return int64_t(first_.size()) - 1; }
-  Range operator[](int64_t bin) const {
+  const Sample<T>* end() const { return samples_.data() + samples_.size(); }
+  SampleRange<T> operator[](int64_t bin) const {
     return {samples_.data() + first_[bin], samples_.data() + first_[bin + 1]};
   }
 
