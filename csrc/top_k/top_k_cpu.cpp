@@ -1,10 +1,11 @@
-// Top-k on the CPU. Few values are ever compared with each other: they first meet in heats, whose
-// winners need one vectorised pass. The k-th best winner is no better than the k-th best value, so
-// the k best are among the values that reach it, which are little more than k.
+// Top-k on the CPU. Few values are ever compared with each other: two vectorised passes leave
+// little more than k. The first lets them meet in heats; the k-th best winner of a heat is no
+// better than the k-th best value, so the second only keeps the values that reach it.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -17,9 +18,8 @@
 namespace maskrcnn {
 namespace {
 
-constexpr int64_t kLanes = 16;              // heats side by side, in a vector ...
-constexpr int64_t kRows = 16;               // ... of this many values each
-constexpr int64_t kBlock = kLanes * kRows;  // values
+constexpr int64_t kHeats = 4;   // for each of the k: few leave many values, many take time
+constexpr int64_t kLanes = 64;  // looked at together
 
 template <typename T>
 struct Entry {
@@ -38,43 +38,41 @@ struct Entry {
   static uint64_t scattered(int64_t index) { return uint64_t(index) * 0x9E3779B97F4A7C15u; }
 };
 
-// The winner of each heat: heat l of block b has values[b * kBlock + r * kLanes + l], r < kRows.
+// The winner of each heat: values h, h + heats, h + 2 heats, ... meet in heat h.
 template <typename T>
-ALWAYS_INLINE void run_heats(const T* values, int64_t blocks, T* winners) {
-  for (int64_t b = 0; b < blocks; ++b) {
-    const T* block = values + b * kBlock;
-    T best[kLanes];
-    std::copy_n(block, kLanes, best);
-    for (int64_t r = 1; r < kRows; ++r) {
-      for (int64_t l = 0; l < kLanes; ++l) best[l] = larger(block[r * kLanes + l], best[l]);
-    }
-    std::copy_n(best, kLanes, winners + b * kLanes);
+ALWAYS_INLINE void run_heats(const T* values, int64_t heats, int64_t rounds, T* winners) {
+  std::copy_n(values, heats, winners);
+  for (int64_t r = 1; r < rounds; ++r) {
+    for (int64_t h = 0; h < heats; ++h) winners[h] = larger(values[r * heats + h], winners[h]);
   }
 }
 
-// Entries among which the `k` best of `count` values are.
+// A value that at least `k` of `count` values reach, and few more.
 template <typename T>
-std::vector<Entry<T>> finalists(const T* values, int64_t count, int64_t k) {
-  const int64_t blocks = count / kBlock, heats = blocks * kLanes;
-  std::vector<Entry<T>> entries;
-  const auto enter = [&](int64_t i) { entries.push_back({values[i], i}); };
-  if (heats <= k) {
-    for (int64_t i = 0; i < count; ++i) enter(i);
-    return entries;
-  }
+T reached_by_k(const T* values, int64_t count, int64_t k) {
+  const int64_t rounds = std::max<int64_t>(1, count / (kHeats * k)), heats = count / rounds;
   std::vector<T> winners(heats);
-  with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA { run_heats(values, blocks, winners.data()); });
-  std::vector<T> sorted = winners;
-  std::nth_element(sorted.begin(), sorted.begin() + k - 1, sorted.end(), exceeds<T>);
-  const T least = sorted[k - 1];
-  for (int64_t heat = 0; heat < heats; ++heat) {
-    if (exceeds(least, winners[heat])) continue;
-    const int64_t first = heat / kLanes * kBlock + heat % kLanes;
-    for (int64_t r = 0; r < kRows; ++r) {
-      if (!exceeds(least, values[first + r * kLanes])) enter(first + r * kLanes);
+  with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA { run_heats(values, heats, rounds, winners.data()); });
+  std::nth_element(winners.begin(), winners.begin() + k - 1, winners.end(), exceeds<T>);
+  return winners[k - 1];
+}
+
+// The entries whose values reach `least`.
+template <typename T>
+ALWAYS_INLINE std::vector<Entry<T>> reaching(T least, const T* values, int64_t count) {
+  constexpr int64_t kBlock = 1024;
+  std::vector<Entry<T>> entries;
+  for (int64_t first = 0; first < count; first += kBlock) {
+    const int64_t size = std::min(kBlock, count - first);
+    uint8_t reaches[kBlock];
+    for (int64_t i = 0; i < size; ++i) reaches[i] = !exceeds(least, values[first + i]);
+    for (int64_t i = 0; i < size; ++i) {
+      const void* next = std::memchr(reaches + i, 1, size - i);
+      if (next == nullptr) break;
+      i = static_cast<const uint8_t*>(next) - reaches;
+      entries.push_back({values[first + i], first + i});
     }
   }
-  for (int64_t i = blocks * kBlock; i < count; ++i) enter(i);
   return entries;
 }
 
@@ -82,7 +80,9 @@ std::vector<Entry<T>> finalists(const T* values, int64_t count, int64_t k) {
 template <typename T>
 void top_k(const T* values, int64_t count, int64_t k, int64_t offset, int64_t* indices) {
   if (k == 0) return;
-  std::vector<Entry<T>> entries = finalists(values, count, k);
+  const T least = reached_by_k(values, count, k);
+  std::vector<Entry<T>> entries;
+  with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA { entries = reaching(least, values, count); });
   std::nth_element(entries.begin(), entries.begin() + k - 1, entries.end());
   std::sort(entries.begin(), entries.begin() + k);
   for (int64_t i = 0; i < k; ++i) indices[i] = entries[i].index + offset;

@@ -44,15 +44,14 @@ def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor
         size: ``(height, width)`` of the one image, or a tensor ``[N, 2]`` of such sizes for
             ``boxes [N, ..., 4]``.
     """
-    if not isinstance(size, Tensor):
-        height, width = size
-        x = boxes[..., 0::2].clamp(min=0, max=width)  # [..., 2]
-        y = boxes[..., 1::2].clamp(min=0, max=height)
-    else:
-        limits = size.to(boxes.dtype).reshape(-1, *[1] * (boxes.dim() - 2), 2)  # [N, 1, 2]
-        x = torch.minimum(boxes[..., 0::2].clamp(min=0), limits[..., 1:])
-        y = torch.minimum(boxes[..., 1::2].clamp(min=0), limits[..., :1])
-    return torch.stack((x, y), dim=-1).flatten(-2)  # (x1, y1), (x2, y2) -> [..., 4]
+    corners = boxes.reshape(*boxes.shape[:-1], 2, 2)  # (x1, y1), (x2, y2)
+    if isinstance(size, Tensor):
+        limits = size.to(boxes.dtype).flip(1)  # [N, 2], (width, height)
+        limits = limits.reshape(-1, *[1] * (boxes.dim() - 1), 2)
+        return torch.minimum(corners.clamp(min=0), limits).flatten(-2)
+    height, width = size
+    x, y = corners.unbind(-1)  # [..., 2]
+    return torch.stack((x.clamp(0, width), y.clamp(0, height)), dim=-1).flatten(-2)
 
 
 def has_min_size(boxes: Tensor, min_size: float) -> Tensor:

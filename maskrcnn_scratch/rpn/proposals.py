@@ -56,7 +56,7 @@ def select_proposals(
     indices, counts = nms(
         boxes,
         scores.masked_fill(~keep, -torch.inf),
-        level_of_anchor(candidates, level_sizes),
+        level_of_candidate(candidates, level_sizes, pre_nms_top_n),
         nms_thresh,
         post_nms_top_n,
         len(level_sizes),
@@ -69,10 +69,7 @@ def select_proposals(
     )
 
 
-def level_of_anchor(anchors: Tensor, level_sizes: Sequence[int]) -> Tensor:
-    """The level that each anchor index ``[...]`` belongs to, ``[...]`` from 0."""
-    level, start = torch.zeros_like(anchors), 0
-    for size in level_sizes[:-1]:
-        start += size
-        level = level + (anchors >= start)
-    return level
+def level_of_candidate(candidates: Tensor, level_sizes: Sequence[int], k: int) -> Tensor:
+    """The level, from 0, of each of ``candidates [N, K]``: up to ``k`` a level, level by level."""
+    levels = [candidates.new_full((min(k, size),), level) for level, size in enumerate(level_sizes)]
+    return torch.cat(levels).expand_as(candidates)
