@@ -49,16 +49,18 @@ def select_detections(
         min_size: the least side in pixels that is kept.
     """
     _, num_proposals, num_classes = class_logits.shape
-    scores = class_logits.softmax(dim=2)[:, :, 1:]  # [N, P, C - 1]
+    scores = class_logits.softmax(dim=2)  # [N, P, C]
     filled = valid_slots(proposals.counts, num_proposals)[:, :, None]  # [N, P, 1]
-    candidates, wanted = pack_slots((filled & (scores > score_thresh)).flatten(1))  # [N, K] each
+    enough = filled & (scores[:, :, 1:] > score_thresh)  # [N, P, C - 1]
+    candidates, wanted = pack_slots(enough.flatten(1))  # [N, K] each
     labels = candidates % (num_classes - 1) + 1
     parents = candidates // (num_classes - 1)  # [N, K] into [0, P)
+    slots = parents * num_classes + labels  # [N, K] into [0, P * C)
 
-    deltas = gather_slots(box_regression.flatten(1, 2), parents * num_classes + labels)
+    deltas = gather_slots(box_regression.flatten(1, 2), slots)
     boxes = box_coder.decode(deltas, gather_slots(proposals.boxes, parents))
     boxes = clip_boxes_to_image(boxes, image_sizes)  # [N, K, 4]
-    scores = scores.flatten(1).gather(1, candidates)
+    scores = scores.flatten(1).gather(1, slots)
     scores = scores.masked_fill(~(wanted & has_min_size(boxes, min_size)), -torch.inf)
     indices, counts = nms(boxes, scores, labels, nms_thresh, detections_per_img, num_classes)
     return Detections(
