@@ -104,18 +104,15 @@ def valid_slots(counts: Tensor, capacity: int) -> Tensor:
     return torch.arange(capacity, device=counts.device) < counts[:, None]
 
 
-def gather_slots(values: Tensor, indices: Tensor, counts: Tensor | None = None) -> Tensor:
+def gather_slots(values: Tensor, indices: Tensor, valid: Tensor | None = None) -> Tensor:
     """The values of chosen slots: ``[N, K, ...]`` at ``indices [N, D]`` -> ``[N, D, ...]``.
 
-    With ``counts [N]``, slots from ``counts[n]`` on are set to zero.
+    Where ``valid [N, D]`` is given and false, the slot is set to zero.
     """
     trailing = [1] * (values.dim() - 2)
     index = indices.reshape(*indices.shape, *trailing).expand(-1, -1, *values.shape[2:])
     chosen = values.gather(1, index)  # [N, D, ...]
-    if counts is None:
-        return chosen
-    valid = valid_slots(counts, indices.shape[1]).reshape(*indices.shape, *trailing)
-    return chosen.masked_fill(~valid, 0)
+    return chosen if valid is None else chosen.where(valid.reshape(*valid.shape, *trailing), 0)
 
 
 def slots_to_compute(wanted: Tensor) -> Tensor:

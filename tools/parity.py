@@ -83,7 +83,8 @@ def ladder(device: torch.device, images: Sequence[Tensor] | None, min_size: int)
         reference = reference_of(model)
         batches = [[picture] for picture in pictures]
         if images is None and seed == WEIGHT_SETS[-1][0]:
-            tiny, strip, grey, large = (image.to(device) for image in awkward_images())
+            size = (min_size * 5 // 2, min_size * 15 // 4)  # 2000 x 3000, its masks take 5 GB
+            tiny, strip, grey, large = (image.to(device) for image in awkward_images(size))
             batches += [[pictures[0], tiny, strip, grey], [large]]
         agreements: list[Agreement] = []
         for index, batch in enumerate(batches):

@@ -61,12 +61,13 @@ def select_detections(
     boxes = box_coder.decode(deltas, gather_slots(proposals.boxes, parents))
     boxes = clip_boxes_to_image(boxes, image_sizes)  # [N, K, 4]
     scores = scores.flatten(1).gather(1, slots)
-    scores = scores.masked_fill(~(wanted & has_min_size(boxes, min_size)), -torch.inf)
+    scores = scores.where(wanted & has_min_size(boxes, min_size), -torch.inf)
     indices, counts = nms(boxes, scores, labels, nms_thresh, detections_per_img, num_classes)
+    valid = valid_slots(counts, indices.shape[1])  # [N, D]
     return Detections(
-        boxes=gather_slots(boxes, indices, counts),
-        labels=gather_slots(labels, indices, counts),
-        scores=gather_slots(scores, indices, counts),
+        boxes=gather_slots(boxes, indices, valid),
+        labels=gather_slots(labels, indices, valid),
+        scores=gather_slots(scores, indices, valid),
         counts=counts,
-        proposals=gather_slots(parents, indices, counts),
+        proposals=gather_slots(parents, indices, valid),
     )

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn_scratch.interfaces import NMS
 from maskrcnn_scratch.ops import top_k_of_levels
 from maskrcnn_scratch.ops.boxes import BoxCoder, clip_boxes_to_image, has_min_size
-from maskrcnn_scratch.structures import Proposals, gather_slots
+from maskrcnn_scratch.structures import Proposals, gather_slots, valid_slots
 
 
 def select_proposals(
@@ -50,22 +51,25 @@ def select_proposals(
     """
     candidates = top_k_of_levels(objectness, level_sizes, pre_nms_top_n)  # [N, K]
     scores = objectness.gather(1, candidates).sigmoid()  # [N, K]
-    boxes = box_coder.decode(gather_slots(pred_bbox_deltas, candidates), anchors[candidates])
+    boxes = box_coder.decode(
+        gather_slots(pred_bbox_deltas, candidates), F.embedding(candidates, anchors)
+    )
     boxes = clip_boxes_to_image(boxes, image_sizes)  # [N, K, 4]
     keep = has_min_size(boxes, min_size) & (scores >= score_thresh)
     indices, counts = nms(
         boxes,
-        scores.masked_fill(~keep, -torch.inf),
+        scores.where(keep, -torch.inf),
         level_of_candidate(candidates, level_sizes, pre_nms_top_n),
         nms_thresh,
         post_nms_top_n,
         len(level_sizes),
     )  # [N, P], [N]
+    valid = valid_slots(counts, indices.shape[1])  # [N, P]
     return Proposals(
-        boxes=gather_slots(boxes, indices, counts),
-        scores=gather_slots(scores, indices, counts),
+        boxes=gather_slots(boxes, indices, valid),
+        scores=gather_slots(scores, indices, valid),
         counts=counts,
-        anchors=gather_slots(candidates, indices, counts),
+        anchors=gather_slots(candidates, indices, valid),
     )
 
 

@@ -18,15 +18,15 @@ def photographs() -> list[Tensor]:
     return [to_tensor(array) for array in arrays]
 
 
-def awkward_images() -> list[Tensor]:
-    """20 x 20 pixels, a strip of one row, a grey picture in three channels, and 3000 x 2000."""
+def awkward_images(large: tuple[int, int]) -> list[Tensor]:
+    """20 x 20 pixels, a strip of one row, grey in three channels, and one of (height, width)."""
     astronaut = to_tensor(skimage.data.astronaut())
     camera = torch.from_numpy(skimage.data.camera()).float() / 255
     return [
         astronaut[:, 100:120, 200:220],
         astronaut[:, 256:257, :400],
         camera.expand(3, -1, -1).contiguous(),
-        torch.nn.functional.interpolate(astronaut[None], size=(2000, 3000), mode="bilinear")[0],
+        torch.nn.functional.interpolate(astronaut[None], size=large, mode="bilinear")[0],
     ]
 
 
