@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -52,11 +53,14 @@ def accept_old_keys(module: nn.Module, renamed: Mapping[str, str]) -> None:
         renamed: new name of a convolution by its old one, both relative to ``module``.
     """
 
-    def rename(_: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for old, new in renamed.items():
-            for parameter in ("weight", "bias"):
-                key = f"{prefix}{old}.{parameter}"
-                if key in state_dict:
-                    state_dict[f"{prefix}{new}.{parameter}"] = state_dict.pop(key)
+    module.register_load_state_dict_pre_hook(partial(_rename, renamed))
 
-    module.register_load_state_dict_pre_hook(rename)
+
+def _rename(
+    renamed: Mapping[str, str], _: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any
+) -> None:
+    for old, new in renamed.items():
+        for parameter in ("weight", "bias"):
+            key = f"{prefix}{old}.{parameter}"
+            if key in state_dict:
+                state_dict[f"{prefix}{new}.{parameter}"] = state_dict.pop(key)

@@ -149,8 +149,8 @@ class GeneralizedRCNNTransform(nn.Module):
             device=images[0].device,
             memory_format=torch.channels_last,
         ).zero_()
-        for slot, image in zip(batch, images, strict=True):
-            slot[:, : image.shape[1], : image.shape[2]].copy_(image)
+        for n, image in enumerate(images):
+            batch[n, :, : image.shape[1], : image.shape[2]].copy_(image)
         return batch
 
     def postprocess(

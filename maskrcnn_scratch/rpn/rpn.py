@@ -173,7 +173,7 @@ class RegionProposalNetwork(nn.Module):
         num_images, num_anchors = predictions.objectness.shape
         labels, matched_gt_boxes = assign_targets_to_anchors(
             [predictions.anchors] * num_images,
-            [target["boxes"] for target in targets],
+            [target["boxes"].to(predictions.anchors.dtype) for target in targets],
             self.proposal_matcher,
         )
         positives, negatives = self.fg_bg_sampler(labels, generator=generator)

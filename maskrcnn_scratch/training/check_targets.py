@@ -30,12 +30,13 @@ def check_targets(
         image_sizes: ``(height, width)`` of each image.
         num_classes: background included; None leaves the labels' upper end open.
         has_mask: whether masks are needed.
-        values: whether boxes and labels are looked at, too.
+        values: whether the numbers in boxes, labels and masks are looked at, too.
 
     Raises:
         TypeError: a field is no tensor, or of the wrong dtype.
         ValueError: there are no targets or too few, or a field is missing or has the wrong shape,
-            or a box has no area or is not finite, or a label is not in ``1 .. num_classes - 1``.
+            or a box has no area or is not finite, or a label is not in ``1 .. num_classes - 1``,
+            or a mask exceeds 1.
     """
     if targets is None:
         raise ValueError("targets are needed to compute losses, got None")
@@ -46,7 +47,7 @@ def check_targets(
         if has_mask:
             _check_masks(target, size, _name(target, index))
     if values and len(targets) > 0:
-        _check_values(targets, num_classes)
+        _check_values(targets, num_classes, has_mask)
 
 
 def _check_boxes_and_labels(target: Target, name: str) -> None:
@@ -78,17 +79,21 @@ def _check_masks(target: Target, size: tuple[int, int], name: str) -> None:
         raise TypeError(f"{name}: masks must be uint8, bool or floating point, got {masks.dtype}")
 
 
-def _check_values(targets: Sequence[Target], num_classes: int | None) -> None:
+def _check_values(targets: Sequence[Target], num_classes: int | None, has_mask: bool) -> None:
     boxes = torch.cat([target["boxes"] for target in targets])  # [sum of G, 4]
     labels = torch.cat([target["labels"] for target in targets])  # [sum of G]
     bad_box = ~((boxes[:, 2:] > boxes[:, :2]) & boxes.isfinite().unflatten(1, (2, 2)).all(1)).all(1)
     bad_label = labels < 1
     if num_classes is not None:
         bad_label |= labels >= num_classes
-    if not bool((bad_box | bad_label).any()):  # the one wait for the device
+    bad_mask = torch.zeros_like(bad_box)
+    if has_mask:
+        bad_mask = torch.cat([_mask_exceeds_one(target["masks"]) for target in targets])
+    bad = bad_box | bad_label | bad_mask  # [sum of G]
+    if not bool(bad.any()):  # the one wait for the device
         return
     owner = [(i, j) for i, target in enumerate(targets) for j in range(len(target["boxes"]))]
-    first = int((bad_box | bad_label).nonzero()[0])
+    first = int(bad.nonzero()[0])
     image, index = owner[first]
     culprit = f"{_name(targets[image], image)}, object {index}"
     annotation_ids = targets[image].get("annotation_ids")
@@ -98,10 +103,21 @@ def _check_values(targets: Sequence[Target], num_classes: int | None) -> None:
         raise ValueError(
             f"{culprit}: boxes must be finite with x2 > x1 and y2 > y1, got {boxes[first].tolist()}"
         )
-    upper = "" if num_classes is None else f" and at most {num_classes - 1}"
-    raise ValueError(
-        f"{culprit}: labels must be at least 1 (0 is background){upper}, got {int(labels[first])}"
-    )
+    if bad_label[first]:
+        upper = "" if num_classes is None else f" and at most {num_classes - 1}"
+        raise ValueError(
+            f"{culprit}: labels must be at least 1 (0 is background){upper}, got "
+            f"{int(labels[first])}"
+        )
+    most = targets[image]["masks"][index].max().item()
+    raise ValueError(f"{culprit}: masks must be 0 outside and 1 inside the object, got {most:g}")
+
+
+def _mask_exceeds_one(masks: Tensor) -> Tensor:
+    """Of ``masks [G, H, W]``, ``[G]``."""
+    if masks.dtype == torch.bool:
+        return torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
+    return masks.amax((1, 2)) > 1
 
 
 def _tensor(target: Target, field: str, name: str) -> Tensor:

@@ -25,6 +25,7 @@ class RunLog:
         total_steps: steps of the whole run.
         log_every: steps a line averages over.
         tensorboard: whether to write TensorBoard's files as well.
+        validation_due: whether the validation after ``step`` is still to come.
         enabled: False does nothing at all, for all processes but one.
     """
 
@@ -35,6 +36,7 @@ class RunLog:
         total_steps: int,
         log_every: int,
         tensorboard: bool,
+        validation_due: bool = False,
         enabled: bool = True,
     ) -> None:
         self.log_every, self.enabled = log_every, enabled
@@ -46,7 +48,7 @@ class RunLog:
         from tqdm import tqdm
 
         self.path = folder / "log.jsonl"
-        drop_lines_after(self.path, step)
+        drop_lines_after(self.path, step, validation_due)
         self.bar = tqdm(
             total=total_steps,
             initial=step,
@@ -65,7 +67,12 @@ class RunLog:
             self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def train_step(
-        self, step: int, losses: dict[str, float], learning_rate: float, images: int
+        self,
+        step: int,
+        losses: dict[str, float],
+        learning_rate: float,
+        images: int,
+        validation_due: bool = False,
     ) -> None:
         """Takes note of a step's losses and of the number of its images."""
         if not self.enabled:
@@ -85,15 +92,13 @@ class RunLog:
             refresh=False,
         )
         self.bar.update()
-        if self.steps == self.log_every:
+        if self.steps == self.log_every or validation_due:
             self._write_means(step)
 
     def validation(self, step: int, figures: dict[str, float]) -> None:
         """Prints and writes validation figures; their time does not count for the speed."""
         if not self.enabled:
             return
-        if self.steps > 0:
-            self._write_means(step)
         if figures:
             shown = {k: v for k, v in figures.items() if not k.startswith("val/loss_")}
             self.bar.write(f"step {step}: {format_figures(shown)}", file=sys.stderr)
@@ -141,14 +146,17 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def drop_lines_after(path: Path, step: int) -> None:
-    """Cuts the log back to a checkpoint's step, so that no step stands there twice."""
+def drop_lines_after(path: Path, step: int, validation_due: bool = False) -> None:
+    """Cuts the log back to a checkpoint, so that nothing stands there twice."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines(keepends=True):
-        # A line that a kill cut short is later than any checkpoint.
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
+        if not line.endswith("\n"):
+            break  # a kill cut it short, after any checkpoint
+        entry = json.loads(line)
+        validation = "learning_rate" not in entry
+        if entry["step"] > step or (entry["step"] == step and validation and validation_due):
             break
         kept.append(line)
     write_atomically(path, lambda file: file.write("".join(kept).encode()))

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.learning_rate = config.learning_rate
         self.step = 0  # updates of the weights so far
+        self.validation_due = False  # before the next step
         self.best = -math.inf  # the score of best.pt
 
         self.parallel = self.model
@@ -124,6 +125,7 @@ class Trainer:
         Raises:
             NonFiniteLossError: a loss or gradient is NaN or infinite; the weights are untouched.
             Stopped: Ctrl-C or SIGTERM; the run is saved and can be resumed.
+            ValueError: an image or its annotations cannot be used; the run is saved, too.
             OSError: a checkpoint could not be written; the one before is intact.
         """
         config = self.config
@@ -133,17 +135,33 @@ class Trainer:
             self.open_log() as log,
             closing(self.read_batches()) as micro_batches,
         ):
-            while self.step < self.total_steps:
-                losses = self.train_step(micro_batches)
-                log.train_step(self.step, losses, self.learning_rate, config.batch_size)
-                finished = self.step == self.total_steps
-                if finished or self.step % validation_steps == 0:
+            while not self.finished():  # each turn is a step or a validation
+                validating = self.validation_due
+                if validating:
                     log.validation(self.step, self.validate())
+                    self.validation_due = False
+                else:
+                    losses = self.train_step(micro_batches)
+                    self.validation_due = (
+                        self.step == self.total_steps or self.step % validation_steps == 0
+                    )
+                    log.train_step(
+                        self.step,
+                        losses,
+                        self.learning_rate,
+                        config.batch_size,
+                        self.validation_due,
+                    )
                 stopping = distributed.any_rank(stop.requested, self.device)
-                if finished or stopping or self.step % config.save_every == 0:
+                saving = validating or self.validation_due or self.step % config.save_every == 0
+                if saving or stopping:
                     self.save("last.pt", resumable=True)
-                if stopping and not finished:
+                if stopping and not self.finished():
                     raise Stopped(f"stopped after step {self.step} of {self.total_steps}")
+
+    def finished(self) -> bool:
+        """Whether the last step is made and validated."""
+        return self.step == self.total_steps and not self.validation_due
 
     def train_step(self, micro_batches: Iterator[Batch]) -> dict[str, float]:
         """One update of the weights; gives the losses, averaged over all processes."""
@@ -154,8 +172,7 @@ class Trainer:
         self.parallel.train()
         parts: list[Tensor] = []  # the losses of each micro-batch, on the device
         seen: list[Sequence[Target]] = []
-        for part in range(config.accumulate):
-            images, targets = next(micro_batches)
+        for part, (images, targets) in enumerate(self.read_step(micro_batches)):
             seen.append(targets)
             seed_torch(config.seed, self.step, part, distributed.rank())
             with self.no_exchange() if part < config.accumulate - 1 else nullcontext():
@@ -184,6 +201,15 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.model, self.step)
         return dict(zip(losses, of_step, strict=True))
+
+    def read_step(self, micro_batches: Iterator[Batch]) -> list[Batch]:
+        """The micro-batches of one step; if they cannot be read, the steps so far are saved."""
+        try:
+            return list(islice(micro_batches, self.config.accumulate))
+        except Exception:
+            if self.step > 0:
+                self.save("last.pt", resumable=True)
+            raise
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -238,6 +264,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "best": self.best,
+                "validation_due": self.validation_due,
             }
         save_checkpoint(checkpoint, self.output / name)
 
@@ -254,6 +281,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.module.load_state_dict(checkpoint["model"])
         self.step, self.best = checkpoint["step"], training["best"]
+        self.validation_due = training["validation_due"]
 
     def read_batches(self) -> Generator[Batch]:
         """This process's micro-batches from the current step on, without end."""
@@ -298,6 +326,7 @@ class Trainer:
             self.total_steps,
             config.log_every,
             config.tensorboard,
+            self.validation_due,
             enabled=distributed.is_main(),
         )
 

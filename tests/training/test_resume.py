@@ -62,6 +62,7 @@ def uninterrupted(tmp_path_factory):
         ["write:2"],
         ["written:2"],
         ["written:4", "forward:4", "write:3"],
+        ["written:3", "written:3", "written:3"],
     ],
 )
 def test_killed_and_resumed(deaths, uninterrupted, tmp_path):

@@ -14,7 +14,8 @@ def lines(folder):
 def test_means_over_steps_and_up_to_validations(tmp_path):
     with RunLog(tmp_path, 0, 10, log_every=3, tensorboard=True) as log:
         for step in range(1, 6):
-            log.train_step(step, {"loss_a": step, "loss_b": 1.0}, 0.25 * step, images=2)
+            losses = {"loss_a": step, "loss_b": 1.0}
+            log.train_step(step, losses, 0.25 * step, images=2, validation_due=step == 5)
         log.validation(5, {"segm/AP": 0.5})
         log.validation(5, {})
     first, second, third = lines(tmp_path)
@@ -38,5 +39,10 @@ def test_lines_after_the_checkpoint_are_dropped(cut, tmp_path):
     path.write_text("".join(f'{{"step": {step}}}\n' for step in (2, 4, 4, 6)) + cut)
     drop_lines_after(path, 4)
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 4]
+    path.write_text('{"step": 4, "learning_rate": 1}\n{"step": 4, "val/loss": 1}\n')
+    drop_lines_after(path, 4)
+    assert len(lines(tmp_path)) == 2
+    drop_lines_after(path, 4, validation_due=True)
+    assert lines(tmp_path) == [{"step": 4, "learning_rate": 1}]
     drop_lines_after(tmp_path / "nothing.jsonl", 4)
     assert not (tmp_path / "nothing.jsonl").exists()

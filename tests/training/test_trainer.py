@@ -1,5 +1,6 @@
 """What the trainer does with the toy: features one at a time, and trouble."""
 
+import json
 import math
 import re
 
@@ -179,6 +180,48 @@ def test_bad_image_is_named(num_workers, tmp_path):
     trainer = Trainer(toy.ToyModel(), BrokenSet(), toy.SIZES, config)
     with pytest.raises(ValueError, match=r"^5.jpg: image file is truncated$"):
         trainer.train()
+
+
+def test_what_was_learned_outlives_a_bad_image(tmp_path):
+    """In training and in validation; resumed, the run ends as if nothing had happened."""
+
+    class BrokenLater(toy.ToySet):
+        broken_epoch = 1  # the others are as in ToySet
+
+        def __getitem__(self, key):
+            if isinstance(key, Draw) and key.epoch == self.broken_epoch:
+                raise ValueError("image file is truncated")
+            return super().__getitem__(key)
+
+    def trainer(train_set, evaluate, output=tmp_path / "broken"):
+        config = toy.toy_config(output, save_every=100, validate_every=2)
+        made = Trainer(toy.ToyModel(), train_set, toy.SIZES, config, "cpu", toy.ToySet(), evaluate)
+        made.resume()
+        return made
+
+    def breaking(model):
+        raise ValueError("validation image is truncated")
+
+    def score(model):
+        return {"score": 0.5}
+
+    with pytest.raises(ValueError, match=r"^image file is truncated"):
+        trainer(BrokenLater(), score).train()
+    first = trainer(toy.ToySet(), breaking)
+    assert first.step == first.steps_per_epoch
+    with pytest.raises(ValueError, match="validation image is truncated"):
+        first.train()
+    second = trainer(toy.ToySet(), score)
+    assert second.step == 2 * second.steps_per_epoch and second.validation_due
+    second.train()
+    whole = trainer(toy.ToySet(), score, tmp_path / "whole")
+    whole.train()
+    assert torch.equal(weights(second), weights(whole))
+    steps = [
+        [json.loads(line)["step"] for line in (tmp_path / name / "log.jsonl").open()]
+        for name in ("broken", "whole")
+    ]
+    assert steps[0] == steps[1]
 
 
 def test_batches_must_split_evenly(tmp_path):
