@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,19 +11,20 @@ from maskrcnn_scratch.structures import ImageList
 
 if TYPE_CHECKING:
     from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN
+    from maskrcnn_scratch.roi_heads import RoIHeads
 
 PROBE_SIDE = 64  # pixels: the least that gives every level of a ResNet-50-FPN a cell
 
 
 @torch.no_grad()
 def check_parts(model: GeneralizedRCNN) -> None:
-    """Sends one small black image through backbone and RPN and compares shapes.
+    """Sends one small black image and one RoI through all parts and compares shapes.
 
     A backbone that can't take so small an image is checked when it is first used instead.
 
     Raises:
         ValueError: the backbone's levels, channels or names are not what the anchor generator,
-            the RPN head or the poolers expect.
+            the RPN head or the poolers expect, or a head cannot take what comes before it.
     """
     parameter = next(model.parameters())
     image = parameter.new_zeros(1, len(model.transform.image_mean), PROBE_SIDE, PROBE_SIDE)
@@ -35,6 +36,7 @@ def check_parts(model: GeneralizedRCNN) -> None:
             check_features(model, features)
             sizes = torch.full((1, 2), PROBE_SIDE, device=image.device)
             model.rpn(ImageList(image, sizes), features)
+            check_heads(model.roi_heads, features)
     finally:
         for module, training in modes.items():
             module.training = training
@@ -65,3 +67,27 @@ def check_features(model: GeneralizedRCNN, features: dict[str, Tensor]) -> None:
                 f"{part} pools from {list(names)}, the backbone gives {list(features)}: "
                 f"{missing} are missing"
             )
+
+
+def check_heads(heads: RoIHeads, features: dict[str, Tensor]) -> None:
+    """Raises a ValueError that names the first part of a branch that can't take one RoI."""
+    rois = next(iter(features.values())).new_tensor([[0, 0, 0, PROBE_SIDE / 2, PROBE_SIDE / 2]])
+    for branch in ("box", "mask") if heads.has_mask() else ("box",):
+        given: tuple[Any, ...] = (features, rois, [(PROBE_SIDE, PROBE_SIDE)])
+        shown = "RoIs [R, 5] (image index, x1, y1, x2, y2)"
+        for name in (f"{branch}_roi_pool", f"{branch}_head", f"{branch}_predictor"):
+            part = getattr(heads, name)
+            try:
+                output = part(*given)
+            except Exception as error:
+                kind = f"{type(part).__module__}.{type(part).__qualname__}"
+                raise ValueError(f"{name}, a {kind}, cannot take {shown}: {error}") from error
+            if isinstance(output, Tensor):
+                given, shown = (output,), f"{list(output.shape)} from the part before it"
+        if branch == "box":
+            logits, offsets = output
+            if offsets.shape[1] != 4 * logits.shape[1]:
+                raise ValueError(
+                    f"box_predictor gives {offsets.shape[1]} offsets for {logits.shape[1]} "
+                    "classes: four for each class are needed"
+                )

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 # Command -> help. The first word is the file in this folder, the last the function in it.
 COMMANDS = {
@@ -48,7 +51,15 @@ def main(args: Sequence[str] | None = None) -> int:
         words = command.split()
         if args[: len(words)] == words:
             return _run(command, args[len(words) :])
-    return _complain("maskrcnn", f"no command {args[0]!r}; there are {', '.join(COMMANDS)}", USAGE)
+    group = [command for command in COMMANDS if command.startswith(f"{args[0]} ")]
+    if args[1:] in (["-h"], ["--help"]) and group:
+        print(_help(group))
+        return 0
+    return _complain(
+        "maskrcnn",
+        f"no command {' '.join(args[:2])!r}; there are {', '.join(group or COMMANDS)}",
+        USAGE,
+    )
 
 
 def pick_device(name: str) -> str:
@@ -65,15 +76,15 @@ def pick_device(name: str) -> str:
     return name
 
 
-def _help() -> str:
-    width = max(map(len, COMMANDS))
+def _help(commands: Collection[str] = COMMANDS) -> str:
+    width = max(map(len, commands))
     return "\n".join(
         [
             "usage: maskrcnn COMMAND ...",
             "",
             "Mask R-CNN: train it, measure it, use it.",
             "",
-            *(f"  {command:{width}}  {text}" for command, text in COMMANDS.items()),
+            *(f"  {command:{width}}  {COMMANDS[command]}" for command in commands),
             "",
             "maskrcnn COMMAND --help lists a command's options. With MASKRCNN_TRACEBACK=1 in the",
             "environment an error shows where it came from.",
@@ -83,6 +94,7 @@ def _help() -> str:
 
 def _run(command: str, args: Sequence[str]) -> int:
     words, program = command.split(), f"maskrcnn {command}"
+    plain, warnings.formatwarning = warnings.formatwarning, partial(_format_warning, program)
     try:
         import tyro
 
@@ -90,7 +102,7 @@ def _run(command: str, args: Sequence[str]) -> int:
         return int(tyro.cli(function, prog=program, args=args))
     except KeyboardInterrupt:
         return _complain(program, "interrupted", INTERRUPTED)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, ArithmeticError, RuntimeError, ImportError) as error:
         if os.environ.get("MASKRCNN_TRACEBACK"):
             raise
         message = str(error)
@@ -98,6 +110,12 @@ def _run(command: str, args: Sequence[str]) -> int:
             extra = words[0] if words[0] in EXTRAS else "cli"
             message += f": pip install 'maskrcnn_scratch[{extra}]'"
         return _complain(program, message, USAGE if isinstance(error, UsageError) else FAILURE)
+    finally:
+        warnings.formatwarning = plain
+
+
+def _format_warning(program: str, message: Warning | str, *_: Any) -> str:
+    return f"{program}: warning: {message}\n"
 
 
 def _complain(program: str, message: str, status: int) -> int:

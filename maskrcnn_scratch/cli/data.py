@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from maskrcnn_scratch.cli import UsageError
 from maskrcnn_scratch.data.checks import Problem, Report, check_dataset
 from maskrcnn_scratch.data.coco_json import find_image_folder, write_json
 from maskrcnn_scratch.data.model_fit import Geometry, ModelFit
@@ -39,7 +40,7 @@ def check(
         json: Write everything found to this file.
     """
     if not paths:
-        raise ValueError("give at least one COCO annotation file, or a folder that holds some")
+        raise UsageError("give at least one COCO annotation file, or a folder that holds some")
     reports = [
         check_dataset(file, images or find_image_folder(file), geometry, decode)
         for path in paths
@@ -117,7 +118,7 @@ def _format_fit(fit: ModelFit, statistics: dict[str, Any]) -> Iterator[str]:
     if fit.suggested_mean_anchor_iou < fit.mean_anchor_iou + WORTHWHILE:
         yield f"{best}; no others that were tried are much better"
     else:
-        sizes = " ".join(f"{size:g}" for size in shape.anchor_sizes)
+        sizes = " ".join(map(str, shape.anchor_sizes))
         ratios = " ".join(f"{ratio:g}" for ratio in shape.aspect_ratios)
         yield f"{best}; {fit.suggested_mean_anchor_iou:.2f} with these:"
         yield f"      --anchor-sizes {sizes} --aspect-ratios {ratios}"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from maskrcnn_scratch.data.coco_json import read_json, write_json
+from maskrcnn_scratch.cli import UsageError, pick_device
+from maskrcnn_scratch.data.coco_json import find_image_folder, read_json, write_json
 from maskrcnn_scratch.evaluation.coco_ap import METRICS, CocoScore, IouType, score
+
+if TYPE_CHECKING:
+    from maskrcnn_scratch.data.coco import CocoDataset
+    from maskrcnn_scratch.training.build_model import TrainedModel
 
 TITLES = {"bbox": "boxes", "segm": "masks"}
 CONFUSIONS = 15  # lines of them
@@ -27,20 +33,19 @@ def evaluate(
     confusion_matrix: bool = False,
     json: Path | None = None,
     save_results: Path | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: str = "auto",
     batch_size: int = 1,
     num_workers: int = 2,
 ) -> int:
     """COCO's twelve numbers for boxes and masks.
 
-    Give either --results, detections in a COCO results file, or --weights and --images, a model to
-    run first.
+    Give either --results, detections in a COCO results file, or --weights, a model to run first.
 
     Args:
         annotations: COCO annotation file with the ground truth.
         results: Results to score.
         weights: Weights or checkpoint of the model to score.
-        images: Folder of the images.
+        images: Folder of the images; by default it is looked for around the annotation file.
         iou_type: Score boxes or masks only; by default both, of results what they hold.
         min_score: Leave out detections with lower scores.
         max_detections: Detections of an image and category that count.
@@ -50,7 +55,7 @@ def evaluate(
         json: Write all of it to this file. With --iou-type "stats" are the twelve numbers, without
             it "bbox" and "segm" hold such a "stats" each.
         save_results: Write the model's detections to this file, as COCO results.
-        device: Where the model runs.
+        device: Where the model runs: auto, cpu, cuda, cuda:1 ...
         batch_size: Images at a time.
         num_workers: Processes that read images.
     """
@@ -61,17 +66,19 @@ def evaluate(
         "confusion_matrix": confusion_matrix,
     }
     scores: Mapping[IouType, CocoScore]
+    if results is not None and save_results is not None:
+        raise UsageError("--save-results is for the results of --weights")
     if results is not None and weights is None:
-        detections = read_json(results)
-        kinds = (iou_type,) if iou_type else iou_types_of(detections)
-        scores = {kind: score(annotations, detections, kind, **options) for kind in kinds}
-    elif weights is not None and images is not None and results is None:
+        kinds = (iou_type,) if iou_type else iou_types_of(read_json(results))
+        scores = {kind: score(annotations, results, kind, **options) for kind in kinds}
+    elif weights is not None and results is None:
         scores = evaluate_weights(
-            weights, annotations, images, device, iou_type,
+            weights, annotations, images or find_image_folder(annotations), pick_device(device),
+            iou_type,
             batch_size=batch_size, num_workers=num_workers, results_file=save_results, **options,
         )  # fmt: skip
     else:
-        raise ValueError("give either --results, or --weights and --images")
+        raise UsageError("give either --results or --weights")
     print("\n".join(format_scores(scores, per_class)))
     if json is not None:
         contents = {kind: found.to_json() for kind, found in scores.items()}
@@ -80,8 +87,9 @@ def evaluate(
 
 
 def iou_types_of(results: object) -> tuple[IouType, ...]:
-    """What the first result allows to score: masks where it has one, boxes always."""
-    if isinstance(results, list) and results and "segmentation" in results[0]:
+    """What the results allow to score: masks where there is one, boxes always."""
+    entries = results if isinstance(results, list) else []
+    if any("segmentation" in entry for entry in entries if isinstance(entry, dict)):
         return ("bbox", "segm")
     return ("bbox",)
 
@@ -95,7 +103,6 @@ def evaluate_weights(
     **options: Any,
 ) -> Mapping[IouType, CocoScore]:
     """Run the model of a weights file over a data set and score it; as ``evaluate_model``."""
-    import torch
     from tqdm import tqdm
 
     from maskrcnn_scratch.data.coco import CocoDataset
@@ -104,8 +111,7 @@ def evaluate_weights(
 
     trained = load_trained(weights)
     dataset = CocoDataset(annotations, images, trained.category_labels)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    compare_classes(trained, dataset)
     kinds: tuple[IouType, ...] = (
         ("bbox", "segm") if trained.model.roi_heads.has_mask() else ("bbox",)
     )
@@ -117,6 +123,22 @@ def evaluate_weights(
         progress=partial(tqdm, desc="evaluating", unit="batch"),
         **options,
     )
+
+
+def compare_classes(trained: TrainedModel, dataset: CocoDataset) -> None:
+    """Warns where model and data set do not speak of the same classes."""
+    missing, renamed = [], []
+    for category, label in trained.category_labels.items():
+        in_model, in_file = trained.class_names[label], dataset.categories.get(category)
+        if in_file is None:
+            missing.append(f"{in_model!r} (id {category})")
+        elif in_model not in (in_file, str(label)):  # a number where the weights have no names
+            renamed.append(f"{in_file!r} (id {category}), which the model learned as {in_model!r}")
+    for verb, found in (("lacks", missing), ("has", renamed)):
+        if found:
+            more = f" and {len(found) - 3} more" * (len(found) > 3)
+            shown = ", ".join(found[:3])
+            warnings.warn(f"{dataset.annotation_file} {verb} {shown}{more}", stacklevel=2)
 
 
 def format_scores(scores: Mapping[IouType, CocoScore], per_class: bool) -> Iterator[str]:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from glob import glob, has_magic
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -29,7 +30,7 @@ def predict(
     weights: str = "COCO_V1",
     score_threshold: float = 0.5,
     format: Annotated[
-        tuple[Literal["png", "json", "coco", "rle"], ...],
+        tuple[tuple[Literal["png", "json", "coco", "rle"], ...], ...],
         tyro.conf.UseAppendAction,
         tyro.conf.arg(help_behavior_hint="(default: png and json)"),
     ] = (),
@@ -50,7 +51,7 @@ def predict(
         images: Image files, folders of images, or glob patterns in quotes.
         weights: COCO_V1 (downloaded), a weights file, or a checkpoint of maskrcnn train.
         score_threshold: Leave out detections with lower scores.
-        format: What to write; give it several times for several.
+        format: What to write.
         out: Folder to write to.
         overwrite: Replace files that are there already.
         device: Where the model runs: auto, cpu, cuda, cuda:1 ...
@@ -70,7 +71,7 @@ def predict(
     if not 0 <= score_threshold <= 1:
         raise UsageError(f"--score-threshold is {score_threshold}; it must be between 0 and 1")
     files = find_images(images)
-    formats: tuple[Format, ...] = tuple(dict.fromkeys(format)) or ("png", "json")
+    formats: tuple[Format, ...] = tuple(dict.fromkeys(chain(*format))) or ("png", "json")
     outputs = plan_outputs(files, out, formats)
     check_outputs(files, [path for paths in outputs for path in paths.values()], overwrite)
 
@@ -78,6 +79,7 @@ def predict(
     model = optimize(trained.model.to(pick_device(device)), dtype=PRECISIONS[precision])
     predictor = Predictor(model)
     writer = ResultWriter(trained.class_names, trained.category_labels)
+    out.mkdir(parents=True, exist_ok=True)
     todo = zip(files, outputs, image_ids(files), predictor.stream(files, batch_size), strict=True)
 
     def write(job: tuple[Path, dict[Format, Path], int, Prediction]) -> str:
@@ -89,18 +91,21 @@ def predict(
     # Threads read the next images and write the last ones while the model has these.
     written = map_ahead(write, todo, threads=1, ahead=2)
     failed = 0
-    with closing(written), tqdm(total=len(files), unit=" images", disable=None, leave=False) as bar:
-        for file, writing in zip(files, written, strict=True):
-            try:
-                found = writing.result()
-            except (FileNotFoundError, ValueError, torch.OutOfMemoryError) as error:
-                failed += 1
-                tqdm.write(f"maskrcnn predict: error: {_naming(file, error)}", file=sys.stderr)
-            else:
-                tqdm.write(f"{file}: {found}")
-            bar.update()
-    if "coco" in formats:
-        writer.write_coco(outputs[0]["coco"])
+    bar = tqdm(total=len(files), unit=" images", disable=None, leave=False)
+    try:
+        with closing(written), bar:
+            for file, writing in zip(files, written, strict=True):
+                try:
+                    found = writing.result()
+                except (FileNotFoundError, ValueError, torch.OutOfMemoryError) as error:
+                    failed += 1
+                    tqdm.write(f"maskrcnn predict: error: {_naming(file, error)}", file=sys.stderr)
+                else:
+                    tqdm.write(f"{file}: {found}")
+                bar.update()
+    finally:  # Ctrl-C keeps what was found so far
+        if "coco" in formats:
+            writer.write_coco(outputs[0]["coco"])
     print(f"{len(files) - failed} of {len(files)} images done, results in {out}")
     return FAILURE if failed else 0
 

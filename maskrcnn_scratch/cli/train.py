@@ -11,6 +11,7 @@ import torch
 import tyro
 from torch import nn
 
+from maskrcnn_scratch.cli import INTERRUPTED, UsageError, pick_device
 from maskrcnn_scratch.data.augment import AugmentedDataset
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.coco_json import find_image_folder, read_json
@@ -24,7 +25,6 @@ from maskrcnn_scratch.training.plain_values import from_dict
 from maskrcnn_scratch.training.trainer import Trainer
 
 SHOWN = ("AP", "AP50", "AP75")  # of COCO's twelve numbers, for boxes and masks
-INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 
 def train(
@@ -48,12 +48,8 @@ def train(
             from_dict(TrainConfig, read_json(resume / "config.json")), output=str(resume)
         )
     else:
-        raise ValueError("--resume brings its whole configuration: leave out the other options")
-    wanted = config.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-
-    with distributed.process_group(torch.device(wanted)) as device:
+        raise UsageError("--resume brings its whole configuration: leave out the other options")
+    with distributed.process_group(torch.device(pick_device(config.device))) as device:
         if distributed.is_main():
             begin(config, resume is not None)
         trainer = make_trainer(config, device)
@@ -73,7 +69,7 @@ def train(
 def find_images(config: TrainConfig) -> TrainConfig:
     """The configuration with the image folders that were not given."""
     if config.train_annotations is None:
-        raise ValueError("--train-annotations is missing: a COCO annotation file to train on")
+        raise UsageError("--train-annotations is missing: a COCO annotation file to train on")
     if config.train_images is None:
         folder = find_image_folder(Path(config.train_annotations))
         config = replace(config, train_images=str(folder))
@@ -89,7 +85,7 @@ def begin(config: TrainConfig, resumed: bool) -> None:
     """
     output = Path(config.output)
     if not resumed and (output / "last.pt").exists():
-        raise ValueError(
+        raise UsageError(
             f"{output} holds a run: go on with --resume {output}, or choose another --output"
         )
     output.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 from torch import Tensor
 
+from maskrcnn_scratch.cli import UsageError
 from maskrcnn_scratch.weights import WeightsError, read_state_dict, write_state_dict
 from maskrcnn_scratch.weights.errors import naming
 from maskrcnn_scratch.weights.identify import convert as convert_layout
@@ -26,6 +27,7 @@ def convert(
     output: tyro.conf.Positional[Path],
     to: LayoutName,
     source: Annotated[LayoutName | None, tyro.conf.arg(name="from")] = None,
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
     """Rename and rearrange weights for another library; the values stay the same bits.
 
@@ -37,7 +39,11 @@ def convert(
         output: Where to write them; the ending says how (.pth, .pt, .safetensors, .pkl).
         to: Layout to write.
         source: Layout of the input; recognised by default.
+        overwrite: Replace an output file that is there already.
     """
+    if output.exists() and (not overwrite or output.samefile(input)):
+        hint = "it is the input" if output.samefile(input) else "or --overwrite"
+        raise UsageError(f"{output} exists: choose another output, {hint}")
     state_dict = read_state_dict(input)
     layout = source or detect_layout(state_dict)
     with naming(input):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.data import rle
-from maskrcnn_scratch.data.coco import parse_bbox
+from maskrcnn_scratch.data.coco import parse_area, parse_bbox, parse_crowd, parse_id
 from maskrcnn_scratch.data.coco_json import read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.data.model_fit import Geometry, ModelFit, fit_model, num_anchors
@@ -103,8 +103,12 @@ def _well_formed(
     """The entries with all ``fields``; the others go to ``problems``."""
     good = []
     for entry in entries:
-        bad = [name for name, kind in fields.items() if not isinstance(entry.get(name), kind)]
-        bad += [name for name in ("height", "width") if name in fields and entry.get(name) == 0]
+        bad = [name for name, kind in fields.items() if not _is(entry.get(name), kind)]
+        bad += [
+            name
+            for name in ("height", "width")
+            if name in fields and name not in bad and entry[name] < 1
+        ]
         if bad:
             shown = ", ".join(f"{name} is {entry.get(name)!r}" for name in bad)
             where = f"{what} id {entry.get('id')!r}: {shown}"
@@ -112,6 +116,16 @@ def _well_formed(
         else:
             good.append(entry)
     return good
+
+
+def _is(value: object, kind: type) -> bool:
+    if kind is not int:
+        return isinstance(value, kind)
+    try:
+        parse_id(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iterator[Problem]:
@@ -189,9 +203,14 @@ def _check_annotation(
     if category not in category_ids:
         hint = "; 0 is the background, objects need another" if category == 0 else ""
         yield "error", "unknown category", f"id {category}{hint}"
-    for name in ("area", "iscrowd"):
+    for name, parse in (("area", parse_area), ("iscrowd", parse_crowd)):
         if name not in annotation:
             yield "warning", f"no {name}", "COCO's evaluation needs it"
+            continue
+        try:
+            parse(annotation[name])
+        except ValueError as error:
+            yield "error", f"bad {name}", str(error)
     if image is None:
         yield "error", "unknown image", f"id {annotation['image_id']}"
         return

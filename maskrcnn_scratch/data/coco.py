@@ -40,7 +40,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     ``category_labels`` maps category ids to labels, and is kept as the attribute of that name.
     Without it the categories get 1 to C in the order of their ids; a trained model needs the
-    mapping it was trained with.
+    mapping it was trained with. ``categories`` are the names by id that the file itself has.
 
     Raises ``ValueError`` for a file that is no COCO data set or holds no image, for duplicate image
     ids and unknown image or category ids; and, when an item is read, for a mask that is missing or
@@ -61,17 +61,16 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         content = read_coco_json(annotation_file)
         if not content["images"]:
             raise ValueError(f"{annotation_file}: the data set holds no image")
-        names = {c["id"]: str(c.get("name", c["id"])) for c in content["categories"]}
+        self.categories = self._read_categories(content["categories"])
         if category_labels is None:
-            category_labels = {category: label for label, category in enumerate(sorted(names), 1)}
+            category_labels = {id: label for label, id in enumerate(sorted(self.categories), 1)}
         self.category_labels = dict(category_labels)
         self.class_names = {
-            label: names.get(category, str(category))
+            label: self.categories.get(category, str(category))
             for category, label in self.category_labels.items()
         }
         self._index_images(content["images"])
-        annotations = content["annotations"]
-        self._index_annotations([a for a in annotations if keep_crowd or not a.get("iscrowd")])
+        self._index_annotations(content["annotations"], keep_crowd)
 
     @property
     def num_classes(self) -> int:
@@ -127,6 +126,12 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
                 ) from None
         return masks
 
+    def _read_categories(self, categories: list[dict[str, Any]]) -> dict[int, str]:
+        try:
+            return {parse_id(c.get("id")): str(c.get("name", c["id"])) for c in categories}
+        except ValueError as error:
+            raise ValueError(f"{self.annotation_file}: categories: {error}") from None
+
     def _index_images(self, images: list[dict[str, Any]]) -> None:
         table = np.empty((len(images), 3), np.int64)
         for row, image in zip(table, images, strict=True):
@@ -135,8 +140,10 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
                     f"{self.annotation_file}: image id {image.get('id')}: no file_name"
                 )
             try:
-                row[:] = image["id"], image["height"], image["width"]
-            except (KeyError, ValueError, TypeError) as error:
+                row[:] = parse_id(image.get("id")), image["height"], image["width"]
+                if min(row[1:]) < 1:
+                    raise ValueError(f"{row[1]} x {row[2]} pixels")
+            except (KeyError, ValueError, TypeError, OverflowError) as error:
                 raise ValueError(
                     f"{self.annotation_file}: image id {image.get('id')} "
                     f"({image['file_name']}): id, height or width: {error}"
@@ -148,7 +155,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             twice = ids[counts.argmax()]
             raise ValueError(f"{self.annotation_file}: image id {twice} stands there twice")
 
-    def _index_annotations(self, annotations: list[dict[str, Any]]) -> None:
+    def _index_annotations(self, annotations: list[dict[str, Any]], keep_crowd: bool) -> None:
         """Flat arrays, sorted by image; ``_first_rows[i]`` is where image ``i`` begins."""
         index_of = {image_id: index for index, image_id in enumerate(self.image_ids.tolist())}
         table = np.empty((len(annotations), 8))  # image index, label, x, y, w, h, area, crowd
@@ -163,15 +170,16 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         limits = self.sizes[images][:, [1, 0, 1, 0]]  # [A, 4]
         boxes = np.clip(np.hstack([table[:, 2:4], table[:, 2:4] + table[:, 4:6]]), 0, limits)
         visible = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)  # [A]
-        if not visible.all():
-            ids = [annotations[row]["id"] for row in np.flatnonzero(~visible)]
+        wanted = keep_crowd | (table[:, 7] == 0)  # [A]
+        if not visible[wanted].all():
+            ids = [annotations[row]["id"] for row in np.flatnonzero(wanted & ~visible)]
             warnings.warn(
                 f"{self.annotation_file}: left out {len(ids)} annotations whose box is degenerate "
                 f"or outside its image: {', '.join(map(str, ids[:10]))}{' ...' * (len(ids) > 10)}",
                 stacklevel=3,
             )
         order = np.argsort(images, kind="stable")
-        order = order[visible[order]]
+        order = order[(wanted & visible)[order]]
         self._first_rows = np.searchsorted(images[order], np.arange(len(self.image_ids) + 1))
         self._labels = table[order, 1].astype(np.int32)
         self._boxes = boxes[order]
@@ -187,6 +195,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         if missing:
             raise ValueError(f"no {min(missing)!r}")
         image_id, category_id = annotation["image_id"], annotation["category_id"]
+        parse_id(annotation["id"])
         if image_id not in index_of:
             raise ValueError(f"unknown image id {image_id!r}")
         if category_id not in self.category_labels:
@@ -196,8 +205,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             index_of[image_id],
             self.category_labels[category_id],
             *(x, y, width, height),
-            annotation.get("area", width * height),
-            annotation.get("iscrowd", 0),
+            parse_area(annotation.get("area", width * height)),
+            parse_crowd(annotation.get("iscrowd")),
         )
 
 
@@ -241,6 +250,27 @@ def to_coco(dataset: Dataset[tuple[Tensor, Target]]) -> dict[str, Any]:
         "annotations": annotations,
         "categories": [{"id": categories[label], "name": names[label]} for label in categories],
     }
+
+
+def parse_id(id: object) -> int:
+    """An id; ``ValueError`` unless it is a whole number of 64 bits."""
+    if not isinstance(id, (int, float)) or id != id // 1 or abs(id) >= 2**63:
+        raise ValueError(f"id is not a whole number: {id!r}")
+    return int(id)
+
+
+def parse_area(area: object) -> float:
+    """An annotation's area in pixels; ``ValueError`` unless it is a number from 0."""
+    if not isinstance(area, (int, float)) or not 0 <= area < math.inf:
+        raise ValueError(f"area is not a number of pixels: {area!r}")
+    return area
+
+
+def parse_crowd(iscrowd: object) -> bool:
+    """Whether an annotation is of a crowd; ``ValueError`` unless it is 0, 1 or missing."""
+    if iscrowd not in (0, 1, None):
+        raise ValueError(f"iscrowd is neither 0 nor 1: {iscrowd!r}")
+    return bool(iscrowd)
 
 
 def parse_bbox(bbox: object) -> tuple[float, float, float, float]:

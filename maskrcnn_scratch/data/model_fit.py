@@ -14,9 +14,11 @@ from torch import Tensor
 
 from maskrcnn_scratch.ops.boxes import box_area
 from maskrcnn_scratch.roi_heads import MultiScaleRoIAlign
-from maskrcnn_scratch.rpn.anchors import cell_anchors
+from maskrcnn_scratch.rpn.anchors import PYRAMID_LEVELS, cell_anchors, split_over_levels
+from maskrcnn_scratch.training.plain_values import check_positive
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
 
+STRIDES = [4 * 2**level for level in range(PYRAMID_LEVELS)]
 POOLED_LEVELS = 4  # the last level only feeds the RPN
 IOU_EDGES = (0.0, 0.3, 0.5, 0.7, 1.0)  # of the histogram; 0.3 and 0.7 are the RPN's thresholds
 
@@ -29,8 +31,8 @@ class Geometry:
     """Pixels that the shorter side of an image is resized to."""
     max_size: int = 1333
     """Pixels that the longer side may then have."""
-    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
-    """Side of the square anchor of each level, finest first."""
+    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
+    """Sides of square anchors, split evenly over the five pyramid levels, finest first."""
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height / width of the anchors."""
     canonical_scale: int = 224
@@ -38,9 +40,9 @@ class Geometry:
     canonical_level: int = 4
     """That level; 4 has stride 16."""
 
-    @property
-    def strides(self) -> list[int]:
-        return [4 * 2**level for level in range(len(self.anchor_sizes))]
+    def __post_init__(self) -> None:
+        split_over_levels(self.anchor_sizes)  # raises where it cannot
+        check_positive(self, "min_size", "max_size", "aspect_ratios")
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that the model gives an image, before padding."""
@@ -77,7 +79,7 @@ def fit_model(boxes: Tensor, sizes: Tensor, geometry: Geometry) -> ModelFit:
         canonical_scale=geometry.canonical_scale,
         canonical_level=geometry.canonical_level,
     )
-    scales = [1 / stride for stride in geometry.strides[:POOLED_LEVELS]]
+    scales = [1 / stride for stride in STRIDES[:POOLED_LEVELS]]
     levels = torch.bincount(pool.map_levels(boxes, scales), minlength=len(scales)).tolist()
     suggested = suggest_anchors(boxes, sizes, geometry)
     return ModelFit(
@@ -100,10 +102,10 @@ def best_anchor_iou(boxes: Tensor, sizes: Tensor, geometry: Geometry) -> Tensor:
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2  # [G, 2] x, y
     padded = (sizes + 31) // 32 * 32  # [G, 2] height, width
     area = box_area(boxes)
-    for size, stride in zip(geometry.anchor_sizes, geometry.strides, strict=True):
+    for level_sizes, stride in zip(split_over_levels(geometry.anchor_sizes), STRIDES, strict=True):
         last = torch.ceil(padded.flip(1) / stride) - 1  # [G, 2] last column and row of the grid
         nearest = torch.minimum((centres / stride).round().clamp(min=0), last) * stride  # [G, 2]
-        for anchor in cell_anchors([size], geometry.aspect_ratios):
+        for anchor in cell_anchors(level_sizes, geometry.aspect_ratios):
             placed = nearest.repeat(1, 2) + anchor  # [G, 4]
             low = torch.maximum(placed[:, :2], boxes[:, :2])
             high = torch.minimum(placed[:, 2:], boxes[:, 2:])
@@ -115,22 +117,21 @@ def best_anchor_iou(boxes: Tensor, sizes: Tensor, geometry: Geometry) -> Tensor:
 def num_anchors(size: tuple[int, int], geometry: Geometry) -> int:
     """Anchors of a resized image of this (height, width), after padding."""
     height, width = (-(-side // 32) * 32 for side in size)
-    cells = sum(-(-height // stride) * -(-width // stride) for stride in geometry.strides)
-    return cells * len(geometry.aspect_ratios)
+    cells = sum(-(-height // stride) * -(-width // stride) for stride in STRIDES)
+    return cells * len(geometry.aspect_ratios) * len(geometry.anchor_sizes) // PYRAMID_LEVELS
 
 
 def suggest_anchors(boxes: Tensor, sizes: Tensor, geometry: Geometry) -> Geometry:
     """``geometry`` with the anchors, of some likely ones, that have the best mean IoU."""
-    levels = len(geometry.anchor_sizes)
+    count = len(geometry.anchor_sizes)
     side = box_area(boxes).sqrt()
     ratio = (boxes[:, 3] - boxes[:, 1]) / (boxes[:, 2] - boxes[:, 0])
     low, high = torch.quantile(side, torch.tensor([0.05, 0.95])).tolist()
-    steps = [step / max(levels - 1, 1) for step in range(levels)]
     all_sizes = [
         geometry.anchor_sizes,
-        *(tuple(size * factor for size in geometry.anchor_sizes) for factor in (0.25, 0.5, 2)),
-        _rounded(torch.quantile(side, (torch.arange(levels) + 0.5) / levels).tolist()),
-        _rounded([low * (high / low) ** step for step in steps]),
+        *(_rounded([size * factor for size in geometry.anchor_sizes]) for factor in (0.25, 0.5, 2)),
+        _rounded(torch.quantile(side, (torch.arange(count) + 0.5) / count).tolist()),
+        _rounded([low * (high / low) ** (step / (count - 1)) for step in range(count)]),
     ]
     spread = torch.quantile(ratio, torch.tensor([0.15, 0.5, 0.85])).tolist()
     all_ratios = [geometry.aspect_ratios, tuple(round(value, 2) for value in spread)]
@@ -143,5 +144,5 @@ def suggest_anchors(boxes: Tensor, sizes: Tensor, geometry: Geometry) -> Geometr
     return max(candidates, key=lambda each: float(best_anchor_iou(boxes, sizes, each).mean()))
 
 
-def _rounded(sizes: Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(max(round(size), 4)) for size in sizes)
+def _rounded(sizes: Sequence[float]) -> tuple[int, ...]:
+    return tuple(max(round(size), 4) for size in sizes)

@@ -87,8 +87,13 @@ def from_segmentation(segmentation: object, size: tuple[int, int]) -> Rle:
         if isinstance(counts, (str, bytes)):
             _library().to_counts(counts, *size)  # raises where the text is damaged
             return _rle(counts if isinstance(counts, str) else counts.decode("ascii"), size)
-        return _rle(_library().from_counts(np.asarray(counts, np.int64), *size), size)
+        lengths = np.asarray(counts)
+        if lengths.ndim != 1 or lengths.dtype.kind != "i" or (lengths < 0).any():
+            raise ValueError("segmentation is an RLE whose counts are no list of run lengths")
+        return _rle(_library().from_counts(lengths.astype(np.int64), *size), size)
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, (str, bytes)):
+        if any(isinstance(polygon, (int, float)) for polygon in segmentation):
+            raise ValueError("segmentation is a list of numbers; a list of polygons is needed")
         return from_polygons(segmentation, size)
     raise ValueError(f"segmentation is neither polygons nor RLE but {type(segmentation).__name__}")
 

@@ -151,7 +151,8 @@ def _check_results(
         try:
             detection = _check_result(result, iou_type, sizes, categories)
         except (ValueError, TypeError) as error:
-            image = f" (image id {result['image_id']})" if "image_id" in result else ""
+            known = isinstance(result, Mapping) and "image_id" in result
+            image = f" (image id {result['image_id']})" if known else ""
             raise ValueError(f"{name}: result {index}{image}: {error}") from None
         if detection["score"] >= min_score:
             detections.append(detection)
@@ -164,6 +165,8 @@ def _check_result(
     sizes: Mapping[int, tuple[int, int]],
     categories: set[int],
 ) -> CocoResult:
+    if not isinstance(result, Mapping):
+        raise TypeError(f"not an object but {result!r}")
     missing = {"image_id", "category_id", "score"} - result.keys()
     if missing:
         raise ValueError(f"no {min(missing)!r}")

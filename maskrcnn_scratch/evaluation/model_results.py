@@ -47,7 +47,8 @@ def evaluate_model(
     this, and all get the scores. The main process writes ``results_file``, as COCO results.
 
     Args:
-        dataset: as ``CocoDataset`` or ``ShapesDataset``, with the model's labels.
+        dataset: as ``CocoDataset`` or ``ShapesDataset``, with the model's labels. Detections of a
+            class that it has no category for do not count.
         progress: wraps the batches, such as tqdm.
         **options: to ``score``, such as ``max_detections`` or ``tide``.
     """
@@ -55,7 +56,9 @@ def evaluate_model(
         dataset, batch_size, num_workers, distributed.rank(), distributed.world_size()
     )
     batches = without_worker_traceback(progress(loader))
-    own = predict(model, batches, dataset.category_labels, device)
+    known = getattr(dataset, "categories", dataset.category_labels)
+    labels = {id: label for id, label in dataset.category_labels.items() if id in known}
+    own = predict(model, batches, labels, device)
     shards = distributed.gather_on_main(own)
     scores: dict[IouType, CocoScore] = {}
     if distributed.is_main():

@@ -1,7 +1,7 @@
 """Detections as files: which files, and what stands in them.
 
 png   the picture with boxes, names and masks drawn on it
-json  file, height, width and detections: label, category, score, box (xyxy in pixels)
+json  file, image_id, height, width and detections: label, category, score, box (xyxy in pixels)
 rle   the same, and of each detection its mask as a COCO RLE: segmentation
 coco  one list for all images, as COCO has its results: image_id, category_id, bbox (x, y, width,
       height), score, segmentation
@@ -107,11 +107,11 @@ class ResultWriter:
         detections: dict[str, Any] = {**result}
         masks = detections.pop("masks", None)
         if "json" in paths:
-            write_json(paths["json"], self._to_json(file, image, detections))
+            write_json(paths["json"], self._to_json(file, image_id, image, detections))
         if masks is not None and ("rle" in paths or "coco" in paths):
             detections["masks"] = [rle.encode(mask[0] > 0.5) for mask in masks]
         if "rle" in paths:
-            write_json(paths["rle"], self._to_json(file, image, detections))
+            write_json(paths["rle"], self._to_json(file, image_id, image, detections))
         if "coco" in paths:
             self.coco_results += coco_results(detections, image_id, self.category_ids)
         names = Counter(self._name(label) for label in result["labels"].tolist())
@@ -121,7 +121,9 @@ class ResultWriter:
         """Writes the COCO results of all images so far."""
         write_json(path, self.coco_results)
 
-    def _to_json(self, file: Path, image: Tensor, detections: Mapping[str, Any]) -> dict[str, Any]:
+    def _to_json(
+        self, file: Path, image_id: int, image: Tensor, detections: Mapping[str, Any]
+    ) -> dict[str, Any]:
         found = [
             {"label": label, "category": self._name(label), "score": score, "box": box}
             for label, score, box in zip(
@@ -135,7 +137,13 @@ class ResultWriter:
             for detection, mask in zip(found, detections["masks"], strict=True):
                 detection["segmentation"] = mask
         height, width = image.shape[-2:]
-        return {"file": str(file), "height": height, "width": width, "detections": found}
+        return {
+            "file": str(file),
+            "image_id": image_id,
+            "height": height,
+            "width": width,
+            "detections": found,
+        }
 
     def _name(self, label: int) -> str:
         return self.class_names.get(label, f"label {label}")

@@ -29,8 +29,9 @@ from maskrcnn_scratch.roi_heads import (
     TwoMLPHead,
 )
 from maskrcnn_scratch.rpn import AnchorGenerator
+from maskrcnn_scratch.rpn.anchors import split_over_levels
 from maskrcnn_scratch.training.checkpoint import load_checkpoint
-from maskrcnn_scratch.training.plain_values import from_dict
+from maskrcnn_scratch.training.plain_values import check_positive, from_dict
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
 from maskrcnn_scratch.weights import (
     MaskRCNN_ResNet50_FPN_Weights,
@@ -39,8 +40,6 @@ from maskrcnn_scratch.weights import (
 )
 from maskrcnn_scratch.weights.categories import COCO_CATEGORIES
 from maskrcnn_scratch.weights.loading import load_backbone, load_pretrained
-
-PYRAMID_LEVELS = 5  # P2 to P6
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,11 @@ class ModelConfig:
     better AP, but not torchvision's convention."""
 
     def __post_init__(self) -> None:
-        if not self.anchor_sizes or len(self.anchor_sizes) % PYRAMID_LEVELS:
-            raise ValueError(
-                f"anchor_sizes must be {PYRAMID_LEVELS} numbers, or a multiple of that, "
-                f"got {len(self.anchor_sizes)}"
-            )
+        split_over_levels(self.anchor_sizes)  # raises where it cannot
+        check_positive(
+            self, "min_size", "max_size", "test_scale", "aspect_ratios", "pre_nms_top_n",
+            "post_nms_top_n", "rpn_samples", "box_samples", "detections",
+        )  # fmt: skip
         if self.architecture == "small" and self.weights in ("coco", "imagenet"):
             raise ValueError(
                 f"there are no {self.weights} weights for the small model: set weights to none, "
@@ -138,11 +137,7 @@ def load_trained(path: str | PathLike[str]) -> TrainedModel:
 
 def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
     """The model without its starting weights; ``num_classes`` includes the background."""
-    per_level = len(config.anchor_sizes) // PYRAMID_LEVELS
-    sizes = [
-        config.anchor_sizes[level * per_level : (level + 1) * per_level]
-        for level in range(PYRAMID_LEVELS)
-    ]
+    sizes = split_over_levels(config.anchor_sizes)
     options: dict[str, Any] = {
         "min_size": config.min_size,
         "max_size": config.max_size,

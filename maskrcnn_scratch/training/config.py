@@ -11,6 +11,7 @@ from typing import Literal
 
 from maskrcnn_scratch.data.augment import Augmentation
 from maskrcnn_scratch.training.build_model import ModelConfig
+from maskrcnn_scratch.training.plain_values import check_positive
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,10 @@ class TrainConfig:
     computed."""
 
     def __post_init__(self) -> None:
-        at_least_one = (
-            "epochs", "batch_size", "accumulate", "validate_every", "save_every", "log_every",
+        check_positive(
+            self, "epochs", "batch_size", "accumulate", "learning_rate", "clip_grad_norm",
+            "validate_every", "save_every", "log_every",
         )  # fmt: skip
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup must be in 0 to 1, got {self.warmup}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:

@@ -29,6 +29,15 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     return kind(**arguments)
 
 
+def check_positive(config: Any, *fields: str) -> None:
+    """Raises a ValueError for the first of these fields with a number that is not; None is fine."""
+    for name in fields:
+        value = getattr(config, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(number is None or number > 0 for number in numbers):
+            raise ValueError(f"{name} must be positive, got {value}")
+
+
 def _tuples(value: Any) -> Any:
     """JSON's lists as the tuples they were."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -57,9 +57,17 @@ def test_every_command_is_there_and_has_help(command, capsys):
 def test_wrong_usage(capsys):
     assert cli.main([]) == 2
     assert "usage: maskrcnn COMMAND" in capsys.readouterr().out
-    for args in (["predct"], ["data"], ["data", "chek"]):
+    for args, known in (
+        (["predct"], "predict, "),
+        (["data"], "data check"),
+        (["data", "chek"], ""),
+    ):
         assert cli.main(args) == 2
-        assert f"maskrcnn: error: no command '{args[0]}'" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert f"maskrcnn: error: no command '{' '.join(args)}'; there are {known}" in told
+    assert cli.main(["weights", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "weights show" in shown and "data check" not in shown
     with pytest.raises(SystemExit) as stop:
         cli.main(["predict", "a.jpg", "--wieghts", "x"])
     assert stop.value.code == 2 and "--weights" in capsys.readouterr().err
@@ -70,6 +78,7 @@ def test_wrong_usage(capsys):
     [
         (ValueError("first\n  second"), 1, "first second"),
         (OSError(28, "No space left on device"), 1, "[Errno 28] No space left on device"),
+        (ArithmeticError("loss_mask is nan"), 1, "loss_mask is nan"),
         (RuntimeError("CUDA out of memory"), 1, "CUDA out of memory"),
         (cli.UsageError("name an image"), 2, "name an image"),
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -68,7 +68,7 @@ def contents(folder):
 
 
 def test_a_folder_in_every_format(predict, pictures, checkpoint, tmp_path):
-    flags = [flag for kind in ("png", "json", "rle", "coco") for flag in ("--format", kind)]
+    flags = ("--format", "png", "json", "--format", "rle", "coco")
     status, out, err = predict(pictures, *flags)
     assert status == 0, err
     folder = tmp_path / "out"
@@ -92,6 +92,7 @@ def test_a_folder_in_every_format(predict, pictures, checkpoint, tmp_path):
         assert [d["score"] for d in found["detections"]] == result["scores"].tolist()
         assert [d["box"] for d in found["detections"]] == result["boxes"].tolist()
         assert {d["category"] for d in found["detections"]} <= {"cat", "dog"}
+        assert found["image_id"] == ("cat", "rocket").index(name) + 1
         assert (found["height"], found["width"]) == tuple(result["masks"].shape[-2:])
     with Image.open(folder / "rocket.png") as picture:
         assert picture.height > picture.width, "the EXIF orientation is lost"

@@ -42,6 +42,16 @@ def test_convert_there_and_back(
             assert torch.equal(found[key], expected), key
 
 
+def test_convert_loses_nothing(tmp_path: Path) -> None:
+    ours, other = tmp_path / "a.pth", tmp_path / "b.pth"
+    for path in (ours, other):
+        write_state_dict({"a": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"a\.pth exists: choose another output, it is the input"):
+        run(convert, ours, ours, "--to", "detectron2", "--overwrite")
+    with pytest.raises(ValueError, match=r"b\.pth exists: .*--overwrite"):
+        run(convert, ours, other, "--to", "detectron2")
+
+
 def test_convert_names_the_file(tmp_path: Path) -> None:
     write_state_dict({"a": torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match=r"a\.pth: keys of no known layout: a"):

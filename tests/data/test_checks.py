@@ -77,6 +77,8 @@ ANNOTATION_PROBLEMS = {
     "box and mask disagree": ("warning", edit("annotations", bbox=[1, 2, 120, 120]), "IoU"),
     "unknown category": ("error", edit("annotations", category_id=0), "0 is the background"),
     "unknown image": ("error", edit("annotations", image_id=77), "id 77"),
+    "bad area": ("error", edit("annotations", area=-4), "area is not a number of pixels: -4"),
+    "bad iscrowd": ("error", edit("annotations", iscrowd="no"), "iscrowd is neither 0 nor 1"),
     "no area": ("warning", drop("annotations", "area"), "evaluation"),
     "no iscrowd": ("warning", drop("annotations", "iscrowd"), "evaluation"),
 }
@@ -100,6 +102,8 @@ def test_annotation_problems_name_file_and_annotation(check, kind):
         ({"size": [128, 128], "counts": "~~"}, "bad character"),
         ({"size": [128, 128], "counts": [128 * 128]}, "no pixel"),
         ([[200, 200, 220, 200, 220, 220]], "no pixel"),
+        ([1, 2, 30, 4, 30, 40], "a list of polygons is needed"),
+        ({"size": [128, 128], "counts": [-50, 4850]}, "no list of run lengths"),
         (None, "neither polygons nor RLE"),
     ],
 )

@@ -153,7 +153,11 @@ def test_pickled_copy_reads_the_same(write):
         ),
         ("annotations", {"bbox": [1, 2, 3, float("nan")]}, "annotation 1: bbox is not finite"),
         ("annotations", {"bbox": None}, "annotation 1: bbox is not four numbers: None"),
-        ("annotations", {"area": "big"}, "annotation 1: "),
+        ("annotations", {"area": "big"}, "annotation 1: area is not a number of pixels: 'big'"),
+        ("annotations", {"iscrowd": "no"}, "annotation 1: iscrowd is neither 0 nor 1: 'no'"),
+        ("annotations", {"id": 2**70}, "annotation 1180591620717411303424: id is not a whole"),
+        ("images", {"height": -3}, r"image id 7 .* -3 x \d+ pixels"),
+        ("categories", {"id": "1"}, "categories: id is not a whole number: '1'"),
     ],
 )
 def test_bad_entries_are_named_at_once(write, key, fields, message):

@@ -3,19 +3,25 @@
 import pytest
 import torch
 
-from maskrcnn_scratch.data.model_fit import Geometry, best_anchor_iou, fit_model, num_anchors
+from maskrcnn_scratch.data.model_fit import (
+    STRIDES,
+    Geometry,
+    best_anchor_iou,
+    fit_model,
+    num_anchors,
+)
 from maskrcnn_scratch.ops.boxes import box_iou
 from maskrcnn_scratch.rpn import AnchorGenerator
+from maskrcnn_scratch.rpn.anchors import split_over_levels
 
 SIZE = (200, 333)
 PADDED = (224, 352)
 
 
 def all_anchors(geometry):
-    grids = [(-(-PADDED[0] // s), -(-PADDED[1] // s)) for s in geometry.strides]
-    generator = AnchorGenerator(
-        geometry.anchor_sizes, geometry.aspect_ratios, strides=geometry.strides
-    )
+    grids = [(-(-PADDED[0] // s), -(-PADDED[1] // s)) for s in STRIDES]
+    sizes = split_over_levels(geometry.anchor_sizes)
+    generator = AnchorGenerator(sizes, geometry.aspect_ratios, strides=STRIDES)
     return generator.grid_anchors(grids, *PADDED, torch.zeros(1))
 
 
@@ -30,7 +36,11 @@ def random_boxes(count, longest=300):
 
 @pytest.mark.parametrize(
     "geometry",
-    [Geometry(), Geometry(anchor_sizes=(12, 20, 45, 90, 180), aspect_ratios=(0.33, 1.4))],
+    [
+        Geometry(),
+        Geometry(anchor_sizes=(12, 20, 45, 90, 180), aspect_ratios=(0.33, 1.4)),
+        Geometry(anchor_sizes=(12, 20, 28, 40, 56, 80, 112, 144, 176, 224)),
+    ],
 )
 def test_best_anchor_is_the_best_of_all(geometry):
     anchors, boxes = all_anchors(geometry), random_boxes(300)

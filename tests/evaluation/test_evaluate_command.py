@@ -73,7 +73,6 @@ def test_a_model_is_run_and_its_results_score_the_same(shapes, checkpoint, tmp_p
     evaluate(
         shapes,
         weights=checkpoint,
-        images=tmp_path,
         iou_type="segm",
         json=tmp_path / "direct.json",
         save_results=tmp_path / "dt.json",
@@ -87,9 +86,26 @@ def test_a_model_is_run_and_its_results_score_the_same(shapes, checkpoint, tmp_p
 
 
 def test_bad_arguments(shapes, tmp_path):
-    with pytest.raises(ValueError, match="either --results, or --weights and --images"):
+    with pytest.raises(ValueError, match="either --results or --weights"):
         evaluate(shapes)
     with pytest.raises(ValueError, match="either --results"):
         evaluate(shapes, tmp_path / "dt.json", weights=tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="--save-results"):
+        evaluate(shapes, tmp_path / "dt.json", save_results=tmp_path / "out.json")
     with pytest.raises(FileNotFoundError, match=r"w\.pth"):
         evaluate(shapes, weights=tmp_path / "w.pth", images=tmp_path, device="cpu")
+
+
+def test_other_classes_than_the_models_are_told(shapes, checkpoint, tmp_path):
+    """A category that the data set lacks does not count; one of another name is warned of."""
+    truth = json.loads(shapes.read_text())
+    truth["categories"] = [{"id": 1, "name": "disc"}, {"id": 3, "name": "triangle"}]
+    truth["annotations"] = [a for a in truth["annotations"] if a["category_id"] != 2]
+    shapes.write_text(json.dumps(truth))
+    out = tmp_path / "dt.json"
+    with pytest.warns(UserWarning) as told:
+        evaluate(shapes, weights=checkpoint, save_results=out, device="cpu", num_workers=0)
+    lacks, has = (str(warning.message) for warning in told)
+    assert lacks.endswith("lacks 'square' (id 2)")
+    assert has.endswith("has 'disc' (id 1), which the model learned as 'circle'")
+    assert {result["category_id"] for result in json.loads(out.read_text())} == {1, 3}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import MultiScaleRoIAlign as TorchvisionPooler
 
 from maskrcnn_scratch import (
     AnchorGenerator,
@@ -16,6 +17,7 @@ from maskrcnn_scratch import (
     MaskRCNNPredictor,
     MultiScaleRoIAlign,
     RPNHead,
+    TwoMLPHead,
     maskrcnn_resnet50_fpn,
 )
 from maskrcnn_scratch.structures import ImageList
@@ -191,6 +193,12 @@ def test_parts_are_swapped_by_argument() -> None:
         ({"rpn_anchor_generator": AnchorGenerator(((32,), (64,)), (1.0,))}, "1 feature maps.* 2"),
         ({"rpn_head": RPNHead(12, 5)}, r"predicts \[5\] logits.*\[6\] anchors"),
         ({"box_roi_pool": MultiScaleRoIAlign(["1"], 7, 2)}, "box_roi_pool pools from .'1'."),
+        (
+            {"box_roi_pool": TorchvisionPooler(["0"], 7, 2)},
+            r"box_roi_pool, a torchvision.*\[R, 5\]",
+        ),
+        ({"box_head": TwoMLPHead(9, 9)}, r"box_head, a .*TwoMLPHead, cannot take \[1, 12, 7, 7\]"),
+        ({"mask_head": nn.Identity()}, r"mask_predictor, a .* cannot take \[1, 12, 14, 14\]"),
         ({"num_classes": 1}, "num_classes is 1"),
         ({"num_classes": None}, "either num_classes or mask_predictor"),
     ],

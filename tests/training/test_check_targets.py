@@ -52,6 +52,7 @@ def flat_box(t):
     (lambda t: t.update(masks=t["masks"].int()), TypeError, "masks must be uint8"),
     (lambda t: t["labels"].fill_(4), ValueError, r"object 0 \(annotation 70\).*at most 3, got 4"),
     (lambda t: t["labels"].fill_(0), ValueError, "at least 1 .* got 0"),
+    (lambda t: t["masks"][1].fill_(255), ValueError, r"object 1 \(annotation 71\): .* got 255"),
     (nan_box, ValueError, r"object 1 \(annotation 71\): boxes must be finite"),
     (flat_box, ValueError, r"x2 > x1 and y2 > y1, got \[4.0, 4.0, 9.0, 4.0\]"),
 ])  # fmt: skip

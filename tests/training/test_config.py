@@ -35,8 +35,8 @@ def test_wrong_keys_are_refused(values, message):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"epochs": 0}, "epochs must be at least 1, got 0"),
-    ({"batch_size": -1}, "batch_size must be at least 1"),
+    ({"epochs": 0}, "epochs must be positive, got 0"),
+    ({"batch_size": -1}, "batch_size must be positive, got -1"),
     ({"learning_rate": float("nan")}, "learning_rate must be positive"),
     ({"warmup": 1.5}, "warmup must be in 0 to 1"),
     ({"ema_decay": 1.0}, "ema_decay must be"),
