@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         TwoMLPHead,
     )
     from maskrcnn_scratch.rpn import AnchorGenerator, RPNHead
+    from maskrcnn_scratch.training.build_model import load_trained
     from maskrcnn_scratch.weights import (
         FasterRCNN_ResNet50_FPN_V2_Weights,
         FasterRCNN_ResNet50_FPN_Weights,
@@ -69,6 +70,7 @@ _MODULES = {
         "TwoMLPHead",
     ),
     "rpn": ("AnchorGenerator", "RPNHead"),
+    "training.build_model": ("load_trained",),
     "weights": (
         "FasterRCNN_ResNet50_FPN_V2_Weights",
         "FasterRCNN_ResNet50_FPN_Weights",
@@ -104,6 +106,7 @@ __all__ = [
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
     "load_model",
+    "load_trained",
     "maskrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn_v2",
     "resnet_fpn_backbone",

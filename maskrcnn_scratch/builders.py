@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from maskrcnn_scratch.conventions import Conventions
 from maskrcnn_scratch.mask_rcnn import FasterRCNN, MaskRCNN
 from maskrcnn_scratch.roi_heads import FastRCNNConvFCHead, MaskRCNNHeads
 from maskrcnn_scratch.rpn import RPNHead
+from maskrcnn_scratch.transform import GeneralizedRCNNTransform
 from maskrcnn_scratch.weights import (
     FasterRCNN_ResNet50_FPN_V2_Weights,
     FasterRCNN_ResNet50_FPN_Weights,
@@ -58,6 +60,9 @@ MODELS = {
 # Trained when FrozenBatchNorm2d had no epsilon.
 _WITHOUT_EPS = (MaskRCNN_ResNet50_FPN_Weights.COCO_V1, FasterRCNN_ResNet50_FPN_Weights.COCO_V1)
 
+_ARGUMENTS = {
+    name for part in (FasterRCNN, GeneralizedRCNNTransform) for name in signature(part).parameters
+}
 _CLASSES = "roi_heads.box_predictor.cls_score.bias"
 _STEM = "backbone.body.conv1.weight"
 
@@ -171,7 +176,8 @@ def load_model(file: str | os.PathLike[str], **kwargs: Any) -> FasterRCNN:
     """The model that a weights file is of, with its weights, in eval mode.
 
     Args:
-        file: in any layout of ``weights.layouts``, of one of the four models.
+        file: in any layout of ``weights.layouts``, of one of the four models. (A checkpoint of
+            ``maskrcnn train`` may be of others: see ``load_trained``.)
         **kwargs: to the model's builder.
 
     Raises:
@@ -200,6 +206,9 @@ def _build(
     **kwargs: Any,
 ) -> Any:
     """One of the four models; the arguments are those of the public functions."""
+    if unknown := kwargs.keys() - _ARGUMENTS:  # before anything is downloaded
+        hint = ": weights are named by weights=" if "pretrained" in min(unknown) else ""
+        raise TypeError(f"{min(unknown)!r} is no argument of {which.class_.__name__}{hint}")
     whole = weights if isinstance(weights, Path) else which.published.verify(weights)
     source: WeightsEnum | Path | None = whole
     if source is None and isinstance(weights_backbone, Path):

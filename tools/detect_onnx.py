@@ -15,5 +15,5 @@ images = photo.transpose(2, 0, 1)[None]  # [1, 3, H, W], RGB in 0-1, any size
 outputs = session.run(["boxes", "labels", "scores", "masks", "num_detections"], {"images": images})
 boxes, labels, scores, masks, number = (output[0] for output in outputs)  # of the first image
 for d in range(number):
-    box, pixels = boxes[d].round(1).tolist(), (masks[d, 0] > 0.5).sum()
+    box, pixels = boxes[d].astype(float).round(1).tolist(), (masks[d, 0] > 0.5).sum()
     print(f"class {labels[d]}  score {scores[d]:.3f}  box {box}  {pixels} pixels")

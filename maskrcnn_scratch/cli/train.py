@@ -50,9 +50,12 @@ def train(
     else:
         raise UsageError("--resume brings its whole configuration: leave out the other options")
     with distributed.process_group(torch.device(pick_device(config.device))) as device:
-        if distributed.is_main():
-            begin(config, resume is not None)
+        if resume is None:
+            check_output(config)
         trainer = make_trainer(config, device)
+        if distributed.is_main():
+            save_json(asdict(config), trainer.output / "config.json")
+            print(json.dumps(asdict(config), indent=2), flush=True)
         trainer.resume()
         try:
             trainer.train()
@@ -78,19 +81,16 @@ def find_images(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def begin(config: TrainConfig, resumed: bool) -> None:
-    """Prints the configuration and saves it in the output folder, which must not hold another run.
+def check_output(config: TrainConfig) -> None:
+    """Raises if the output folder holds another run.
 
-    A run that ended before its first checkpoint is not one: there is nothing to lose.
+    One that ended before its first checkpoint is none: there is nothing to lose.
     """
     output = Path(config.output)
-    if not resumed and (output / "last.pt").exists():
+    if (output / "last.pt").exists():
         raise UsageError(
             f"{output} holds a run: go on with --resume {output}, or choose another --output"
         )
-    output.mkdir(parents=True, exist_ok=True)
-    save_json(asdict(config), output / "config.json")
-    print(json.dumps(asdict(config), indent=2), flush=True)
 
 
 def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:

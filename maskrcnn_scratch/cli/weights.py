@@ -11,6 +11,7 @@ import tyro
 from torch import Tensor
 
 from maskrcnn_scratch.cli import UsageError
+from maskrcnn_scratch.training.checkpoint import load_checkpoint
 from maskrcnn_scratch.weights import WeightsError, read_state_dict, write_state_dict
 from maskrcnn_scratch.weights.errors import naming
 from maskrcnn_scratch.weights.identify import convert as convert_layout
@@ -56,7 +57,9 @@ def convert(
 
 
 def show(file: tyro.conf.Positional[Path], all: bool = False) -> int:
-    """Show what a weights file holds and which model it fits; exit status 1 if it fits none.
+    """Show what a weights file or a checkpoint holds, and which model it fits.
+
+    The exit status is 1 if it fits none.
 
     Args:
         file: .pth, .pt, .safetensors or a detectron2 .pkl.
@@ -71,10 +74,25 @@ def show(file: tyro.conf.Positional[Path], all: bool = False) -> int:
     broken = [k for k, t in state_dict.items() if t.is_floating_point() and not t.isfinite().all()]
     if broken:
         print(f"  NaN or infinite values in {len(broken)} tensors: {first_three(broken)}")
-    fits = show_model(state_dict)
+    fits = show_run(file) or show_model(state_dict)
     if all:
         print("\n".join(f"  {key}  {list(t.shape)} {t.dtype}" for key, t in state_dict.items()))
     return int(not fits)
+
+
+def show_run(file: Path) -> bool:
+    """Prints what a checkpoint of ``maskrcnn train`` says of itself; False if it is none."""
+    try:
+        checkpoint = load_checkpoint(file)
+    except ValueError:
+        return False
+    if "class_names" not in checkpoint:
+        return False
+    names = list(checkpoint["class_names"].values())
+    more = f" and {len(names) - 8} more" * (len(names) > 8)
+    print(f"  run:     {checkpoint['config']['model']['architecture']}, step {checkpoint['step']}")
+    print(f"  classes: {', '.join(names[:8])}{more}")
+    return True
 
 
 def show_model(state_dict: Mapping[str, Tensor]) -> bool:

@@ -42,9 +42,10 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     Without it the categories get 1 to C in the order of their ids; a trained model needs the
     mapping it was trained with. ``categories`` are the names by id that the file itself has.
 
-    Raises ``ValueError`` for a file that is no COCO data set or holds no image, for duplicate image
-    ids and unknown image or category ids; and, when an item is read, for a mask that is missing or
-    malformed and an image of another size than its entry. Each names the file and the id.
+    Raises ``FileNotFoundError`` where file or folder are missing; ``ValueError`` for a file that is
+    no COCO data set or holds no image, for duplicate image ids and unknown image or category ids;
+    and, when an item is read, for a mask that is missing or malformed and an image of another size
+    than its entry. Each names the file and the id.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self.annotation_file = Path(annotation_file)
         self.image_folder = Path(image_folder)
         self.apply_exif = apply_exif
+        if not self.image_folder.is_dir():
+            raise FileNotFoundError(f"{image_folder}: no such folder of images")
         content = read_coco_json(annotation_file)
         if not content["images"]:
             raise ValueError(f"{annotation_file}: the data set holds no image")

@@ -69,7 +69,10 @@ class WeightsEnum(Enum):
         name = weights.removeprefix(f"{cls.__name__}.")
         if name not in cls.__members__:
             known = ", ".join(cls.__members__)
-            raise ValueError(f"weights: {cls.__name__} has no member {name!r} (it has {known})")
+            raise ValueError(
+                f"weights: {cls.__name__} has no member {name!r} (it has {known}; a file is given "
+                "as a pathlib.Path)"
+            )
         return cls[name]
 
     def get_state_dict(self, progress: bool = True, check_hash: bool = True) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch import maskrcnn_resnet50_fpn
+from maskrcnn_scratch.training.build_model import ModelConfig, build_model
+from maskrcnn_scratch.training.checkpoint import save_checkpoint
 from maskrcnn_scratch.weights import WeightsError, read_state_dict, write_state_dict
 
 tyro = pytest.importorskip("tyro")
@@ -73,6 +76,21 @@ def test_show(
         "  rpn.head.cls_logits.bias  [3] torch.float32\n",
     ):
         assert line in shown
+
+
+def test_show_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ModelConfig(architecture="small", weights="none")
+    content = {
+        "model": build_model(config, 3).state_dict(),
+        "config": {"model": asdict(config)},
+        "step": 12,
+        "class_names": {1: "cat", 2: "dog"},
+        "category_labels": {1: 1, 2: 2},
+    }
+    save_checkpoint(content, tmp_path / "best.pt")
+    assert run(show, tmp_path / "best.pt") == 0
+    shown = capsys.readouterr().out
+    assert "run:     small, step 12" in shown and "classes: cat, dog" in shown
 
 
 def test_show_what_fits_nothing(

@@ -103,7 +103,7 @@ def test_other_classes_than_the_models_are_told(shapes, checkpoint, tmp_path):
     truth["annotations"] = [a for a in truth["annotations"] if a["category_id"] != 2]
     shapes.write_text(json.dumps(truth))
     out = tmp_path / "dt.json"
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="lacks|has") as told:
         evaluate(shapes, weights=checkpoint, save_results=out, device="cpu", num_workers=0)
     lacks, has = (str(warning.message) for warning in told)
     assert lacks.endswith("lacks 'square' (id 2)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -102,6 +103,43 @@ def test_training_gives_the_five_losses(small_model: MaskRCNN, images: list[Tens
     ]  # fmt: skip
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_boxes_of_any_float_type_train_a_model_of_any(dtype: torch.dtype) -> None:
+    """Boxes that come from numpy are float64."""
+    model = one_map_model().to(dtype)
+    image = torch.rand(3, 96, 128, dtype=dtype)
+    one = target(image, 2)
+    found = []
+    for box_dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        found.append(model([image], [{**one, "boxes": one["boxes"].to(box_dtype)}]))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_reach_the_pixels(training: bool) -> None:
+    model = one_map_model(box_score_thresh=0.0).train(training)
+    image = torch.rand(3, 96, 128, requires_grad=True)
+    if training:
+        loss = sum(model([image], [target(image.detach(), 2)]).values())
+    else:
+        loss = model([image])[0]["scores"].sum()
+    loss.backward()
+    assert image.grad is not None and image.grad.abs().sum() > 0
+
+
+def test_models_pickle(small_model: MaskRCNN, images: list[Tensor]) -> None:
+    copied = pickle.loads(pickle.dumps(small_model))
+    for mine, theirs in zip(copied(images), small_model(images), strict=True):
+        assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("wrong", ["pretrained", "box_scor_thresh"])
+def test_unknown_arguments_are_refused_before_anything_is_downloaded(wrong: str) -> None:
+    with pytest.raises(TypeError, match=f"'{wrong}' is no argument of MaskRCNN"):
+        maskrcnn_resnet50_fpn(weights="DEFAULT", **{wrong: True})
 
 
 def test_losses_in_eval_mode_change_nothing_and_repeat(
