@@ -183,6 +183,13 @@ class GeneralizedRCNNTransform(nn.Module):
             results.append(result)
         return results
 
+    def extra_repr(self) -> str:
+        return (
+            f"min_size={self.min_size}, max_size={self.max_size}, mean={self.image_mean}, "
+            f"std={self.image_std}, size_divisible={self.size_divisible}, "
+            f"fixed_size={self.fixed_size}"
+        )
+
 
 def image_size(image: Tensor) -> tuple[int, int]:
     """(height, width) of ``[C, H, W]``, as numbers also where TorchScript traces sizes."""
