@@ -82,7 +82,9 @@ def build_arguments() -> dict[str, object]:
         )
     ]
     if with_cuda:
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+        older = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
+        own = "{}.{};".format(*torch.cuda.get_device_capability()) if older else ""
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", f"{own}8.0;9.0+PTX")
         extensions.append(
             cpp_extension.CUDAExtension(
                 "maskrcnn_scratch._cuda",

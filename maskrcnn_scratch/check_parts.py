@@ -72,22 +72,33 @@ def check_features(model: GeneralizedRCNN, features: dict[str, Tensor]) -> None:
 def check_heads(heads: RoIHeads, features: dict[str, Tensor]) -> None:
     """Raises a ValueError that names the first part of a branch that can't take one RoI."""
     rois = next(iter(features.values())).new_tensor([[0, 0, 0, PROBE_SIDE / 2, PROBE_SIDE / 2]])
-    for branch in ("box", "mask") if heads.has_mask() else ("box",):
-        given: tuple[Any, ...] = (features, rois, [(PROBE_SIDE, PROBE_SIDE)])
-        shown = "RoIs [R, 5] (image index, x1, y1, x2, y2)"
-        for name in (f"{branch}_roi_pool", f"{branch}_head", f"{branch}_predictor"):
-            part = getattr(heads, name)
-            try:
-                output = part(*given)
-            except Exception as error:
-                kind = f"{type(part).__module__}.{type(part).__qualname__}"
-                raise ValueError(f"{name}, a {kind}, cannot take {shown}: {error}") from error
-            if isinstance(output, Tensor):
-                given, shown = (output,), f"{list(output.shape)} from the part before it"
-        if branch == "box":
-            logits, offsets = output
-            if offsets.shape[1] != 4 * logits.shape[1]:
-                raise ValueError(
-                    f"box_predictor gives {offsets.shape[1]} offsets for {logits.shape[1]} "
-                    "classes: four for each class are needed"
-                )
+    logits, offsets = _through_branch(heads, "box", features, rois)
+    num_classes = logits.shape[1]
+    if num_classes < 2 or offsets.shape[1] != 4 * num_classes:
+        raise ValueError(
+            f"box_predictor gives {num_classes} logits and {offsets.shape[1]} offsets: it takes "
+            "two classes at least, the background and one of objects, and four offsets for each"
+        )
+    if heads.has_mask():
+        masks = _through_branch(heads, "mask", features, rois)
+        if masks.shape[1] != num_classes:
+            raise ValueError(
+                f"mask_predictor draws {masks.shape[1]} classes, box_predictor tells {num_classes} "
+                "apart: they must agree"
+            )
+
+
+def _through_branch(heads: RoIHeads, branch: str, features: dict[str, Tensor], rois: Tensor) -> Any:
+    """What the predictor of the branch says of ``rois [R, 5]``."""
+    given: tuple[Any, ...] = (features, rois, [(PROBE_SIDE, PROBE_SIDE)])
+    shown = "RoIs [R, 5] (image index, x1, y1, x2, y2)"
+    for name in (f"{branch}_roi_pool", f"{branch}_head", f"{branch}_predictor"):
+        part = getattr(heads, name)
+        try:
+            output = part(*given)
+        except Exception as error:
+            kind = f"{type(part).__module__}.{type(part).__qualname__}"
+            raise ValueError(f"{name}, a {kind}, cannot take {shown}: {error}") from error
+        if isinstance(output, Tensor):
+            given, shown = (output,), f"{list(output.shape)} from the part before it"
+    return output

@@ -142,6 +142,7 @@ class GeneralizedRCNN(nn.Module):
         Raises:
             TypeError, ValueError: targets that make no sense, naming image and object.
         """
+        self.transform.check_images(images)
         if generator is None and not self.training:
             generator = torch.Generator(images[0].device).manual_seed(0)
         check_targets(

@@ -27,6 +27,9 @@ class GeneralizedRCNNTransform(nn.Module):
         fixed_size: (width, height) that each image is resized to instead.
         paste: puts mask probabilities into the image, as ``ops.paste_masks``.
         _skip_resize: leaves images and targets as they are in training (they come resized).
+
+    Raises:
+        ValueError: image_mean and image_std of different lengths, or no min_size.
     """
 
     def __init__(
@@ -42,7 +45,13 @@ class GeneralizedRCNNTransform(nn.Module):
         _skip_resize: bool = False,
     ) -> None:
         super().__init__()
+        if len(image_mean) != len(image_std):
+            raise ValueError(
+                f"image_mean is for {len(image_mean)} channels, image_std for {len(image_std)}"
+            )
         self.min_size = (min_size,) if isinstance(min_size, int) else tuple(min_size)
+        if not self.min_size:
+            raise ValueError("min_size is empty: give at least one size")
         self.max_size = max_size
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)

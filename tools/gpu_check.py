@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.cpp_extension import CUDA_HOME
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -205,7 +207,8 @@ def collect(folder: Path) -> int:
         steps.append(
             {"step": name, "status": status, "seconds": int(seconds), "said": "".join(last)[:160]}
         )
-    compiler = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False)
+    nvcc = shutil.which("nvcc") or f"{CUDA_HOME}/bin/nvcc"
+    compiler = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
     device = torch.cuda.get_device_name()
     result: dict[str, Any] = {
         "device": device,

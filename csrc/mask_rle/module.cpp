@@ -6,7 +6,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
+#include <mutex>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 
 #include "../paste_masks/packed_mask.h"
@@ -95,13 +98,25 @@ std::vector<std::string> encode_all(int64_t count, int64_t num_threads, const En
   std::vector<std::string> texts(count);
   const py::gil_scoped_release unlocked;
   std::atomic<int64_t> next{0};
+  std::exception_ptr failure;
+  std::mutex failing;
   const auto work = [&] {
-    for (int64_t i; (i = next++) < count;) texts[i] = to_string(encode(i));
+    try {
+      for (int64_t i; (i = next++) < count;) texts[i] = to_string(encode(i));
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(failing);
+      failure = std::current_exception();
+    }
   };
   std::vector<std::thread> helpers;
-  for (int64_t i = 1; i < std::min(num_threads, count); ++i) helpers.emplace_back(work);
+  helpers.reserve(std::max<int64_t>(num_threads, 0));
+  try {
+    for (int64_t i = 1; i < std::min(num_threads, count); ++i) helpers.emplace_back(work);
+  } catch (const std::system_error&) {  // no more threads: those there are do the work
+  }
   work();
   for (std::thread& helper : helpers) helper.join();
+  if (failure) std::rethrow_exception(failure);
   return texts;
 }
 

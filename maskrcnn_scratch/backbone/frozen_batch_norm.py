@@ -41,6 +41,8 @@ class FrozenBatchNorm2d(nn.Module):
         buffers = list(self.buffers())
         if torch.compiler.is_compiling() or any(buffer.is_inference() for buffer in buffers):
             return self._scale_and_bias()  # neither has versions to look at
+        if buffers[0].is_cuda and torch.cuda.is_current_stream_capturing():
+            return self._scale_and_bias()  # a graph would keep what is remembered for ever
         state = [(id(buffer), buffer.data_ptr(), buffer._version) for buffer in buffers]
         if self._cached is None or self._cached[0] != state:
             with torch.inference_mode(False):  # it may serve in training later
@@ -51,6 +53,9 @@ class FrozenBatchNorm2d(nn.Module):
     def _scale_and_bias(self) -> tuple[Tensor, Tensor]:
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cached": None}  # copies and files do without
 
     def forward(self, x: Tensor) -> Tensor:
         scale, bias = self.scale_and_bias()

@@ -25,6 +25,7 @@ from maskrcnn_scratch.training.plain_values import from_dict
 from maskrcnn_scratch.training.trainer import Trainer
 
 SHOWN = ("AP", "AP50", "AP75")  # of COCO's twelve numbers, for boxes and masks
+FIGURES = tuple(f"{kind}/{name}" for kind in ("bbox", "segm") for name in SHOWN)
 
 
 def train(
@@ -49,6 +50,10 @@ def train(
         )
     else:
         raise UsageError("--resume brings its whole configuration: leave out the other options")
+    if config.val_annotations is not None and config.best_metric not in FIGURES:
+        raise UsageError(
+            f"--best-metric is {config.best_metric}; it must be one of {', '.join(FIGURES)}"
+        )
     with distributed.process_group(torch.device(pick_device(config.device))) as device:
         if resume is None:
             check_output(config)
@@ -104,7 +109,7 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     def evaluate(model: nn.Module) -> dict[str, float]:
         scores = evaluate_model(model, val_set, device=device, num_workers=config.num_workers)
         metrics = {k: v for score in scores.values() for k, v in score.metrics.items()}
-        return {f"{kind}/{name}": metrics[f"{kind}/{name}"] for kind in scores for name in SHOWN}
+        return {name: metrics[name] for name in FIGURES}
 
     torch.manual_seed(config.seed)
     model = build_model(config.model, images.num_classes)

@@ -8,6 +8,7 @@ number of workers, and two processes see between them the batches of one.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -145,9 +146,11 @@ def without_worker_traceback(loader: Iterable[Any]) -> Iterator[Any]:
         yield from loader
     except Exception as error:
         text = str(error)
-        if not text.startswith("Caught "):
+        # The message stands after the traceback and the error's name, perhaps with its module's.
+        heads = list(re.finditer(rf"^([\w.]+\.)?{type(error).__name__}: ", text, re.MULTILINE))
+        if not text.startswith("Caught ") or not heads:
             raise
-        raise type(error)(text.splitlines()[-1].partition(": ")[2]) from None
+        raise type(error)(text[heads[-1].end() :].rstrip()) from None
 
 
 def leave_signals_to_parent(worker: int) -> None:

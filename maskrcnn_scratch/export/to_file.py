@@ -96,8 +96,10 @@ def export_to_file(
         kind.write(model, export_program(model, options), options, written)
         trials = certify(model, options, kind.load(written), [i.to(device) for i in images])
         certificate = Certificate(format, options, _versions(kind.packages), trials)
+        beside = Path(folder.name) / "certificate.json"
+        write_json(beside, certificate.to_json())
         os.replace(written, path)
-    write_json(f"{path}.json", certificate.to_json())
+        os.replace(beside, f"{path}.json")
     return certificate
 
 

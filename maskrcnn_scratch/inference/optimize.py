@@ -61,7 +61,7 @@ def optimize(
         fold_batch_norms(model)
     if type(model.rpn.head) is RPNHead:
         model.rpn.head = MergedRPNHead(model.rpn.head)
-    model.image_dtype = next(model.parameters()).dtype
+    model.image_dtype = model.image_dtype or next(model.parameters()).dtype
     convert(model, dtype, memory_format)
     if compile:
         on_cpu = next(model.parameters()).device.type == "cpu"

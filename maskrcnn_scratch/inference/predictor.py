@@ -199,10 +199,12 @@ class Predictor:
     def _check_pixels(self, image: Tensor, name: str) -> None:
         if image.numel() == 0:
             raise ValueError(f"{name} has no pixels: shape {list(image.shape)}")
+        mean = getattr(getattr(self.model, "transform", None), "image_mean", [0.5] * len(image))
+        if len(image) != len(mean):
+            raise ValueError(f"{name} has {len(image)} channels, the model takes {len(mean)}")
         low, high = (float(extreme) for extreme in image.aminmax())
         if not np.isfinite([low, high]).all():
             raise ValueError(f"{name} holds NaN or infinite pixels")
-        mean = getattr(getattr(self.model, "transform", None), "image_mean", [0.5])
         takes_unit_range = all(0 <= value <= 1 for value in mean)
         if takes_unit_range and not _PLAUSIBLE_RANGE[0] <= low <= high <= _PLAUSIBLE_RANGE[1]:
             raise ValueError(

@@ -18,7 +18,7 @@ def max_iou(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The largest entry of each column of ``box_iou(gt_boxes, boxes)``, which is never kept whole.
 
-    Memory does not grow with the number of pairs. IoUs are rounded after every operation, as in
+    Memory is a 256th of what all pairs would take. IoUs are rounded after every operation, as in
     torchvision, so that equal ones stay equal; NaN (from two boxes without area) is the largest, as
     in ``torch.max``. On the CPU a kernel of its own, on other devices PyTorch's operators.
 

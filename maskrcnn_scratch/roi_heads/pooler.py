@@ -98,6 +98,7 @@ class MultiScaleRoIAlign(nn.Module):
         levels = torch.floor(
             self.canonical_level + torch.log2(side / self.canonical_scale) + LEVEL_EPSILON
         )
+        levels = levels.nan_to_num(finest)  # of boxes without a size: they pool something
         return levels.clamp(min=finest, max=coarsest).to(torch.int64) - finest
 
     def extra_repr(self) -> str:

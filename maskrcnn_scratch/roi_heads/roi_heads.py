@@ -111,7 +111,8 @@ class RoIHeads(nn.Module):
 
     def has_mask(self) -> bool:
         """Whether there is a mask branch."""
-        return self.mask_predictor is not None
+        parts = (self.mask_roi_pool, self.mask_head, self.mask_predictor)
+        return all(part is not None for part in parts)
 
     def num_classes(self) -> int | None:
         """Classes that the box predictor tells apart, the background included, if it says so."""

@@ -51,6 +51,8 @@ class AnchorGenerator(nn.Module):
                 f"sizes has {len(self.sizes)} levels and aspect_ratios {len(self.aspect_ratios)}: "
                 "give both for each feature map"
             )
+        if strides is not None and len(strides) != len(self.sizes):
+            raise ValueError(f"strides are for {len(strides)} levels, sizes for {len(self.sizes)}")
         self.strides = strides
         self.cell_anchors = [
             cell_anchors(level_sizes, ratios, rounded)
@@ -83,15 +85,17 @@ class AnchorGenerator(nn.Module):
         height, width = image_list.tensors.shape[-2:]
         grids = [(feature.shape[-2], feature.shape[-1]) for feature in feature_maps]
         like = image_list.tensors  # the maps may be of less precision
+        anchors: Tensor | None
         if torch.compiler.is_compiling():  # sizes may be symbols, which are no keys
             anchors = self.grid_anchors(grids, height, width, like)
         else:
             key = (height, width, *grids, like.dtype, like.device)
-            if key not in self._cache and len(self._cache) == CACHED_GRIDS:
-                del self._cache[next(iter(self._cache))]  # the oldest
-            if key not in self._cache:
-                self._cache[key] = self.grid_anchors(grids, height, width, like)
-            anchors = self._cache[key]
+            anchors = self._cache.get(key)  # other threads may use it, too
+            if anchors is None:
+                anchors = self._cache[key] = self.grid_anchors(grids, height, width, like)
+                while len(self._cache) > CACHED_GRIDS:
+                    oldest, *_ = self._cache
+                    self._cache.pop(oldest, None)
         return [anchors] * image_list.tensors.shape[0]
 
     def grid_anchors(
@@ -118,6 +122,9 @@ class AnchorGenerator(nn.Module):
             anchors = corners + cell.to(like, non_blocking=True)  # [H_l, W_l, a, 4]
             levels.append(anchors.reshape(-1, 4))
         return torch.cat(levels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": {}}  # copies and files do without
 
     def extra_repr(self) -> str:
         return f"sizes={self.sizes}, aspect_ratios={self.aspect_ratios}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import nn
 
 from maskrcnn_scratch.backbone import (
@@ -169,6 +171,8 @@ class TransformByScale(GeneralizedRCNNTransform):
             transform.max_size,
             transform.image_mean,
             transform.image_std,
+            transform.size_divisible,
+            transform.fixed_size,
             paste=transform.paste,
         )
         self.test_scale = test_scale
@@ -176,8 +180,10 @@ class TransformByScale(GeneralizedRCNNTransform):
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         if self.training:
             return super().resized_size(height, width)
-        scale = min(self.test_scale, self.max_size / max(height, width))
-        return max(round(height * scale), 1), max(round(width * scale), 1)
+        # As in the base class sizes may be symbols.
+        scale = torch.sym_min(self.test_scale, self.max_size / torch.sym_max(height, width))
+        sides: list[Any] = [math.trunc(side * scale + 0.5) for side in (height, width)]
+        return torch.sym_max(sides[0], 1), torch.sym_max(sides[1], 1)
 
 
 def resnet50_fpn(config: ModelConfig) -> BackboneWithFPN:

@@ -125,7 +125,7 @@ class Trainer:
         Raises:
             NonFiniteLossError: a loss or gradient is NaN or infinite; the weights are untouched.
             Stopped: Ctrl-C or SIGTERM; the run is saved and can be resumed.
-            ValueError: an image or its annotations cannot be used; the run is saved, too.
+            Exception: an image or its annotations cannot be read; the run is saved, too.
             OSError: a checkpoint could not be written; the one before is intact.
         """
         config = self.config
@@ -135,13 +135,14 @@ class Trainer:
             self.open_log() as log,
             closing(self.read_batches()) as micro_batches,
         ):
+            ahead = self.read_step(micro_batches)
             while not self.finished():  # each turn is a step or a validation
                 validating = self.validation_due
                 if validating:
                     log.validation(self.step, self.validate())
                     self.validation_due = False
-                else:
-                    losses = self.train_step(micro_batches)
+                elif not isinstance(ahead, Exception):
+                    losses = self.train_step(iter(ahead))
                     self.validation_due = (
                         self.step == self.total_steps or self.step % validation_steps == 0
                     )
@@ -152,10 +153,17 @@ class Trainer:
                         config.batch_size,
                         self.validation_due,
                     )
-                stopping = distributed.any_rank(stop.requested, self.device)
+                    ahead = self.read_step(micro_batches)
+                failed = isinstance(ahead, Exception)
+                stopping = distributed.any_rank(stop.requested or failed, self.device)
                 saving = validating or self.validation_due or self.step % config.save_every == 0
-                if saving or stopping:
+                if self.step > 0 and (saving or stopping):
                     self.save("last.pt", resumable=True)
+                if isinstance(ahead, Exception):
+                    try:
+                        raise ahead
+                    finally:
+                        del ahead  # lest it keep this frame, and that the workers, alive
                 if stopping and not self.finished():
                     raise Stopped(f"stopped after step {self.step} of {self.total_steps}")
 
@@ -172,7 +180,7 @@ class Trainer:
         self.parallel.train()
         parts: list[Tensor] = []  # the losses of each micro-batch, on the device
         seen: list[Sequence[Target]] = []
-        for part, (images, targets) in enumerate(self.read_step(micro_batches)):
+        for part, (images, targets) in enumerate(islice(micro_batches, config.accumulate)):
             seen.append(targets)
             seed_torch(config.seed, self.step, part, distributed.rank())
             with self.no_exchange() if part < config.accumulate - 1 else nullcontext():
@@ -202,14 +210,17 @@ class Trainer:
             self.ema.update(self.model, self.step)
         return dict(zip(losses, of_step, strict=True))
 
-    def read_step(self, micro_batches: Iterator[Batch]) -> list[Batch]:
-        """The micro-batches of one step; if they cannot be read, the steps so far are saved."""
+    def read_step(self, micro_batches: Iterator[Batch]) -> list[Batch] | Exception:
+        """The micro-batches of the next step, if there is one; or why they cannot be read.
+
+        Read before the processes agree on going on, so that all of them learn of an error.
+        """
+        if self.step == self.total_steps:
+            return []
         try:
             return list(islice(micro_batches, self.config.accumulate))
-        except Exception:
-            if self.step > 0:
-                self.save("last.pt", resumable=True)
-            raise
+        except Exception as error:
+            return error
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -66,6 +66,7 @@ def written(tmp_path):
 def test_json(written):
     assert written["json"] == {
         "file": "cat.jpg",
+        "image_id": 5,
         "height": 7,
         "width": 9,
         "detections": [

@@ -130,6 +130,12 @@ def test_gradients_reach_the_pixels(training: bool) -> None:
     assert image.grad is not None and image.grad.abs().sum() > 0
 
 
+def test_a_mask_branch_can_be_taken_off(small_model: MaskRCNN, images: list[Tensor]) -> None:
+    model = copy.deepcopy(small_model)
+    model.roi_heads.mask_roi_pool = None
+    assert "masks" not in model(images)[0]
+
+
 def test_models_pickle(small_model: MaskRCNN, images: list[Tensor]) -> None:
     copied = pickle.loads(pickle.dumps(small_model))
     for mine, theirs in zip(copied(images), small_model(images), strict=True):
@@ -236,6 +242,16 @@ def test_parts_are_swapped_by_argument() -> None:
             r"box_roi_pool, a torchvision.*\[R, 5\]",
         ),
         ({"box_head": TwoMLPHead(9, 9)}, r"box_head, a .*TwoMLPHead, cannot take \[1, 12, 7, 7\]"),
+        (
+            {
+                "mask_predictor": MaskRCNNPredictor(256, 8, 5),
+                "num_classes": None,
+                "box_head": TwoMLPHead(12 * 49, 8),
+                "box_predictor": FastRCNNPredictor(8, 3),
+            },
+            "draws 5 classes, box_predictor tells 3 apart",
+        ),
+        ({"image_std": (0.2, 0.2)}, "image_mean is for 3 channels, image_std for 2"),
         ({"mask_head": nn.Identity()}, r"mask_predictor, a .* cannot take \[1, 12, 14, 14\]"),
         ({"num_classes": 1}, "num_classes is 1"),
         ({"num_classes": None}, "either num_classes or mask_predictor"),
@@ -301,3 +317,4 @@ def test_anchors_are_remembered_for_a_bounded_number_of_sizes() -> None:
         anchors = generator(images, [torch.zeros(1, 1, side, 16)])[0]
         assert len(anchors) == side * 16
     assert len(generator._cache) <= 16
+    assert len(pickle.dumps(generator)) < 10_000, "what is remembered stays behind"

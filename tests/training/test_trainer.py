@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from maskrcnn_scratch.data.loader import Draw
@@ -168,18 +169,30 @@ def test_describe():
 
 
 class BrokenSet(toy.ToySet):
+    def __init__(self, error):
+        self.error = error
+
     def __getitem__(self, key):
         if key == Draw(0, 5):
-            raise ValueError("5.jpg: image file is truncated")
+            raise self.error
         return super().__getitem__(key)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_bad_image_is_named(num_workers, tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("5.jpg: image file is truncated"),
+        RuntimeError("5.jpg: sizes differ\nException raised from: somewhere"),
+        Image.UnidentifiedImageError("5.jpg: what is this?"),
+    ],
+)
+def test_bad_image_is_named(num_workers, error, tmp_path):
     config = toy.toy_config(tmp_path, num_workers=num_workers, batch_size=11, accumulate=1)
-    trainer = Trainer(toy.ToyModel(), BrokenSet(), toy.SIZES, config)
-    with pytest.raises(ValueError, match=r"^5.jpg: image file is truncated$"):
+    trainer = Trainer(toy.ToyModel(), BrokenSet(error), toy.SIZES, config)
+    with pytest.raises(type(error), match=f"^{re.escape(str(error))}$"):
         trainer.train()
+    assert not (tmp_path / "last.pt").exists(), "nothing was learned"
 
 
 def test_what_was_learned_outlives_a_bad_image(tmp_path):
