@@ -140,6 +140,26 @@ def test_two_processes_can_be_resumed(tmp_path):
         torch.testing.assert_close(killed["model"][name], value, rtol=0, atol=0)
 
 
+class UnreadableOnRankOne(toy.ToySet):
+    def __getitem__(self, key):
+        if key.epoch == 1 and distributed.rank() == 1:
+            raise ValueError("image file is truncated")
+        return super().__getitem__(key)
+
+
+def train_until_unreadable(folder):
+    with distributed.process_group(torch.device("cpu")):
+        config = toy.toy_config(folder, save_every=100)
+        trainer = Trainer(toy.ToyModel(), UnreadableOnRankOne(), toy.SIZES, config)
+        trainer.train()
+
+
+def test_what_was_learned_outlives_a_bad_image_on_any_process(tmp_path):
+    assert run_together(train_until_unreadable, tmp_path) == [1, 1]
+    steps = len([line for line in (tmp_path / "log.jsonl").open() if "learning_rate" in line])
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == steps > 0
+
+
 def test_torchrun_ends_when_a_process_dies(tmp_path):
     began = time.monotonic()
     outcome = subprocess.run(
