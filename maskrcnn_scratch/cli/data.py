@@ -11,8 +11,9 @@ import tyro
 
 from maskrcnn_scratch.cli import UsageError
 from maskrcnn_scratch.data.checks import Problem, Report, check_dataset
-from maskrcnn_scratch.data.coco_json import find_image_folder, write_json
+from maskrcnn_scratch.data.coco_json import find_image_folder
 from maskrcnn_scratch.data.model_fit import Geometry, ModelFit
+from maskrcnn_scratch.files import write_json
 
 BAR = 30  # characters of a full bar
 DEFAULT_GEOMETRY = Geometry()

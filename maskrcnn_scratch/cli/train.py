@@ -16,9 +16,9 @@ from maskrcnn_scratch.data.augment import AugmentedDataset
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.coco_json import find_image_folder, read_json
 from maskrcnn_scratch.evaluation.model_results import evaluate_model
+from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.training import distributed
 from maskrcnn_scratch.training.build_model import build_model, load_starting_weights
-from maskrcnn_scratch.training.checkpoint import save_json
 from maskrcnn_scratch.training.config import TrainConfig
 from maskrcnn_scratch.training.interrupt import Stopped
 from maskrcnn_scratch.training.plain_values import from_dict
@@ -59,7 +59,7 @@ def train(
             check_output(config)
         trainer = make_trainer(config, device)
         if distributed.is_main():
-            save_json(asdict(config), trainer.output / "config.json")
+            write_json(trainer.output / "config.json", asdict(config), indent=2)
             print(json.dumps(asdict(config), indent=2), flush=True)
         trainer.resume()
         try:

@@ -1,4 +1,4 @@
-"""Reading and writing COCO's JSON files."""
+"""Reading COCO's JSON files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from mmap import ACCESS_READ, mmap
 from os import PathLike
 from pathlib import Path
 from typing import Any
-
-from maskrcnn_scratch.training.checkpoint import write_atomically
 
 
 class PackedSegmentation(bytes):
@@ -50,14 +48,6 @@ def read_json(path: str | PathLike[str], object_hook: Any = None) -> Any:
         raise FileNotFoundError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
-
-
-def write_json(path: str | PathLike[str], content: object) -> None:
-    """Write JSON atomically: a reader, or a full disk, never meets half a file."""
-    path = Path(path)
-    text = json.dumps(content).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(text))
 
 
 def find_image_folder(annotation_file: str | PathLike[str]) -> Path:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from maskrcnn_scratch.data import rle
 from maskrcnn_scratch.data.coco import Target, to_coco
-from maskrcnn_scratch.data.coco_json import write_json
+from maskrcnn_scratch.files import write_json
 
 CLASSES = ("circle", "square", "triangle")
 MAX_OBJECTS = 4

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch.data import rle
 from maskrcnn_scratch.data.coco import to_coco
-from maskrcnn_scratch.data.coco_json import write_json
 from maskrcnn_scratch.data.loader import evaluation_loader, without_worker_traceback
 from maskrcnn_scratch.evaluation.coco_ap import CocoResult, CocoScore, IouType, score
+from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.ops import paste_masks, paste_masks_rle
 from maskrcnn_scratch.training import distributed

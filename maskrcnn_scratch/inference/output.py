@@ -17,11 +17,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from maskrcnn_scratch.data import rle
-from maskrcnn_scratch.data.coco_json import write_json
 from maskrcnn_scratch.evaluation.coco_ap import CocoResult
 from maskrcnn_scratch.evaluation.model_results import coco_results
+from maskrcnn_scratch.files import write_atomically, write_json
 from maskrcnn_scratch.inference.visualize import draw_detections
-from maskrcnn_scratch.training.checkpoint import write_atomically
 
 Format = Literal["png", "json", "coco", "rle"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from maskrcnn_scratch.training.checkpoint import write_atomically
+from maskrcnn_scratch.files import write_atomically
 
 
 class RunLog:

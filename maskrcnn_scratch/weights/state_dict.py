@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.training.checkpoint import write_atomically
+from maskrcnn_scratch.files import write_atomically
 from maskrcnn_scratch.weights.errors import WeightsError
 from maskrcnn_scratch.weights.pickle_format import (
     ForbiddenGlobal,

@@ -11,7 +11,8 @@ from PIL import Image
 
 from maskrcnn_scratch.data import rle
 from maskrcnn_scratch.data.coco import CocoDataset
-from maskrcnn_scratch.data.coco_json import read_coco_json, write_json
+from maskrcnn_scratch.data.coco_json import read_coco_json
+from maskrcnn_scratch.files import write_json
 
 SIZE = (20, 30)
 SQUARE = [[2, 3, 12, 3, 12, 9, 2, 9]]

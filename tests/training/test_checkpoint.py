@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from maskrcnn_scratch.training import checkpoint
-from maskrcnn_scratch.training.checkpoint import load_checkpoint, save_checkpoint, save_json
+from maskrcnn_scratch import files
+from maskrcnn_scratch.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.training import toy
 
 
@@ -49,9 +49,9 @@ def test_full_disk_for_small_files(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match=r"a.json: could not be written \(No space left on device\)$"):
-        save_json({}, tmp_path / "a.json")
+        files.write_json(tmp_path / "a.json", {})
     assert os.listdir(tmp_path) == []
 
 
