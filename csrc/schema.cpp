@@ -6,8 +6,8 @@
 
 STABLE_TORCH_LIBRARY(maskrcnn_scratch, library) {
   library.def(
-      "max_iou(Tensor gt_boxes, Tensor boxes, bool find_nearest) "
-      "-> (Tensor iou, Tensor gt, Tensor nearest)");
+      "max_iou(Tensor gt_boxes, Tensor boxes, bool find_low_quality) "
+      "-> (Tensor iou, Tensor gt, Tensor low_quality)");
   library.def(
       "multiscale_roi_align(Tensor[] features, Tensor rois, Tensor levels, float[] scales, "
       "int pooled_height, int pooled_width, int sampling_ratio, bool aligned, bool channels_last) "

@@ -1,4 +1,4 @@
-"""Mask R-CNN with a ResNet-50-FPN, rebuilt from its papers; ``mask_rcnn.py`` is where to start.
+"""Mask R-CNN with a ResNet-50-FPN, rebuilt from its papers; start at ``generalized_rcnn.py``.
 
 The names below are loaded when they are first asked for, so that ``import maskrcnn_scratch`` and
 ``maskrcnn --help`` cost nothing.
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
         FrozenBatchNorm2d,
         resnet_fpn_backbone,
     )
-    from maskrcnn_scratch.builders import (
+    from maskrcnn_scratch.builders.from_config import load_trained
+    from maskrcnn_scratch.builders.resnet50_fpn import (
         fasterrcnn_resnet50_fpn,
         fasterrcnn_resnet50_fpn_v2,
         load_model,
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
         maskrcnn_resnet50_fpn_v2,
     )
     from maskrcnn_scratch.conventions import Conventions
+    from maskrcnn_scratch.faster_rcnn import FasterRCNN
+    from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
     from maskrcnn_scratch.inference.predictor import Predictor
-    from maskrcnn_scratch.mask_rcnn import FasterRCNN, GeneralizedRCNN, MaskRCNN
+    from maskrcnn_scratch.mask_rcnn import MaskRCNN
     from maskrcnn_scratch.roi_heads import (
         FastRCNNConvFCHead,
         FastRCNNPredictor,
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
         TwoMLPHead,
     )
     from maskrcnn_scratch.rpn import AnchorGenerator, RPNHead
-    from maskrcnn_scratch.training.build_model import load_trained
     from maskrcnn_scratch.weights import (
         FasterRCNN_ResNet50_FPN_V2_Weights,
         FasterRCNN_ResNet50_FPN_Weights,
@@ -51,7 +53,7 @@ _MODULES = {
         "FrozenBatchNorm2d",
         "resnet_fpn_backbone",
     ),
-    "builders": (
+    "builders.resnet50_fpn": (
         "fasterrcnn_resnet50_fpn",
         "fasterrcnn_resnet50_fpn_v2",
         "load_model",
@@ -60,7 +62,9 @@ _MODULES = {
     ),
     "conventions": ("Conventions",),
     "inference.predictor": ("Predictor",),
-    "mask_rcnn": ("FasterRCNN", "GeneralizedRCNN", "MaskRCNN"),
+    "faster_rcnn": ("FasterRCNN",),
+    "generalized_rcnn": ("GeneralizedRCNN",),
+    "mask_rcnn": ("MaskRCNN",),
     "roi_heads": (
         "FastRCNNConvFCHead",
         "FastRCNNPredictor",
@@ -70,7 +74,7 @@ _MODULES = {
         "TwoMLPHead",
     ),
     "rpn": ("AnchorGenerator", "RPNHead"),
-    "training.build_model": ("load_trained",),
+    "builders.from_config": ("load_trained",),
     "weights": (
         "FasterRCNN_ResNet50_FPN_V2_Weights",
         "FasterRCNN_ResNet50_FPN_Weights",

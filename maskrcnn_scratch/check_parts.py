@@ -10,7 +10,7 @@ from torch import Tensor
 from maskrcnn_scratch.structures import ImageList
 
 if TYPE_CHECKING:
-    from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN
+    from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
     from maskrcnn_scratch.roi_heads import RoIHeads
 
 PROBE_SIDE = 64  # pixels: the least that gives every level of a ResNet-50-FPN a cell

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from maskrcnn_scratch.builders.from_config import small_maskrcnn
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
-from maskrcnn_scratch.training.build_model import small_maskrcnn
 
 
 @pytest.fixture(scope="session")

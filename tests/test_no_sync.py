@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskrcnn_scratch import structures
-from maskrcnn_scratch.training.build_model import small_maskrcnn
-from maskrcnn_scratch.training.sampler import BalancedPositiveNegativeSampler, draw_on_device
+from maskrcnn_scratch import host_sync
+from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler, use_device_sampler
 from tests.no_sync import SyncError, fake_gpu, no_sync, to_fake_gpu
 
 PLANTED = {
@@ -131,18 +131,18 @@ def test_training_losses_wait_for_nothing():
         model = to_fake_gpu(small_model())
         model.transform.eval()  # in training it draws a size, a number of the host
         images, targets = batch("cuda", objects=(3, 2))  # none has no fake resize of masks
-        draw_on_device(model)
+        use_device_sampler(model)
         with no_sync("cuda"):
             losses = model.losses(images, targets)
         assert {loss.device.type for loss in losses.values()} == {"cuda"}
 
 
 def test_forward_and_backward_wait_for_nothing(monkeypatch):
-    monkeypatch.setattr(structures, "waiting_is_free", lambda tensor: False)
+    monkeypatch.setattr(host_sync, "can_sync", lambda tensor: False)
     model = small_model()
     model.transform.eval()
     images, targets = batch("cpu")
-    draw_on_device(model)
+    use_device_sampler(model)
     with no_sync("cpu"):
         losses = model.losses(images, targets)
         torch.stack(list(losses.values())).sum().backward()
@@ -152,10 +152,10 @@ def test_forward_and_backward_wait_for_nothing(monkeypatch):
 @pytest.mark.parametrize("what", ["sampler", "check of the targets", "branch for the CPU"])
 def test_what_would_wait_in_training_is_caught(what, monkeypatch):
     if what != "branch for the CPU":
-        monkeypatch.setattr(structures, "waiting_is_free", lambda tensor: False)
+        monkeypatch.setattr(host_sync, "can_sync", lambda tensor: False)
     model = small_model()
     model.transform.eval()
-    draw_on_device(model)
+    use_device_sampler(model)
     if what == "sampler":
         model.rpn.fg_bg_sampler = BalancedPositiveNegativeSampler(64, 0.5)
     if what == "check of the targets":

@@ -24,6 +24,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where tools lies
 
 from maskrcnn_scratch import MaskRCNN
+from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
+from maskrcnn_scratch.parity.photographs import photographs
 from tools.benchmarks.clock import IMAGE_SIZE, Clock, Timing, describe
 from tools.benchmarks.growth import plot, time_growth
 from tools.benchmarks.launches import count_launches
@@ -32,8 +34,6 @@ from tools.benchmarks.ops import time_ops
 from tools.benchmarks.peers import time_peers
 from tools.benchmarks.stages import time_stages
 from tools.benchmarks.whole import time_options, time_training, time_whole
-from tools.calibrate import calibrated_maskrcnn
-from tools.ladder.photographs import photographs
 
 DEFAULT_GROUPS = ("ops", "stages", "e2e", "options", "train", "launches")
 GROUPS = (*DEFAULT_GROUPS, "growth", "peers", "memory")

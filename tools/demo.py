@@ -23,21 +23,21 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where tools lies
 
+from maskrcnn_scratch.builders.from_config import ModelConfig, load_trained
 from maskrcnn_scratch.cli.train import train
 from maskrcnn_scratch.data.augment import Augmentation
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 from maskrcnn_scratch.inference.visualize import draw_detections
+from maskrcnn_scratch.parity import report
+from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
+from maskrcnn_scratch.parity.model import model_check
+from maskrcnn_scratch.parity.photographs import photographs
+from maskrcnn_scratch.parity.reference import Recording, reference_of
+from maskrcnn_scratch.parity.stages import stage_checks
 from maskrcnn_scratch.structures import Result
-from maskrcnn_scratch.training.build_model import ModelConfig, load_trained
 from maskrcnn_scratch.training.config import TrainConfig
 from maskrcnn_scratch.weights.categories import COCO_CATEGORIES
-from tools import parity
-from tools.calibrate import calibrated_maskrcnn
-from tools.ladder.photographs import photographs
-from tools.ladder.reference import Recording, reference_of
-from tools.ladder.stages import stage_rungs
-from tools.ladder.whole import model_rung
 
 matplotlib.use("Agg")
 TRAIN_IMAGES, VAL_IMAGES = 2000, 100
@@ -88,13 +88,14 @@ def compare_with_torchvision(output: Path) -> None:
     model = calibrated_maskrcnn(0, photograph, background_logit=6.0, min_size=480, max_size=800)
     recording = Recording(reference_of(model), [photograph])
     with torch.no_grad():
-        rungs = list(stage_rungs(model, recording, [photograph]))
+        checks = list(stage_checks(model, recording, [photograph]))
         stages = model.run_stages([photograph])
-    rungs.append(model_rung("detections on the photograph", stages, recording)[0])
-    print(parity.HEADER)
-    for rung in rungs:
-        print(parity.row(rung))
-    if parity.report(rungs):
+    checks.append(model_check("detections on the photograph", stages, recording)[0])
+    print(report.HEADER)
+    for check in checks:
+        print(report.row(check))
+    print(report.verdict(checks))
+    if not all(check.passed for check in checks):
         raise SystemExit(1)
     picture = output / "photograph.png"
     best = {key: value[:10] for key, value in stages.results[0].items()}

@@ -22,15 +22,15 @@ from torchvision.ops import box_iou
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where tools lies
 
-from maskrcnn_scratch.data import rle
+from maskrcnn_scratch.builders.from_config import load_trained
 from maskrcnn_scratch.data.image import read_image
 from maskrcnn_scratch.evaluation.coco_ap import score
 from maskrcnn_scratch.evaluation.model_results import coco_results, detect_rle
+from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.inference import optimize
-from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN
-from maskrcnn_scratch.training.build_model import load_trained
-from tools.calibrate import calibrated_maskrcnn
-from tools.ladder.photographs import photographs
+from maskrcnn_scratch.ops import rle
+from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
+from maskrcnn_scratch.parity.photographs import photographs
 
 BUCKET = 128  # pixels
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -1,5 +1,5 @@
 // maskrcnn_scratch._mask_rle: numpy arrays and COCO's compressed text in, the same out.
-// Documented, and to be called, through maskrcnn_scratch/data/rle.py.
+// Documented, and to be called, through maskrcnn_scratch/ops/rle.py.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -163,7 +163,7 @@ std::vector<std::string> packed(
 }  // namespace
 
 PYBIND11_MODULE(_mask_rle, m) {
-  m.doc() = "COCO run-length masks; see maskrcnn_scratch.data.rle";
+  m.doc() = "COCO run-length masks; see maskrcnn_scratch.ops.rle";
   m.def("encode", &encode, py::arg("mask"));
   m.def("decode", &decode, py::arg("counts"), py::arg("zeros"));
   m.def("from_counts", &from_counts, py::arg("counts"), py::arg("height"), py::arg("width"));

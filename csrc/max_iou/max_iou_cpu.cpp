@@ -85,15 +85,15 @@ ALWAYS_INLINE void match_block(const T* gt_boxes,
   std::copy_n(gt, count, best_gt);
 }
 
-// Sets nearest[i] of the boxes that reach the best IoU of some ground truth.
+// Sets low_quality[i] of the boxes that reach the best IoU of some ground truth.
 template <typename T>
-ALWAYS_INLINE void mark_nearest(const T* gt_boxes,
-                                int64_t num_gt,
-                                const T* boxes,
-                                int64_t count,
-                                const T* best_of_gt_here,
-                                const T* best_of_gt,
-                                bool* nearest) {
+ALWAYS_INLINE void mark_low_quality(const T* gt_boxes,
+                                    int64_t num_gt,
+                                    const T* boxes,
+                                    int64_t count,
+                                    const T* best_of_gt_here,
+                                    const T* best_of_gt,
+                                    bool* low_quality) {
   const Block<T> block(boxes, count);
   T iou[kBlock];
   int32_t reached[kBlock] = {};
@@ -102,7 +102,7 @@ ALWAYS_INLINE void mark_nearest(const T* gt_boxes,
     block.iou_with(gt_boxes + 4 * g, iou);
     for (int64_t i = 0; i < kBlock; ++i) reached[i] |= iou[i] == best_of_gt[g];
   }
-  std::copy_n(reached, count, nearest);
+  std::copy_n(reached, count, low_quality);
 }
 
 template <typename T>
@@ -110,10 +110,10 @@ void match(const T* gt_boxes,
            int64_t num_gt,
            const T* boxes,
            int64_t count,
-           bool find_nearest,
+           bool find_low_quality,
            T* best_iou,
            int64_t* best_gt,
-           bool* nearest) {
+           bool* low_quality) {
   const int64_t blocks = (count + kBlock - 1) / kBlock;
   const auto for_each_block = [&](const auto& work) {
     const int64_t grain = kPairsPerThread / (num_gt * kBlock) + 1;
@@ -130,8 +130,8 @@ void match(const T* gt_boxes,
     match_block(gt_boxes, num_gt, boxes + 4 * first, size, best_iou + first, best_gt + first,
                 best_in_block.data() + b * num_gt);
   });
-  if (!find_nearest) {
-    std::fill_n(nearest, count, false);
+  if (!find_low_quality) {
+    std::fill_n(low_quality, count, false);
     return;
   }
   std::vector<T> best_of_gt(best_in_block.begin(), best_in_block.begin() + num_gt);
@@ -141,12 +141,12 @@ void match(const T* gt_boxes,
     }
   }
   for_each_block([&](int64_t b, int64_t first, int64_t size) ALWAYS_INLINE_LAMBDA {
-    mark_nearest(gt_boxes, num_gt, boxes + 4 * first, size, best_in_block.data() + b * num_gt,
-                 best_of_gt.data(), nearest + first);
+    mark_low_quality(gt_boxes, num_gt, boxes + 4 * first, size, best_in_block.data() + b * num_gt,
+                     best_of_gt.data(), low_quality + first);
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor> max_iou(Tensor gt_boxes, Tensor boxes, bool find_nearest) {
+std::tuple<Tensor, Tensor, Tensor> max_iou(Tensor gt_boxes, Tensor boxes, bool find_low_quality) {
   for (const auto& [tensor, name] : {std::pair{&gt_boxes, "gt_boxes"}, {&boxes, "boxes"}}) {
     CHECK_ARGUMENT(tensor->dim() == 2 && tensor->size(0) > 0 && tensor->size(1) == 4, name,
                    " must be [number of boxes, 4] and not empty, it is ", shape_of(*tensor));
@@ -157,14 +157,14 @@ std::tuple<Tensor, Tensor, Tensor> max_iou(Tensor gt_boxes, Tensor boxes, bool f
   const int64_t count = boxes.size(0);
   Tensor best_iou = torch::stable::new_empty(boxes, {count});
   Tensor best_gt = torch::stable::new_empty(boxes, {count}, ScalarType::Long);
-  Tensor nearest = torch::stable::new_empty(boxes, {count}, ScalarType::Bool);
+  Tensor low_quality = torch::stable::new_empty(boxes, {count}, ScalarType::Bool);
   dispatch_float_double(boxes.scalar_type(), "boxes", [&](auto tag) {
     using T = typename decltype(tag)::type;
     match(gt_boxes.const_data_ptr<T>(), gt_boxes.size(0), boxes.const_data_ptr<T>(), count,
-          find_nearest, best_iou.mutable_data_ptr<T>(), best_gt.mutable_data_ptr<int64_t>(),
-          nearest.mutable_data_ptr<bool>());
+          find_low_quality, best_iou.mutable_data_ptr<T>(), best_gt.mutable_data_ptr<int64_t>(),
+          low_quality.mutable_data_ptr<bool>());
   });
-  return {best_iou, best_gt, nearest};
+  return {best_iou, best_gt, low_quality};
 }
 
 }  // namespace

@@ -6,12 +6,9 @@ from maskrcnn_scratch.backbone.fpn import (
     LastLevelP6P7,
 )
 from maskrcnn_scratch.backbone.frozen_batch_norm import FrozenBatchNorm2d
+from maskrcnn_scratch.backbone.intermediate_layer_getter import IntermediateLayerGetter
 from maskrcnn_scratch.backbone.resnet import BasicBlock, Bottleneck, ResNet, resnet
-from maskrcnn_scratch.backbone.resnet_fpn import (
-    BackboneWithFPN,
-    IntermediateLayerGetter,
-    resnet_fpn_backbone,
-)
+from maskrcnn_scratch.backbone.resnet_fpn import BackboneWithFPN, resnet_fpn_backbone
 
 __all__ = [
     "BackboneWithFPN",

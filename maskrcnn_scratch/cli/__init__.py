@@ -22,11 +22,12 @@ COMMANDS = {
     "evaluate": "COCO's box and mask AP of a model or of saved results",
     "export": "write a model as ONNX, torch.export program or compiled package",
     "data check": "find what is wrong with a data set, and how it fits the model",
+    "parity": "compare every part of the model with torchvision",
     "weights show": "what a weights file holds, and which model it fits",
     "weights convert": "rewrite weights for torchvision, detectron2, timm or as safetensors",
 }
 
-EXTRAS = ("train", "export", "inspect")  # those named as the command they are for
+EXTRAS = ("train", "export", "inspect", "parity")  # those named as the command they are for
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130  # exit status
 

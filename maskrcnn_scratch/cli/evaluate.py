@@ -14,8 +14,8 @@ from maskrcnn_scratch.evaluation.coco_ap import METRICS, CocoScore, IouType, sco
 from maskrcnn_scratch.files import write_json
 
 if TYPE_CHECKING:
+    from maskrcnn_scratch.builders.from_config import TrainedModel
     from maskrcnn_scratch.data.coco import CocoDataset
-    from maskrcnn_scratch.training.build_model import TrainedModel
 
 TITLES = {"bbox": "boxes", "segm": "masks"}
 CONFUSIONS = 15  # lines of them
@@ -106,9 +106,9 @@ def evaluate_weights(
     """Run the model of a weights file over a data set and score it; as ``evaluate_model``."""
     from tqdm import tqdm
 
+    from maskrcnn_scratch.builders.from_config import load_trained
     from maskrcnn_scratch.data.coco import CocoDataset
     from maskrcnn_scratch.evaluation.model_results import evaluate_model
-    from maskrcnn_scratch.training.build_model import load_trained
 
     trained = load_trained(weights)
     dataset = CocoDataset(annotations, images, trained.category_labels)

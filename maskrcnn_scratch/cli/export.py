@@ -6,11 +6,11 @@ from pathlib import Path
 
 import tyro
 
+from maskrcnn_scratch.builders.from_config import load_trained
 from maskrcnn_scratch.export import Certificate, ExportOptions, export_to_file
-from maskrcnn_scratch.export.certificate import TOLERANCES
 from maskrcnn_scratch.export.to_file import Format
+from maskrcnn_scratch.export.verification import TOLERANCES
 from maskrcnn_scratch.inference.predictor import to_image_tensor
-from maskrcnn_scratch.training.build_model import load_trained
 
 
 def export(

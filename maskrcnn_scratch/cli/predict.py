@@ -15,7 +15,7 @@ import tyro
 from maskrcnn_scratch.cli import FAILURE, UsageError, pick_device
 
 if TYPE_CHECKING:
-    from maskrcnn_scratch.training.build_model import TrainedModel
+    from maskrcnn_scratch.builders.from_config import TrainedModel
 
 # Files that a folder is searched for; a file named outright may be of any kind that Pillow reads.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -61,10 +61,10 @@ def predict(
     import torch
     from tqdm import tqdm
 
-    from maskrcnn_scratch.inference.ahead import map_ahead
     from maskrcnn_scratch.inference.optimize import PRECISIONS, optimize
-    from maskrcnn_scratch.inference.output import Format, ResultWriter, image_ids, plan_outputs
     from maskrcnn_scratch.inference.predictor import Prediction, Predictor
+    from maskrcnn_scratch.inference.prefetch import map_ahead
+    from maskrcnn_scratch.inference.writers import Format, ResultWriter, image_ids, plan_outputs
 
     if batch_size < 1:
         raise UsageError(f"--batch-size is {batch_size}; it must be at least 1")
@@ -152,7 +152,7 @@ def check_outputs(images: Sequence[Path], outputs: Sequence[Path], overwrite: bo
 
 def load(weights: str, score_threshold: float) -> TrainedModel:
     """The model that ``--weights`` names, giving only detections above the threshold."""
-    from maskrcnn_scratch.training.build_model import load_trained
+    from maskrcnn_scratch.builders.from_config import load_trained
     from maskrcnn_scratch.weights import MaskRCNN_ResNet50_FPN_Weights, WeightsError
     from maskrcnn_scratch.weights.download import download_weights
 

@@ -11,17 +11,17 @@ import torch
 import tyro
 from torch import nn
 
+from maskrcnn_scratch.builders.from_config import build_model, load_starting_weights
 from maskrcnn_scratch.cli import INTERRUPTED, UsageError, pick_device
 from maskrcnn_scratch.data.augment import AugmentedDataset
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.coco_json import find_image_folder, read_json
 from maskrcnn_scratch.evaluation.model_results import evaluate_model
 from maskrcnn_scratch.files import write_json
+from maskrcnn_scratch.plain_values import from_dict
 from maskrcnn_scratch.training import distributed
-from maskrcnn_scratch.training.build_model import build_model, load_starting_weights
 from maskrcnn_scratch.training.config import TrainConfig
 from maskrcnn_scratch.training.interrupt import Stopped
-from maskrcnn_scratch.training.plain_values import from_dict
 from maskrcnn_scratch.training.trainer import Trainer
 
 SHOWN = ("AP", "AP50", "AP75")  # of COCO's twelve numbers, for boxes and masks

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import tyro
 from torch import Tensor
 
+from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.cli import UsageError
-from maskrcnn_scratch.training.checkpoint import load_checkpoint
 from maskrcnn_scratch.weights import WeightsError, read_state_dict, write_state_dict
 from maskrcnn_scratch.weights.errors import naming
 from maskrcnn_scratch.weights.identify import convert as convert_layout

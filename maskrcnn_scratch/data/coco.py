@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from maskrcnn_scratch.data import rle
 from maskrcnn_scratch.data.coco_json import PackedSegmentation, read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
+from maskrcnn_scratch.ops import rle
 
 Target = dict[str, Any]
 

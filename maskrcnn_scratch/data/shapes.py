@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from maskrcnn_scratch.data import rle
 from maskrcnn_scratch.data.coco import Target, to_coco
 from maskrcnn_scratch.files import write_json
+from maskrcnn_scratch.ops import rle
 
 CLASSES = ("circle", "square", "triangle")
 MAX_OBJECTS = 4

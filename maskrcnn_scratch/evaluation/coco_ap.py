@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from maskrcnn_scratch.data import rle
 from maskrcnn_scratch.data.coco import parse_bbox
 from maskrcnn_scratch.data.coco_json import read_json
+from maskrcnn_scratch.ops import rle
 
 if TYPE_CHECKING:
     from hotcoco import COCO, COCOeval

@@ -5,11 +5,11 @@
 Importing this package also teaches PyTorch's legacy ONNX exporter the model's operators.
 """
 
-from maskrcnn_scratch.export.certificate import Certificate
 from maskrcnn_scratch.export.onnx import to_onnx
 from maskrcnn_scratch.export.program import Detector, ExportOptions, export_program
 from maskrcnn_scratch.export.to_file import export_onnx, export_to_file
 from maskrcnn_scratch.export.unexportable import UnexportableError
+from maskrcnn_scratch.export.verification import Certificate
 
 __all__ = [
     "Certificate",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from maskrcnn_scratch.export.unexportable import explain_export_errors
-from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN
+from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.roi_heads import MultiScaleRoIAlign
 from maskrcnn_scratch.roi_heads.pooler import infer_scales
 from maskrcnn_scratch.structures import ImageList, Result

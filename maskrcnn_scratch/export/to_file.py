@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from maskrcnn_scratch.data.shapes import ShapesDataset
-from maskrcnn_scratch.export.certificate import Certificate, Run, certify
 from maskrcnn_scratch.export.onnx import to_onnx
 from maskrcnn_scratch.export.program import ExportOptions, export_program
+from maskrcnn_scratch.export.verification import Certificate, Run, certify
 from maskrcnn_scratch.files import write_json
-from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN
+from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 
 Format = Literal["onnx", "pt2", "aoti"]
 

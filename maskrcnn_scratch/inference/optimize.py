@@ -7,7 +7,7 @@ is measured in the README.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -20,9 +20,9 @@ from maskrcnn_scratch.backbone import (
     FrozenBatchNorm2d,
     IntermediateLayerGetter,
 )
+from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
-from maskrcnn_scratch.mask_rcnn import GeneralizedRCNN
-from maskrcnn_scratch.rpn.head import MergedRPNHead, RPNHead
+from maskrcnn_scratch.rpn.head import RPNHead
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -71,6 +71,36 @@ def optimize(
     if cuda_graph:
         model.run_batch = CUDAGraphs(model)  # type: ignore[method-assign]
     return model
+
+
+class MergedRPNHead(nn.Module):
+    """An ``RPNHead`` for inference, whose two predictions are one convolution.
+
+    Args:
+        head: gives the weights.
+    """
+
+    def __init__(self, head: RPNHead) -> None:
+        super().__init__()
+        self.conv = head.conv
+        self.num_logits = head.cls_logits.out_channels
+        both = (head.cls_logits, head.bbox_pred)
+        self.predict = nn.Conv2d(
+            head.cls_logits.in_channels, sum(layer.out_channels for layer in both), 1
+        )
+        state = {
+            name: torch.cat([layer.state_dict()[name] for layer in both])
+            for name in ("weight", "bias")
+        }
+        self.predict.load_state_dict(state, assign=True)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """As of ``RPNHead``."""
+        predictions = [self.predict(self.conv(feature)) for feature in features]
+        return (
+            [level[:, : self.num_logits] for level in predictions],
+            [level[:, self.num_logits :] for level in predictions],
+        )
 
 
 @torch.no_grad()

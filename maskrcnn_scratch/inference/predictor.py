@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch.data.image import image_to_tensor, read_image
 from maskrcnn_scratch.data.jpeg_on_device import SUFFIXES, read_jpeg
-from maskrcnn_scratch.inference.ahead import map_ahead
 from maskrcnn_scratch.inference.out_of_memory import detect_naming_stage
+from maskrcnn_scratch.inference.prefetch import map_ahead
 from maskrcnn_scratch.structures import Result
 
 ImageLike: TypeAlias = str | PathLike[str] | Image.Image | np.ndarray | Tensor

@@ -14,7 +14,7 @@ from maskrcnn_scratch.structures import at_least_float32
 
 
 def max_iou(
-    gt_boxes: Tensor, boxes: Tensor, find_nearest: bool = False
+    gt_boxes: Tensor, boxes: Tensor, find_low_quality: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The largest entry of each column of ``box_iou(gt_boxes, boxes)``, which is never kept whole.
 
@@ -25,24 +25,24 @@ def max_iou(
     Args:
         gt_boxes: ``[G, 4]``, at least one; float32 or float64 (half types as float32).
         boxes: ``[A, 4]``, at least one.
-        find_nearest: whether the third result is wanted; if not it is all False.
+        find_low_quality: whether the third result is wanted; if not it is all False.
 
     Returns:
         iou: ``[A]``, of each box with the ground truth that it overlaps most.
         gt: int64 ``[A]``, which one that is, the first of equals.
-        nearest: bool ``[A]``: no box has a larger IoU with some ground truth; equals are all
-            nearest.
+        low_quality: bool ``[A]``: no box has a larger IoU with some ground truth; equals are all
+            low_quality.
 
     Raises:
         RuntimeError: shapes or dtypes that do not fit, or no box in one of them.
     """
     on_cpu = boxes.device.type == "cpu"
     return (kernels.max_iou if on_cpu else reference.max_iou)(
-        at_least_float32(gt_boxes), at_least_float32(boxes), find_nearest
+        at_least_float32(gt_boxes), at_least_float32(boxes), find_low_quality
     )
 
 
-def _fake(gt_boxes: Tensor, boxes: Tensor, find_nearest: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(gt_boxes: Tensor, boxes: Tensor, find_low_quality: bool) -> tuple[Tensor, Tensor, Tensor]:
     count = boxes.shape[0]
     return (
         boxes.new_empty(count),

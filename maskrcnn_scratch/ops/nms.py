@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maskrcnn_scratch.host_sync import can_have_dynamic_shapes
 from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
-from maskrcnn_scratch.structures import at_least_float32, is_eager_on_cpu
+from maskrcnn_scratch.structures import at_least_float32
 
 
 def nms_padded(
@@ -119,7 +120,7 @@ def offset_boxes_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, limit: 
     if boxes.shape[1] == 0:
         return boxes
     few = _has_few_boxes(scores, limit)[:, None, None]  # [N, 1, 1]
-    if is_eager_on_cpu(scores) and not few.any():
+    if can_have_dynamic_shapes(scores) and not few.any():
         return boxes
     valid = scores > -torch.inf  # [N, K]
     largest = boxes.masked_fill(~valid[..., None], -torch.inf).amax((1, 2))  # [N]

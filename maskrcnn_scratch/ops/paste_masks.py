@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.data import rle
+from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
 from maskrcnn_scratch.structures import at_least_float32
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from maskrcnn_scratch.host_sync import can_have_dynamic_shapes
 from maskrcnn_scratch.ops import reference
 from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
-from maskrcnn_scratch.structures import is_eager_on_cpu
 
 
 def top_k_of_levels(values: Tensor, level_sizes: Sequence[int], k: int) -> Tensor:
@@ -33,7 +33,7 @@ def top_k_of_levels(values: Tensor, level_sizes: Sequence[int], k: int) -> Tenso
     Raises:
         RuntimeError: shapes or dtypes that do not fit.
     """
-    on_cpu = is_eager_on_cpu(values)
+    on_cpu = can_have_dynamic_shapes(values)
     return (kernels if on_cpu else reference).top_k_of_levels(values, list(level_sizes), k)
 
 

@@ -9,15 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maskrcnn_scratch.host_sync import pack_entries
 from maskrcnn_scratch.interfaces import NMS
 from maskrcnn_scratch.ops.boxes import BoxCoder, clip_boxes_to_image, has_min_size
-from maskrcnn_scratch.structures import (
-    Detections,
-    Proposals,
-    gather_slots,
-    pack_slots,
-    valid_slots,
-)
+from maskrcnn_scratch.structures import Detections, Proposals, gather_entries, valid_entries
 
 
 def select_detections(
@@ -50,24 +45,24 @@ def select_detections(
     """
     _, num_proposals, num_classes = class_logits.shape
     scores = class_logits.softmax(dim=2)  # [N, P, C]
-    filled = valid_slots(proposals.counts, num_proposals)[:, :, None]  # [N, P, 1]
+    filled = valid_entries(proposals.counts, num_proposals)[:, :, None]  # [N, P, 1]
     enough = filled & (scores[:, :, 1:] > score_thresh)  # [N, P, C - 1]
-    candidates, wanted = pack_slots(enough.flatten(1))  # [N, K] each
+    candidates, wanted = pack_entries(enough.flatten(1))  # [N, K] each
     labels = candidates % (num_classes - 1) + 1
     parents = candidates // (num_classes - 1)  # [N, K] into [0, P)
     slots = parents * num_classes + labels  # [N, K] into [0, P * C)
 
-    deltas = gather_slots(box_regression.flatten(1, 2), slots)
-    boxes = box_coder.decode(deltas, gather_slots(proposals.boxes, parents))
+    deltas = gather_entries(box_regression.flatten(1, 2), slots)
+    boxes = box_coder.decode(deltas, gather_entries(proposals.boxes, parents))
     boxes = clip_boxes_to_image(boxes, image_sizes)  # [N, K, 4]
     scores = scores.flatten(1).gather(1, slots)
     scores = scores.where(wanted & has_min_size(boxes, min_size), -torch.inf)
     indices, counts = nms(boxes, scores, labels, nms_thresh, detections_per_img, num_classes)
-    valid = valid_slots(counts, indices.shape[1])  # [N, D]
+    valid = valid_entries(counts, indices.shape[1])  # [N, D]
     return Detections(
-        boxes=gather_slots(boxes, indices, valid),
-        labels=gather_slots(labels, indices, valid),
-        scores=gather_slots(scores, indices, valid),
+        boxes=gather_entries(boxes, indices, valid),
+        labels=gather_entries(labels, indices, valid),
+        scores=gather_entries(scores, indices, valid),
         counts=counts,
-        proposals=gather_slots(parents, indices, valid),
+        proposal_indices=gather_entries(parents, indices, valid),
     )

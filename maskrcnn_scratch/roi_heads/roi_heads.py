@@ -13,6 +13,8 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_scratch import losses
+from maskrcnn_scratch.host_sync import entries_to_compute
 from maskrcnn_scratch.interfaces import (
     NMS,
     BoxHead,
@@ -34,15 +36,10 @@ from maskrcnn_scratch.structures import (
     at_least_float32,
     boxes_to_rois,
     list_to_rois,
-    slots_to_compute,
 )
-from maskrcnn_scratch.training import losses
-from maskrcnn_scratch.training.matcher import Matcher as IoUMatcher
-from maskrcnn_scratch.training.roi_targets import (
-    project_masks_on_boxes,
-    select_training_samples,
-)
-from maskrcnn_scratch.training.sampler import BalancedPositiveNegativeSampler
+from maskrcnn_scratch.targets.matcher import Matcher as IoUMatcher
+from maskrcnn_scratch.targets.roi_targets import project_masks_on_boxes, select_training_samples
+from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler
 
 
 class RoIHeads(nn.Module):
@@ -192,7 +189,7 @@ class RoIHeads(nn.Module):
         self, features: Mapping[str, Tensor], detections: Detections, images: ImageList
     ) -> Tensor:
         """Mask probabilities ``[N, D, 1, M, M]`` of the detections' own classes."""
-        slots = slots_to_compute(detections.valid.flatten())  # [R]
+        slots = entries_to_compute(detections.valid.flatten())  # [R]
         rois = boxes_to_rois(detections.boxes)[slots]
         labels = detections.labels.flatten()[slots]
         own = self.predict_own_masks(features, rois, labels, images.padded_size).sigmoid()

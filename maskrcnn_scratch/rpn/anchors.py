@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch.structures import ImageList
 
-PYRAMID_LEVELS = 5  # P2 to P6
 CACHED_GRIDS = 16  # about 4 MB each at 800 x 1344
 
 
@@ -128,24 +127,6 @@ class AnchorGenerator(nn.Module):
 
     def extra_repr(self) -> str:
         return f"sizes={self.sizes}, aspect_ratios={self.aspect_ratios}"
-
-
-def split_over_levels(anchor_sizes: Sequence[float]) -> tuple[tuple[float, ...], ...]:
-    """Sizes for ``AnchorGenerator``, evenly over five levels: of ten the first two for P2.
-
-    Raises:
-        ValueError: their number is no multiple of five, or one is not positive.
-    """
-    per_level, rest = divmod(len(anchor_sizes), PYRAMID_LEVELS)
-    if rest or not per_level:
-        raise ValueError(
-            f"anchor_sizes must be {PYRAMID_LEVELS} numbers, or a multiple of that, "
-            f"got {len(anchor_sizes)}"
-        )
-    if min(anchor_sizes) <= 0:
-        raise ValueError(f"anchor_sizes must be positive, got {min(anchor_sizes)}")
-    firsts = range(0, len(anchor_sizes), per_level)
-    return tuple(tuple(anchor_sizes[first : first + per_level]) for first in firsts)
 
 
 def cell_anchors(

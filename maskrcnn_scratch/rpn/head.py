@@ -43,36 +43,6 @@ class RPNHead(nn.Module):
         return objectness, pred_bbox_deltas
 
 
-class MergedRPNHead(nn.Module):
-    """An ``RPNHead`` for inference, whose two predictions are one convolution.
-
-    Args:
-        head: gives the weights.
-    """
-
-    def __init__(self, head: RPNHead) -> None:
-        super().__init__()
-        self.conv = head.conv
-        self.num_logits = head.cls_logits.out_channels
-        both = (head.cls_logits, head.bbox_pred)
-        self.predict = nn.Conv2d(
-            head.cls_logits.in_channels, sum(layer.out_channels for layer in both), 1
-        )
-        state = {
-            name: torch.cat([layer.state_dict()[name] for layer in both])
-            for name in ("weight", "bias")
-        }
-        self.predict.load_state_dict(state, assign=True)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """As of ``RPNHead``."""
-        predictions = [self.predict(self.conv(feature)) for feature in features]
-        return (
-            [level[:, : self.num_logits] for level in predictions],
-            [level[:, self.num_logits :] for level in predictions],
-        )
-
-
 def flatten_levels(predictions: Sequence[Tensor], values: int) -> Tensor:
     """``[N, a * values, H_l, W_l]`` of each level -> ``[N, A, values]``, in the anchors' order."""
     return torch.cat(

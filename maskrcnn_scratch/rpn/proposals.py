@@ -14,7 +14,7 @@ from torch import Tensor
 from maskrcnn_scratch.interfaces import NMS
 from maskrcnn_scratch.ops import top_k_of_levels
 from maskrcnn_scratch.ops.boxes import BoxCoder, clip_boxes_to_image, has_min_size
-from maskrcnn_scratch.structures import Proposals, gather_slots, valid_slots
+from maskrcnn_scratch.structures import Proposals, gather_entries, valid_entries
 
 
 def select_proposals(
@@ -52,7 +52,7 @@ def select_proposals(
     candidates = top_k_of_levels(objectness, level_sizes, pre_nms_top_n)  # [N, K]
     scores = objectness.gather(1, candidates).sigmoid()  # [N, K]
     boxes = box_coder.decode(
-        gather_slots(pred_bbox_deltas, candidates), F.embedding(candidates, anchors)
+        gather_entries(pred_bbox_deltas, candidates), F.embedding(candidates, anchors)
     )
     boxes = clip_boxes_to_image(boxes, image_sizes)  # [N, K, 4]
     keep = has_min_size(boxes, min_size) & (scores >= score_thresh)
@@ -64,12 +64,12 @@ def select_proposals(
         post_nms_top_n,
         len(level_sizes),
     )  # [N, P], [N]
-    valid = valid_slots(counts, indices.shape[1])  # [N, P]
+    valid = valid_entries(counts, indices.shape[1])  # [N, P]
     return Proposals(
-        boxes=gather_slots(boxes, indices, valid),
-        scores=gather_slots(scores, indices, valid),
+        boxes=gather_entries(boxes, indices, valid),
+        scores=gather_entries(scores, indices, valid),
         counts=counts,
-        anchors=gather_slots(candidates, indices, valid),
+        anchor_indices=gather_entries(candidates, indices, valid),
     )
 
 

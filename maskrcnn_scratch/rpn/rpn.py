@@ -12,16 +12,25 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_scratch import losses
 from maskrcnn_scratch.interfaces import NMS, AnchorGenerator, Matcher, RPNHead, Sampler
 from maskrcnn_scratch.ops import batched_nms_padded
 from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.rpn.head import flatten_levels
 from maskrcnn_scratch.rpn.proposals import select_proposals
-from maskrcnn_scratch.structures import ImageList, Proposals, Target, at_least_float32
-from maskrcnn_scratch.training import losses
-from maskrcnn_scratch.training.matcher import Matcher as IoUMatcher
-from maskrcnn_scratch.training.rpn_targets import assign_targets_to_anchors
-from maskrcnn_scratch.training.sampler import BalancedPositiveNegativeSampler
+from maskrcnn_scratch.structures import (
+    IGNORE_LABEL,
+    ImageList,
+    Proposals,
+    Target,
+    at_least_float32,
+)
+from maskrcnn_scratch.targets.matcher import Matcher as IoUMatcher
+from maskrcnn_scratch.targets.rpn_targets import assign_targets_to_anchors
+from maskrcnn_scratch.targets.sampler import (
+    BalancedPositiveNegativeSampler,
+    concatenate_samples,
+)
 
 
 @dataclass
@@ -177,15 +186,8 @@ class RegionProposalNetwork(nn.Module):
             self.proposal_matcher,
         )
         positives, negatives = self.fg_bg_sampler(labels, generator=generator)
-        missing = torch.cat((*positives, *negatives)) < 0  # [K]
-        sampled = torch.cat(
-            [
-                indices.clamp(min=0) + n * num_anchors
-                for kind in (positives, negatives)
-                for n, indices in enumerate(kind)
-            ]
-        )  # [K] into [0, N * A)
-        sampled_labels = torch.cat(labels)[sampled].masked_fill(missing, -1)
+        sampled, found = concatenate_samples(positives, negatives, num_anchors)  # [B] each
+        sampled_labels = torch.cat(labels)[sampled].where(found, IGNORE_LABEL)
         regression_targets = self.box_coder.encode(
             torch.cat(matched_gt_boxes)[sampled], predictions.anchors[sampled % num_anchors]
         )

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from maskrcnn_scratch.builders.from_config import ModelConfig
 from maskrcnn_scratch.data.augment import Augmentation
-from maskrcnn_scratch.training.build_model import ModelConfig
-from maskrcnn_scratch.training.plain_values import check_positive
+from maskrcnn_scratch.plain_values import check_positive
 
 
 @dataclass(frozen=True)

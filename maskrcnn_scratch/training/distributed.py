@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from maskrcnn_scratch.training import losses
+from maskrcnn_scratch import losses
 
 T = TypeVar("T")
 

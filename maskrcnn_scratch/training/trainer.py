@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
+from maskrcnn_scratch.checkpoint import load_checkpoint, save_checkpoint
 from maskrcnn_scratch.data.loader import (
     Target,
     TrainingBatches,
@@ -28,14 +29,13 @@ from maskrcnn_scratch.data.loader import (
     training_loader,
     without_worker_traceback,
 )
+from maskrcnn_scratch.targets.check_targets import check_targets
+from maskrcnn_scratch.targets.sampler import use_device_sampler
 from maskrcnn_scratch.training import distributed
-from maskrcnn_scratch.training.check_targets import check_targets
-from maskrcnn_scratch.training.checkpoint import load_checkpoint, save_checkpoint
 from maskrcnn_scratch.training.config import TrainConfig
 from maskrcnn_scratch.training.ema import ExponentialMovingAverage
 from maskrcnn_scratch.training.interrupt import Stopped, StopRequest
 from maskrcnn_scratch.training.run_log import RunLog
-from maskrcnn_scratch.training.sampler import draw_on_device
 from maskrcnn_scratch.training.schedule import schedule_for
 
 Batch = tuple[list[Tensor], list[Target]]
@@ -102,7 +102,7 @@ class Trainer:
         # As the features are: gradients then come in the layout that processes exchange them in.
         self.model: Any = model.to(self.device).to(memory_format=torch.channels_last)
         if config.device_sampling:
-            draw_on_device(self.model)
+            use_device_sampler(self.model)
         self.ema = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
         if config.compile:
             compile_parts(self.model)

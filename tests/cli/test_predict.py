@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from pycocotools import mask as pycoco
 
+from maskrcnn_scratch.builders.from_config import ModelConfig, build_model, load_trained
+from maskrcnn_scratch.checkpoint import save_checkpoint
 from maskrcnn_scratch.cli import main
 from maskrcnn_scratch.cli.predict import find_images
 from maskrcnn_scratch.inference import Predictor, optimize
-from maskrcnn_scratch.training.build_model import ModelConfig, build_model, load_trained
-from maskrcnn_scratch.training.checkpoint import save_checkpoint
 
 THRESHOLD = 0.3
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from maskrcnn_scratch.builders.from_config import ModelConfig, load_trained
+from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.cli import train as train_command
 from maskrcnn_scratch.cli.train import train
 from maskrcnn_scratch.data.augment import Augmentation
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
-from maskrcnn_scratch.training.build_model import ModelConfig, load_trained
-from maskrcnn_scratch.training.checkpoint import load_checkpoint
 from maskrcnn_scratch.training.config import TrainConfig
 from tests.training import toy
 
@@ -107,7 +107,7 @@ def test_killed_and_resumed_equals_uninterrupted(recipe, finished, tmp_path):
 
 
 def test_starts_from_a_checkpoint_of_other_classes(recipe, finished, tmp_path):
-    from maskrcnn_scratch.training.build_model import build_model, load_starting_weights
+    from maskrcnn_scratch.builders.from_config import build_model, load_starting_weights
 
     config = replace(MODEL, weights=str(finished / "best.pt"))
     model = build_model(config, num_classes=9)

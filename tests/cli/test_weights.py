@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch import maskrcnn_resnet50_fpn
-from maskrcnn_scratch.training.build_model import ModelConfig, build_model
-from maskrcnn_scratch.training.checkpoint import save_checkpoint
+from maskrcnn_scratch.builders.from_config import ModelConfig, build_model
+from maskrcnn_scratch.checkpoint import save_checkpoint
 from maskrcnn_scratch.weights import WeightsError, read_state_dict, write_state_dict
 
 tyro = pytest.importorskip("tyro")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from maskrcnn_scratch.training.sampler import draw_on_device
+from maskrcnn_scratch.targets.sampler import use_device_sampler
 from tests.test_no_sync import batch, small_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -44,7 +44,7 @@ def test_a_training_step_waits_for_nothing() -> None:
     model = small_model().cuda()
     model.transform.eval()  # in training it draws a size, a number of the host
     images, targets = batch("cuda")
-    draw_on_device(model)
+    use_device_sampler(model)
     torch.stack(list(model.losses(images, targets).values())).sum().backward()
     model.zero_grad()
     with waiting_refused():

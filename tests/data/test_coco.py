@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from maskrcnn_scratch.data import rle
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.coco_json import read_coco_json
 from maskrcnn_scratch.files import write_json
+from maskrcnn_scratch.ops import rle
 
 SIZE = (20, 30)
 SQUARE = [[2, 3, 12, 3, 12, 9, 2, 9]]

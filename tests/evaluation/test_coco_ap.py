@@ -10,8 +10,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from maskrcnn_scratch.data import rle
 from maskrcnn_scratch.evaluation.coco_ap import METRICS, score
+from maskrcnn_scratch.ops import rle
 
 FIXTURES = {
     "cocoapi_bbox": (

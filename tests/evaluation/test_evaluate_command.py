@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 
+from maskrcnn_scratch.builders.from_config import ModelConfig, build_model
 from maskrcnn_scratch.cli.evaluate import evaluate
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
-from maskrcnn_scratch.training.build_model import ModelConfig, build_model
 
 SMALL = ModelConfig(architecture="small", weights="none", min_size=(64,), max_size=64)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn_scratch.data import rle
+from maskrcnn_scratch.builders.from_config import small_maskrcnn
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 from maskrcnn_scratch.evaluation.model_results import (
@@ -19,7 +19,7 @@ from maskrcnn_scratch.evaluation.model_results import (
     merge_results,
     predict,
 )
-from maskrcnn_scratch.training.build_model import small_maskrcnn
+from maskrcnn_scratch.ops import rle
 
 
 class Oracle(nn.Module):

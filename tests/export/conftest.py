@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_scratch.training.build_model import small_maskrcnn
-from tools.calibrate import calibrate
+from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.parity.calibrate import calibrate
 
 
 @pytest.fixture(scope="session")

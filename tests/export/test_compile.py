@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from maskrcnn_scratch.builders.from_config import small_maskrcnn
 from maskrcnn_scratch.structures import ImageList
-from maskrcnn_scratch.training.build_model import small_maskrcnn
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from maskrcnn_scratch.builders.from_config import small_maskrcnn
 from maskrcnn_scratch.cli.export import export
 from maskrcnn_scratch.export import ExportOptions, UnexportableError, export_onnx, export_to_file
 from maskrcnn_scratch.ops import batched_nms_padded
-from maskrcnn_scratch.training.build_model import small_maskrcnn
 
 
 @torch.library.custom_op("maskrcnn_scratch_tests::halve", mutates_args=())

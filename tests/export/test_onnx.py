@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from maskrcnn_scratch.export import export_onnx
-from maskrcnn_scratch.export.certificate import NEAR, TOLERANCES, match
+from maskrcnn_scratch.export.verification import NEAR, TOLERANCES, match
 
 ROOT = Path(__file__).parents[2]
 

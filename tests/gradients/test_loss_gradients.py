@@ -3,7 +3,7 @@
 import torch
 from torch.autograd import gradcheck
 
-from maskrcnn_scratch.training import losses
+from maskrcnn_scratch import losses
 
 
 def randn(*shape):

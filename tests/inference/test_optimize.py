@@ -13,11 +13,11 @@ from maskrcnn_scratch import MaskRCNN, fasterrcnn_resnet50_fpn_v2
 from maskrcnn_scratch.backbone import FrozenBatchNorm2d
 from maskrcnn_scratch.inference import Predictor, optimize
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
-from maskrcnn_scratch.rpn.head import MergedRPNHead
+from maskrcnn_scratch.inference.optimize import MergedRPNHead
+from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
+from maskrcnn_scratch.parity.photographs import photographs
 from maskrcnn_scratch.structures import ImageList, StageOutputs
 from tests.weights.same_detections import assert_same_detections
-from tools.calibrate import calibrated_maskrcnn
-from tools.ladder.photographs import photographs
 
 BATCH_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 

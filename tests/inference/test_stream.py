@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from maskrcnn_scratch.inference import Predictor
-from maskrcnn_scratch.inference.ahead import map_ahead
+from maskrcnn_scratch.inference.prefetch import map_ahead
 
 WAIT = 20  # seconds, for what would otherwise never happen
 

@@ -86,12 +86,12 @@ def test_stages_hold_what_the_results_came_from(
         assert len(result["boxes"]) == count
         assert torch.equal(result["scores"], detections.scores[n, :count])
         # Provenance: a detection's score is its class's softmax in its proposal's row ...
-        rows = stages.class_logits[n, detections.proposals[n, :count]].softmax(1)
+        rows = stages.class_logits[n, detections.proposal_indices[n, :count]].softmax(1)
         of_label = rows.gather(1, detections.labels[n, :count, None])[:, 0]
         assert torch.equal(of_label, result["scores"])
         # ... and a proposal's objectness that of its anchor.
         filled = slice(0, int(proposals.counts[n]))
-        anchors = proposals.anchors[n, filled]
+        anchors = proposals.anchor_indices[n, filled]
         assert torch.equal(stages.objectness[n, anchors].sigmoid(), proposals.scores[n, filled])
 
 

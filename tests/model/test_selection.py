@@ -8,26 +8,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch import structures
+from maskrcnn_scratch import host_sync
+from maskrcnn_scratch.host_sync import pack_entries
 from maskrcnn_scratch.ops import batched_nms_padded
 from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.roi_heads.detections import select_detections
-from maskrcnn_scratch.structures import Proposals, pack_slots
+from maskrcnn_scratch.structures import Proposals
 from tests.ops.inputs import random_boxes
 
 
 @pytest.fixture
 def as_on_device(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr(structures, "waiting_is_free", lambda tensor: False)
+    monkeypatch.setattr(host_sync, "can_sync", lambda tensor: False)
     return monkeypatch
 
 
 def test_packed_slots() -> None:
     wanted = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]).bool()
-    slots, packed = pack_slots(wanted)
+    slots, packed = pack_entries(wanted)
     assert slots.tolist() == [[1, 3, 4], [0, 0, 0], [0, 0, 0]]
     assert packed.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
-    slots, packed = pack_slots(wanted[1:2])
+    slots, packed = pack_entries(wanted[1:2])
     assert slots.tolist() == [[0]] and packed.tolist() == [[False]]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskrcnn_scratch import ops, structures
+from maskrcnn_scratch import host_sync, ops
 from maskrcnn_scratch.ops import reference
 from tests.ops.inputs import random_boxes
 
@@ -25,8 +25,8 @@ BOXES = st.tuples(st.integers(0, 6), st.integers(0, 6), SIDES, SIDES).map(
 
 def from_matrix(gt_boxes: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     iou = torchvision.ops.box_iou(gt_boxes, boxes)  # [G, A]
-    nearest = iou == iou.amax(1, keepdim=True)
-    return (*iou.max(0), nearest.any(0))
+    low_quality = iou == iou.amax(1, keepdim=True)
+    return (*iou.max(0), low_quality.any(0))
 
 
 def assert_same(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
@@ -48,7 +48,7 @@ def test_ties_and_boxes_without_area(gt_boxes, boxes, pairs_at_once, on_device) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TWIN, "PAIRS_AT_ONCE_CPU", pairs_at_once)
         if on_device:
-            patch.setattr(structures, "waiting_is_free", lambda tensor: False)
+            patch.setattr(host_sync, "can_sync", lambda tensor: False)
         assert_same(reference.max_iou(gt_boxes, boxes, True), expected)
 
 
@@ -60,9 +60,9 @@ def test_blocks_and_threads(num_gt: int, num_boxes: int, dtype: torch.dtype) -> 
     boxes = random_boxes(num_boxes, 100, 300, seed=1).to(dtype)
     expected = from_matrix(gt_boxes, boxes)
     assert_same(ops.max_iou(gt_boxes, boxes, True), expected)
-    iou, gt, nearest = ops.max_iou(gt_boxes, boxes)
+    iou, gt, low_quality = ops.max_iou(gt_boxes, boxes)
     assert_same((iou, gt), expected[:2])
-    assert nearest.shape == iou.shape and not nearest.any()
+    assert low_quality.shape == iou.shape and not low_quality.any()
 
 
 AWKWARD = [
@@ -103,16 +103,16 @@ def test_memory_of_the_twin_does_not_grow_with_pairs(num_boxes, on_device, monke
 
     monkeypatch.setitem(TWIN, "box_iou", recording_box_iou)
     if on_device:
-        monkeypatch.setattr(structures, "waiting_is_free", lambda tensor: False)
+        monkeypatch.setattr(host_sync, "can_sync", lambda tensor: False)
     gt_boxes, boxes = random_boxes(500, 100, 300), random_boxes(num_boxes, 100, 300, seed=1)
     ours = reference.max_iou(gt_boxes, boxes, True)
     assert 0 < largest <= TWIN["PAIRS_AT_ONCE_CPU"]
     assert_same(ours, ops.max_iou(gt_boxes, boxes, True))
 
 
-@pytest.mark.parametrize("find_nearest", [False, True])
-def test_opcheck(find_nearest: bool) -> None:
-    torch.library.opcheck(OP, (random_boxes(3, 9, 9), random_boxes(20, 9, 9), find_nearest))
+@pytest.mark.parametrize("find_low_quality", [False, True])
+def test_opcheck(find_low_quality: bool) -> None:
+    torch.library.opcheck(OP, (random_boxes(3, 9, 9), random_boxes(20, 9, 9), find_low_quality))
 
 
 def test_errors_name_the_argument() -> None:

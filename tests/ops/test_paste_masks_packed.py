@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskrcnn_scratch import ops
-from maskrcnn_scratch.data import rle
-from maskrcnn_scratch.ops import reference
+from maskrcnn_scratch.ops import reference, rle
 from tests.ops.inputs import random_boxes
 
 OP = torch.ops.maskrcnn_scratch.paste_masks_packed

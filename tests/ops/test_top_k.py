@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskrcnn_scratch import ops, structures
+from maskrcnn_scratch import host_sync, ops
 from maskrcnn_scratch.ops import reference
 
 OP = torch.ops.maskrcnn_scratch.top_k_of_levels
@@ -72,7 +72,7 @@ def test_strided_values() -> None:
 def test_the_twin_runs_where_waiting_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.randn(2, 500)
     expected = ops.top_k_of_levels(values, [300, 200], 20)
-    monkeypatch.setattr(structures, "waiting_is_free", lambda tensor: False)
+    monkeypatch.setattr(host_sync, "can_sync", lambda tensor: False)
     monkeypatch.setattr(torch.ops.maskrcnn_scratch, "top_k_of_levels", None)
     assert torch.equal(ops.top_k_of_levels(values, [300, 200], 20), expected)
 

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch.backbone import FrozenBatchNorm2d
 from maskrcnn_scratch.data.coco import CocoDataset
-from maskrcnn_scratch.structures import Target
-from tools.ladder.photographs import photographs
-from tools.ladder.training import (
+from maskrcnn_scratch.parity.losses import (
     LOSS_TOLERANCE,
     both_losses,
-    gradient_rung,
+    gradient_check,
     in_double,
-    loss_rung,
+    loss_check,
     trainable_maskrcnn,
     training_reference,
 )
+from maskrcnn_scratch.parity.photographs import photographs
+from maskrcnn_scratch.structures import Target
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,12 @@ def test_losses_and_gradients(
     model = trainable_maskrcnn(norm_layer, photographs()[0])
     reference = training_reference(model)
     ours, theirs = both_losses(model, reference, images, targets)
-    rung = loss_rung("losses", ours, theirs, LOSS_TOLERANCE)
-    assert rung.passed, rung
+    check = loss_check("losses", ours, theirs, LOSS_TOLERANCE)
+    assert check.passed, check
 
     model.double()
     reference = training_reference(model)
     for losses in both_losses(model, reference, *in_double(images, targets)):
         torch.stack(list(losses.values())).sum().backward()
-    rung = gradient_rung("gradients", model, reference)
-    assert rung.passed, rung
+    check = gradient_check("gradients", model, reference)
+    assert check.passed, check

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
+from maskrcnn_scratch.builders.from_config import ModelConfig
 from maskrcnn_scratch.data.augment import Augmentation
-from maskrcnn_scratch.training.build_model import ModelConfig
+from maskrcnn_scratch.plain_values import from_dict
 from maskrcnn_scratch.training.config import TrainConfig
-from maskrcnn_scratch.training.plain_values import from_dict
 
 
 def test_round_trip_through_json():

@@ -11,11 +11,11 @@ from contextlib import closing
 import pytest
 import torch
 
+from maskrcnn_scratch.builders.from_config import ModelConfig, build_model
+from maskrcnn_scratch.checkpoint import load_checkpoint, save_checkpoint
 from maskrcnn_scratch.data.augment import Augmentation, AugmentedDataset
 from maskrcnn_scratch.data.shapes import ShapesDataset
 from maskrcnn_scratch.training import distributed
-from maskrcnn_scratch.training.build_model import ModelConfig, build_model
-from maskrcnn_scratch.training.checkpoint import load_checkpoint, save_checkpoint
 from maskrcnn_scratch.training.trainer import Trainer
 from tests.training import toy
 

@@ -9,8 +9,8 @@ import time
 import pytest
 import torch
 
+from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.data.loader import evaluation_loader
-from maskrcnn_scratch.training.checkpoint import load_checkpoint
 from maskrcnn_scratch.training.interrupt import Stopped
 from tests.training import toy
 

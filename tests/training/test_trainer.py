@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.data.loader import Draw
-from maskrcnn_scratch.training.checkpoint import load_checkpoint
 from maskrcnn_scratch.training.trainer import NonFiniteLossError, Trainer, describe
 from tests.training import toy
 

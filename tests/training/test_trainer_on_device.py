@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn_scratch import structures
+from maskrcnn_scratch import host_sync
+from maskrcnn_scratch.builders.from_config import ModelConfig, build_model
 from maskrcnn_scratch.data.augment import Augmentation, AugmentedDataset
 from maskrcnn_scratch.data.shapes import ShapesDataset
-from maskrcnn_scratch.training.build_model import ModelConfig, build_model
-from maskrcnn_scratch.training.sampler import DeviceSampler
+from maskrcnn_scratch.targets.sampler import DeviceSampler
 from maskrcnn_scratch.training.trainer import Trainer, build_optimizer
 from tests.no_sync import SyncError, fake_gpu, no_sync
 from tests.training import toy
@@ -42,7 +42,7 @@ def make_trainer(folder, **changes):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_host_looks_once_in_a_step(accumulate, tmp_path, monkeypatch):
-    monkeypatch.setattr(structures, "waiting_is_free", lambda tensor: False)
+    monkeypatch.setattr(host_sync, "can_sync", lambda tensor: False)
     trainer = make_trainer(tmp_path, accumulate=accumulate, device_sampling=True)
     batches = [next(trainer.read_batches()) for _ in range(3 * accumulate)]
     with no_sync("cpu", reads=1):

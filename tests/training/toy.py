@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from maskrcnn_scratch import checkpoint, losses
 from maskrcnn_scratch.data.loader import Draw
-from maskrcnn_scratch.training import checkpoint, distributed, losses
+from maskrcnn_scratch.training import distributed
 from maskrcnn_scratch.training.config import TrainConfig
 from maskrcnn_scratch.training.trainer import Trainer
 

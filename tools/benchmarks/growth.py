@@ -12,9 +12,9 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from maskrcnn_scratch import ops
+from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
+from maskrcnn_scratch.parity.reference import reference_of
 from tools.benchmarks.clock import Clock, Timing
-from tools.calibrate import calibrated_maskrcnn
-from tools.ladder.reference import reference_of
 
 PROPOSALS = (100, 300, 1000, 3000, 10_000)
 BOXES = (1000, 3000, 10_000, 30_000, 100_000)

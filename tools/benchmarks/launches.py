@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskrcnn_scratch import MaskRCNN
 from maskrcnn_scratch.inference import optimize
-from tools.ladder.reference import reference_of
+from maskrcnn_scratch.parity.reference import reference_of
 
 
 @torch.no_grad()

@@ -38,9 +38,9 @@ def measure_memory(
 @torch.no_grad()
 def main(side: str, height: int, width: int) -> None:
     from maskrcnn_scratch.evaluation.model_results import detect_rle
-    from tools.calibrate import calibrated_maskrcnn
-    from tools.ladder.photographs import photographs
-    from tools.ladder.reference import reference_of
+    from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
+    from maskrcnn_scratch.parity.photographs import photographs
+    from maskrcnn_scratch.parity.reference import reference_of
 
     available = 2**20 * mebibytes("/proc/meminfo", "MemAvailable")
     resource.setrlimit(resource.RLIMIT_AS, (int(available),) * 2)

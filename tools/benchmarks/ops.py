@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from maskrcnn_scratch import ops
-from maskrcnn_scratch.training.matcher import Matcher
+from maskrcnn_scratch.targets.matcher import Matcher
 from tools.benchmarks.clock import IMAGE_SIZE, Clock, Timing
 
 

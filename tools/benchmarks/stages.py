@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch import MaskRCNN
+from maskrcnn_scratch.parity.reference import Recording, reference_of
 from maskrcnn_scratch.roi_heads.detections import select_detections
 from maskrcnn_scratch.rpn import RPNPredictions
 from maskrcnn_scratch.rpn.head import flatten_levels
 from tools.benchmarks.clock import Clock, Timing
-from tools.ladder.reference import Recording, reference_of
 
 
 @torch.no_grad()

@@ -11,10 +11,10 @@ from torchvision.ops import box_iou
 
 from maskrcnn_scratch import MaskRCNN
 from maskrcnn_scratch.inference import optimize
+from maskrcnn_scratch.parity.losses import random_target
+from maskrcnn_scratch.parity.reference import reference_of
 from maskrcnn_scratch.structures import Result
 from tools.benchmarks.clock import Clock, Timing
-from tools.ladder.reference import reference_of
-from tools.ladder.training import random_target
 
 CPU_OPTIONS: dict[str, dict[str, Any]] = {
     "folded": {},

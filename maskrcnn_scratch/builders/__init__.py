@@ -1,0 +1,1 @@
+"""Whole models: the four published ones, and those of a training configuration."""

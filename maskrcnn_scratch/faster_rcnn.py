@@ -1,0 +1,185 @@
+"""Faster R-CNN (Ren et al. 2015): which parts it is made of.
+
+``mask_rcnn.py`` adds the mask branch; ``builders/resnet50_fpn.py`` gives both a ResNet-50.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from maskrcnn_scratch import interfaces
+from maskrcnn_scratch.check_parts import check_parts
+from maskrcnn_scratch.conventions import Conventions
+from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
+from maskrcnn_scratch.roi_heads import (
+    FastRCNNPredictor,
+    MultiScaleRoIAlign,
+    RoIHeads,
+    TwoMLPHead,
+)
+from maskrcnn_scratch.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
+from maskrcnn_scratch.transform import GeneralizedRCNNTransform
+
+
+class FasterRCNN(GeneralizedRCNN):
+    """Faster R-CNN on any backbone; every part can be given, and has torchvision's default.
+
+    Args:
+        backbone: gives feature maps by name and has ``out_channels``.
+        num_classes: with the background; None where the predictors are given.
+        min_size, max_size, image_mean, image_std: see ``GeneralizedRCNNTransform``.
+        rpn_anchor_generator: by default one size a level, 32 to 512, and three shapes.
+        rpn_head: by default ``RPNHead``.
+        rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test: candidates of each level before NMS.
+        rpn_post_nms_top_n_train, rpn_post_nms_top_n_test: proposals of each image after it.
+        rpn_nms_thresh, rpn_fg_iou_thresh, rpn_bg_iou_thresh, rpn_batch_size_per_image,
+        rpn_positive_fraction, rpn_score_thresh: see ``RegionProposalNetwork``.
+        box_roi_pool: by default 7 x 7 from the maps "0" to "3".
+        box_head, box_predictor: by default ``TwoMLPHead`` and ``FastRCNNPredictor``.
+        box_score_thresh, box_nms_thresh, box_detections_per_img, box_fg_iou_thresh,
+        box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction, bbox_reg_weights: see
+            ``RoIHeads``.
+        mask_roi_pool, mask_head, mask_predictor: a mask branch; see ``MaskRCNN``.
+        conventions: of the default parts, where libraries differ.
+        **kwargs: to ``GeneralizedRCNNTransform``: ``size_divisible``, ``fixed_size``, ``paste``.
+
+    Raises:
+        ValueError: parts that do not fit together.
+    """
+
+    def __init__(
+        self,
+        backbone: interfaces.Backbone,
+        num_classes: int | None = None,
+        # transform
+        min_size: int | Sequence[int] = 800,
+        max_size: int = 1333,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        # RPN
+        rpn_anchor_generator: interfaces.AnchorGenerator | None = None,
+        rpn_head: interfaces.RPNHead | None = None,
+        rpn_pre_nms_top_n_train: int = 2000,
+        rpn_pre_nms_top_n_test: int = 1000,
+        rpn_post_nms_top_n_train: int = 2000,
+        rpn_post_nms_top_n_test: int = 1000,
+        rpn_nms_thresh: float = 0.7,
+        rpn_fg_iou_thresh: float = 0.7,
+        rpn_bg_iou_thresh: float = 0.3,
+        rpn_batch_size_per_image: int = 256,
+        rpn_positive_fraction: float = 0.5,
+        rpn_score_thresh: float = 0.0,
+        # boxes
+        box_roi_pool: interfaces.RoIPooler | None = None,
+        box_head: interfaces.BoxHead | None = None,
+        box_predictor: interfaces.BoxPredictor | None = None,
+        box_score_thresh: float = 0.05,
+        box_nms_thresh: float = 0.5,
+        box_detections_per_img: int = 100,
+        box_fg_iou_thresh: float = 0.5,
+        box_bg_iou_thresh: float = 0.5,
+        box_batch_size_per_image: int = 512,
+        box_positive_fraction: float = 0.25,
+        bbox_reg_weights: tuple[float, float, float, float] | None = None,
+        # masks
+        mask_roi_pool: interfaces.RoIPooler | None = None,
+        mask_head: interfaces.MaskHead | None = None,
+        mask_predictor: interfaces.MaskPredictor | None = None,
+        *,
+        conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
+        **kwargs: Any,
+    ) -> None:
+        classes = number_of_classes(num_classes, "box_predictor", box_predictor)
+        channels = out_channels_of(backbone)
+
+        if rpn_anchor_generator is None:
+            rpn_anchor_generator = AnchorGenerator(
+                sizes=((32,), (64,), (128,), (256,), (512,)),
+                aspect_ratios=(0.5, 1.0, 2.0),
+                strides=conventions.anchor_strides,
+                rounded=conventions.round_anchors,
+            )
+        if rpn_head is None:
+            rpn_head = RPNHead(channels, rpn_anchor_generator.num_anchors_per_location()[0])
+        rpn = RegionProposalNetwork(
+            rpn_anchor_generator,
+            rpn_head,
+            rpn_fg_iou_thresh,
+            rpn_bg_iou_thresh,
+            rpn_batch_size_per_image,
+            rpn_positive_fraction,
+            {"training": rpn_pre_nms_top_n_train, "testing": rpn_pre_nms_top_n_test},
+            {"training": rpn_post_nms_top_n_train, "testing": rpn_post_nms_top_n_test},
+            rpn_nms_thresh,
+            rpn_score_thresh,
+        )
+
+        if box_roi_pool is None:
+            box_roi_pool = default_roi_pool(7, conventions)
+        if box_head is None:
+            box_head = TwoMLPHead(channels * box_roi_pool.output_size[0] ** 2, 1024)
+        if box_predictor is None:
+            box_predictor = FastRCNNPredictor(1024, classes)
+        roi_heads = RoIHeads(
+            box_roi_pool,
+            box_head,
+            box_predictor,
+            box_fg_iou_thresh,
+            box_bg_iou_thresh,
+            box_batch_size_per_image,
+            box_positive_fraction,
+            bbox_reg_weights,
+            box_score_thresh,
+            box_nms_thresh,
+            box_detections_per_img,
+            mask_roi_pool,
+            mask_head,
+            mask_predictor,
+        )
+
+        transform = GeneralizedRCNNTransform(
+            min_size,
+            max_size,
+            conventions.image_mean if image_mean is None else image_mean,
+            conventions.image_std if image_std is None else image_std,
+            **{"paste": conventions.paste, **kwargs},
+        )
+        super().__init__(backbone, rpn, roi_heads, transform)
+        check_parts(self)
+
+
+def default_roi_pool(
+    output_size: int, conventions: Conventions, channels_last: bool = False
+) -> MultiScaleRoIAlign:
+    return MultiScaleRoIAlign(
+        ("0", "1", "2", "3"),
+        output_size,
+        conventions.sampling_ratio,
+        aligned=conventions.roi_aligned,
+        channels_last=channels_last,
+    )
+
+
+def out_channels_of(backbone: interfaces.Backbone) -> int:
+    if not hasattr(backbone, "out_channels"):
+        raise ValueError(
+            "backbone has no attribute out_channels: set it to the number of channels of its "
+            "feature maps (the same for all of them)"
+        )
+    return backbone.out_channels
+
+
+def number_of_classes(num_classes: int | None, name: str, predictor: object) -> int:
+    """Of the predictor to build; 0 if one is given. Raises a ValueError if both or neither are."""
+    if (num_classes is None) == (predictor is None):
+        raise ValueError(
+            f"give either num_classes or {name}: num_classes is {num_classes}, "
+            f"{name} is {'missing' if predictor is None else 'given'}"
+        )
+    if num_classes is not None and num_classes < 2:
+        raise ValueError(
+            f"num_classes is {num_classes}: it counts the background, so that one class of objects "
+            "makes it 2"
+        )
+    return num_classes or 0

@@ -1,0 +1,249 @@
+"""Rungs of training: the five losses, the gradient of every parameter, and twenty steps of SGD.
+
+torchvision runs first. The proposals it found and the anchors and proposals it sampled are handed
+to our model, as one proposal more or less would change the losses far more than any rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN as ReferenceMaskRCNN
+
+from maskrcnn_scratch import MaskRCNN, resnet_fpn_backbone
+from maskrcnn_scratch.backbone import FrozenBatchNorm2d
+from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
+from maskrcnn_scratch.parity.compare import Check
+from maskrcnn_scratch.parity.reference import reference_of
+from maskrcnn_scratch.parity.stages import pad_proposals
+from maskrcnn_scratch.structures import Target
+from maskrcnn_scratch.targets.sampler import ReplaySampler, SampledIndices
+
+Batch: TypeAlias = tuple[Sequence[Tensor], Sequence[Target]]
+
+LOSS_TOLERANCE = 1e-5  # relative
+GRADIENT_TOLERANCE = 1e-10  # relative, norm of the difference; in float64
+STEPS, STEPS_TOLERANCE = 20, 1e-3
+LEARNING_RATE = 1e-4  # the losses fall by a quarter; at 2e-4 rounding grows to 1e-3
+SAMPLES = 64  # proposals an image
+SIZE = {"min_size": 200, "max_size": 333}
+
+
+class TrainingRecording:
+    """The losses of one batch by torchvision's model, and what it drew.
+
+    Attributes:
+        losses: the five scalars, with their graph.
+        proposals: ``[P_n, 4]`` of each image, before the ground truth joins them.
+        samples: of the RPN and of the RoI heads, as indices.
+    """
+
+    def __init__(
+        self, reference: ReferenceMaskRCNN, images: Sequence[Tensor], targets: Sequence[Target]
+    ) -> None:
+        self.samples: dict[str, SampledIndices] = {}
+        self.proposals: list[Tensor] = []
+        stages = {"rpn": reference.rpn, "roi_heads": reference.roi_heads}
+        samplers = {name: stage.fg_bg_sampler for name, stage in stages.items()}
+        for name, stage in stages.items():
+            stage.fg_bg_sampler = self._recorder(name, samplers[name])
+        hook = reference.rpn.register_forward_hook(self._record_proposals)
+        self.losses: dict[str, Tensor] = reference(list(images), [dict(t) for t in targets])
+        hook.remove()
+        for name, stage in stages.items():
+            stage.fg_bg_sampler = samplers[name]
+
+    def _recorder(self, name: str, sampler: Any) -> Any:
+        def sample(labels: list[Tensor]) -> Any:
+            masks = sampler(labels)
+            positive, negative = ([m.nonzero().squeeze(1) for m in kind] for kind in masks)
+            self.samples[name] = positive, negative
+            return masks
+
+        return sample
+
+    def _record_proposals(self, _: Any, inputs: Any, output: Any) -> None:
+        self.proposals = [boxes.clone() for boxes in output[0]]
+
+
+def replayed_losses(
+    model: MaskRCNN,
+    images: Sequence[Tensor],
+    targets: Sequence[Target],
+    recording: TrainingRecording,
+) -> dict[str, Tensor]:
+    """Our losses on torchvision's proposals and samples."""
+    propose, samplers = model.rpn.propose, (model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler)
+    proposals = pad_proposals(recording.proposals)
+    model.rpn.propose = lambda *_, **__: proposals  # type: ignore[method-assign]
+    model.rpn.fg_bg_sampler = ReplaySampler([recording.samples["rpn"]])
+    model.roi_heads.fg_bg_sampler = ReplaySampler([recording.samples["roi_heads"]])
+    try:
+        return model.losses(images, targets)
+    finally:
+        model.rpn.propose = propose  # type: ignore[method-assign]
+        model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler = samplers
+
+
+def losses_checks(batches: Sequence[Batch], photograph: Tensor) -> Iterator[Check]:
+    """Losses in float32, gradients in float64, and steps; with frozen and ordinary batch norm.
+
+    Gradients are compared in float64: in float32 rounding carries some activation over the kink of
+    a ReLU, and its gradient is another one.
+
+    Args:
+        photograph: ``[3, H, W]`` in 0-1, to calibrate the ResNet on.
+    """
+    device = batches[0][0][0].device
+    for norm_layer in (FrozenBatchNorm2d, nn.BatchNorm2d):
+        model = trainable_maskrcnn(norm_layer, photograph).to(device)
+        reference = training_reference(model)
+        for images, targets in batches:
+            objects = "+".join(str(len(target["boxes"])) for target in targets)
+            name = f"{norm_layer.__name__}, {objects} objects"
+            ours, theirs = both_losses(model, reference, images, targets)
+            yield loss_check(name, ours, theirs, LOSS_TOLERANCE)
+        yield steps_rung(f"{norm_layer.__name__}, {STEPS} steps", model, reference, batches)
+        model.double()
+        reference = training_reference(model)
+        for images, targets in batches:
+            objects = "+".join(str(len(target["boxes"])) for target in targets)
+            model.zero_grad()
+            reference.zero_grad()
+            for losses in both_losses(model, reference, *in_double(images, targets)):
+                _total(losses).backward()
+            name = f"gradients, {norm_layer.__name__}, {objects} objects"
+            yield gradient_check(name, model, reference)
+
+
+def trainable_maskrcnn(norm_layer: type[nn.Module], photograph: Tensor) -> MaskRCNN:
+    """A model as fine-tuning starts: a ResNet that has seen images, and new FPN, RPN and heads.
+
+    All of its layers are trained, so that every parameter has a gradient to compare.
+    """
+    body = calibrated_maskrcnn(0, photograph, **SIZE).get_submodule("backbone.body")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone = resnet_fpn_backbone(
+            backbone_name="resnet50", norm_layer=norm_layer, trainable_layers=5
+        )
+        model = MaskRCNN(backbone, num_classes=91, **SIZE)
+    backbone.body.load_state_dict(body.state_dict(), strict=False)  # num_batches_tracked may lack
+    return model.train()
+
+
+def training_reference(model: MaskRCNN) -> ReferenceMaskRCNN:
+    """torchvision's model, sampling fewer proposals (enough to compare, and far quicker).
+
+    Its images are channels-last, as ours are: batch statistics over the few pixels of one small
+    image would blow up what convolutions round differently in another layout.
+    """
+    reference = reference_of(model).requires_grad_(True)
+    reference.backbone.register_forward_pre_hook(
+        lambda _, args: args[0].contiguous(memory_format=torch.channels_last)
+    )
+    reference.roi_heads.fg_bg_sampler.batch_size_per_image = SAMPLES
+    return reference
+
+
+def random_target(image: Tensor, count: int, seed: int) -> Target:
+    """``count`` ellipses of random places, sides and classes on an image ``[3, H, W]``."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = image.shape[-2:]
+    size = torch.tensor([width, height])
+    side = size * (0.05 + 0.3 * torch.rand(count, 2, generator=generator))
+    corner = (size - side) * torch.rand(count, 2, generator=generator)
+    x = torch.arange(width) + 0.5
+    y = torch.arange(height)[:, None] + 0.5
+    center, radius = (corner + side / 2)[:, :, None, None], (side / 2)[:, :, None, None]
+    inside = ((x - center[:, 0]) / radius[:, 0]) ** 2 + (
+        (y - center[:, 1]) / radius[:, 1]
+    ) ** 2 <= 1
+    target = {
+        "boxes": torch.cat((corner, corner + side), dim=1),
+        "labels": torch.randint(1, 91, (count,), generator=generator),
+        "masks": inside.to(torch.uint8),
+    }
+    return {key: value.to(image.device) for key, value in target.items()}
+
+
+def in_double(images: Sequence[Tensor], targets: Sequence[Target]) -> Batch:
+    """The batch in float64."""
+    boxes = [{**target, "boxes": target["boxes"].double()} for target in targets]
+    return [image.double() for image in images], boxes
+
+
+def both_losses(
+    model: MaskRCNN,
+    reference: ReferenceMaskRCNN,
+    images: Sequence[Tensor],
+    targets: Sequence[Target],
+    seed: int = 0,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Our losses and torchvision's, on the same samples; both models in training mode."""
+    torch.manual_seed(seed)
+    recording = TrainingRecording(reference, images, targets)
+    torch.manual_seed(seed)  # the transform draws a size
+    return replayed_losses(model, images, targets, recording), recording.losses
+
+
+def steps_rung(
+    name: str, model: MaskRCNN, reference: ReferenceMaskRCNN, batches: Sequence[Batch]
+) -> Check:
+    """Twenty steps of SGD on both models from the same start; the worst loss of all."""
+    optimizers = [
+        torch.optim.SGD(
+            [p for p in m.parameters() if p.requires_grad], lr=LEARNING_RATE, momentum=0.9
+        )
+        for m in (model, reference)
+    ]
+    checks = []
+    for step in range(STEPS):
+        losses = both_losses(model, reference, *batches[step % len(batches)], seed=step)
+        checks.append(loss_check(name, *losses, STEPS_TOLERANCE))
+        for optimizer, values in zip(optimizers, losses, strict=True):
+            optimizer.zero_grad()
+            _total(values).backward()
+            optimizer.step()
+    return max(checks, key=lambda check: check.relative)
+
+
+def _total(losses: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack(list(losses.values())).sum()
+
+
+def loss_check(
+    name: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], tolerance: float
+) -> Check:
+    """The loss that is furthest off, relative to its size."""
+    words = f"{tolerance:.0e} relative"
+    if list(ours) != list(theirs):
+        note = f"ours are {list(ours)}, torchvision's {list(theirs)}"
+        return Check("losses", name, torch.inf, torch.inf, words, False, note)
+    absolute = [abs(ours[key].item() - theirs[key].item()) for key in theirs]
+    relative = [
+        off / max(abs(theirs[key].item()), 1e-8) for key, off in zip(theirs, absolute, strict=True)
+    ]
+    return Check("losses", name, max(absolute), max(relative), words, max(relative) <= tolerance)
+
+
+def gradient_check(name: str, model: MaskRCNN, reference: ReferenceMaskRCNN) -> Check:
+    """The parameter whose gradient is furthest off, by the norm of the difference."""
+    theirs = dict(reference.named_parameters())
+    worst, where, absolute = 0.0, "", 0.0
+    for key, parameter in model.named_parameters():
+        mine, other = parameter.grad, theirs[key].grad
+        if (mine is None) != (other is None):
+            note = f"{key} has a gradient on one side only"
+            return Check("losses", name, torch.inf, torch.inf, "", False, note)
+        if mine is None or other is None:
+            continue
+        off, size = float((mine - other).norm()), float(other.norm())
+        if off > 0 and off / max(size, 1e-12) > worst:
+            worst, where, absolute = off / max(size, 1e-12), key, off
+    passed = worst <= GRADIENT_TOLERANCE
+    tolerance = f"{GRADIENT_TOLERANCE:.0e} relative"
+    return Check("losses", name, absolute, worst, tolerance, passed, where)

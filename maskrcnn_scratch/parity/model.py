@@ -1,0 +1,179 @@
+"""The whole model: detections matched one to one, and an account of those that differ.
+
+Two correct implementations round differently (convolutions in another layout). A detector makes
+thousands of decisions, and now and then one is so close that rounding decides it. So detections
+must agree, but for a few, each of which must trace back to a decision that the reference itself
+took by a hair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from maskrcnn_scratch.ops.boxes import box_iou
+from maskrcnn_scratch.parity.compare import Check
+from maskrcnn_scratch.parity.reference import Recording
+from maskrcnn_scratch.parity.stages import level_mapper
+from maskrcnn_scratch.structures import Result, StageOutputs
+
+BOX_TOLERANCE = 1e-2  # pixels
+SCORE_TOLERANCE = 1e-5
+MASK_TOLERANCE = 1e-4
+MARGIN = 1e-5  # of a decision, as a part of what is compared
+MOST_FLIPS = 0.005  # of all detections
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A detection without an equal on the other side.
+
+    Attributes:
+        image: index in the batch.
+        what: the detection and how far it is off.
+        margin: how close the closest decision was that it hangs on, relative.
+        decision: which one that was.
+    """
+
+    image: int
+    what: str
+    margin: float
+    decision: str
+
+
+@dataclass
+class Agreement:
+    """How two sets of results compare.
+
+    Attributes:
+        detections: of the reference.
+        boxes, scores, masks: largest difference over the matched ones.
+        differences: those that did not match.
+    """
+
+    detections: int = 0
+    boxes: float = 0.0
+    scores: float = 0.0
+    masks: float = 0.0
+    differences: list[Difference] = field(default_factory=list)
+
+
+def model_check(name: str, ours: StageOutputs, recording: Recording) -> tuple[Check, Agreement]:
+    """Compares the results of one batch."""
+    agreement = Agreement()
+    for n, (mine, theirs) in enumerate(zip(ours.results, recording.results, strict=True)):
+        _match_image(n, mine, theirs, recording, agreement)
+    return summarize(name, [agreement]), agreement
+
+
+def summarize(name: str, agreements: Sequence[Agreement]) -> Check:
+    """One check for several batches: the share of differences is over all of them."""
+    detections = sum(agreement.detections for agreement in agreements)
+    differences = [d for agreement in agreements for d in agreement.differences]
+    unexplained = [d for d in differences if d.margin > MARGIN]
+    boxes, scores, masks = (
+        max((getattr(agreement, field) for agreement in agreements), default=0.0)
+        for field in ("boxes", "scores", "masks")
+    )
+    few = len(differences) <= MOST_FLIPS * max(detections, 1 / MOST_FLIPS)
+    note = f"{detections} detections, {len(differences)} differ; boxes {boxes:.0e} px, "
+    note += f"scores {scores:.0e}, masks {masks:.0e}"
+    return Check(
+        "model",
+        name,
+        boxes,
+        max(boxes / BOX_TOLERANCE, scores / SCORE_TOLERANCE, masks / MASK_TOLERANCE),
+        "1e-2 px, 1e-5, 1e-4",
+        few and not unexplained,
+        note,
+    )
+
+
+def _match_image(
+    n: int, mine: Result, theirs: Result, recording: Recording, agreement: Agreement
+) -> None:
+    agreement.detections += len(theirs["boxes"])
+    free = torch.ones(len(mine["boxes"]), dtype=torch.bool, device=mine["boxes"].device)
+    for k, (box, label, score) in enumerate(
+        zip(theirs["boxes"], theirs["labels"], theirs["scores"], strict=True)
+    ):
+        distance = (mine["boxes"] - box).abs().amax(1) if len(free) else mine["scores"]
+        distance = distance.masked_fill(~free | (mine["labels"] != label), torch.inf)
+        best = int(distance.argmin()) if len(distance) else -1
+        what = f"{int(label)} at {[round(x, 1) for x in box.tolist()]}, score {float(score):.4f}"
+        if best < 0 or float(distance[best]) > BOX_TOLERANCE:
+            agreement.differences.append(
+                _account(n, f"{what}: missing", box, label, score, recording)
+            )
+            continue
+        free[best] = False
+        off_score = float((mine["scores"][best] - score).abs())
+        off_mask = float((mine["masks"][best] - theirs["masks"][k]).abs().max())
+        if off_score > SCORE_TOLERANCE or off_mask > MASK_TOLERANCE:
+            what += f": score off by {off_score:.0e}, mask by {off_mask:.0e}"
+            agreement.differences.append(_account(n, what, box, label, score, recording))
+            continue
+        agreement.boxes = max(agreement.boxes, float(distance[best]))
+        agreement.scores = max(agreement.scores, off_score)
+        agreement.masks = max(agreement.masks, off_mask)
+    for k in free.nonzero().flatten().tolist():
+        box, label, score = mine["boxes"][k], mine["labels"][k], mine["scores"][k]
+        what = f"{int(label)} at {[round(x, 1) for x in box.tolist()]}: ours alone"
+        agreement.differences.append(_account(n, what, box, label, score, recording))
+
+
+def _account(
+    n: int, what: str, box: Tensor, label: Tensor, score: Tensor, recording: Recording
+) -> Difference:
+    """Looks for the closest decision of the reference that this detection hangs on."""
+    margin, decision = min(_margins(n, box, label, score, recording))
+    return Difference(n, what, margin, decision)
+
+
+def _margins(
+    n: int, box: Tensor, label: Tensor, score: Tensor, recording: Recording
+) -> Iterator[tuple[float, str]]:
+    heads, result = recording.reference.roi_heads, recording.results[n]
+    yield abs(float(score) - heads.score_thresh), "score threshold"
+    if len(result["scores"]) == heads.detections_per_img:
+        yield abs(float(score - result["scores"][-1])), "last of the detections kept"
+
+    same = result["boxes"][(result["labels"] == label) & (result["scores"] >= score)]
+    if len(same):
+        iou = box_iou(box[None], same)[0]
+        yield float((iou - heads.nms_thresh).abs().min()), "NMS of detections"
+
+    # The box that is pasted: grown about its centre, then cut off to whole pixels.
+    grown = box.double()
+    center, half = (grown[:2] + grown[2:]) / 2, (grown[2:] - grown[:2]) / 2 * (30 / 28)
+    corners = torch.cat((center - half, center + half))
+    off = (corners - corners.round()).abs() / corners.abs().clamp(min=1)
+    yield float(off.min()), "truncation of the pasted box"
+
+    # The pyramid level it is pooled from, and that of the proposals it overlaps.
+    proposals = recording.outputs["rpn"][0][n]
+    resized = recording.inputs["roi_heads.mask_roi_pool"][1][n]
+    for name, boxes in (("mask", resized), ("box", proposals)):
+        mapper = level_mapper(recording, f"{name}_roi_pool")
+        side = ((boxes[:, 2:] - boxes[:, :2]).prod(1).double().sqrt() / mapper.s0).log2()
+        if len(side):
+            yield float((side + mapper.eps - side.round()).abs().min()), f"{name} pooling level"
+
+    yield from _rpn_margins(n, recording)
+
+
+def _rpn_margins(n: int, recording: Recording) -> Iterator[tuple[float, str]]:
+    """The closest calls of the proposals: top-k of each level, NMS, and the last one kept."""
+    rpn = recording.reference.rpn
+    objectness, _ = recording.outputs["rpn.head"]
+    for level in objectness:
+        logits = level[n].flatten().sort(descending=True).values
+        k = rpn.pre_nms_top_n()
+        if len(logits) > k:
+            yield float(logits[k - 1] - logits[k]), "top-k of a level"
+    boxes = recording.outputs["rpn"][0][n]
+    iou = box_iou(boxes, boxes).triu(diagonal=1)
+    yield float((iou - rpn.nms_thresh).abs().min()), "NMS of proposals"

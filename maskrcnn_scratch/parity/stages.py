@@ -1,0 +1,133 @@
+"""Rungs of modules and stages, each fed with what torchvision's own stage was fed with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from maskrcnn_scratch import MaskRCNN
+from maskrcnn_scratch.parity.compare import Check, compare
+from maskrcnn_scratch.parity.reference import Recording
+from maskrcnn_scratch.roi_heads.detections import select_detections
+from maskrcnn_scratch.rpn import RPNPredictions
+from maskrcnn_scratch.rpn.head import flatten_levels
+from maskrcnn_scratch.structures import ImageList, Proposals
+
+LAYOUT = 1e-5  # relative; convolutions add up in another order when the layout differs
+
+
+def stage_checks(
+    model: MaskRCNN, recording: Recording, images: Sequence[Tensor]
+) -> Iterator[Check]:
+    """All checks between single ops and the whole model, in the order of the data."""
+    exact = 0.0 if images[0].device.type == "cpu" else 1e-4
+    given, gave = recording.inputs, recording.outputs
+    batch = gave["transform"][0]
+    sizes = torch.tensor(batch.image_sizes, device=images[0].device)
+    channels_last = ImageList(batch.tensors.contiguous(memory_format=torch.channels_last), sizes)
+    shape = tuple(batch.tensors.shape[-2:])
+
+    ours, _ = model.transform(images)
+    yield compare("stage", "transform", [ours.tensors, ours.sizes], [batch.tensors, sizes])
+
+    body, features = gave["backbone.body"], gave["backbone"]
+    ours_body = model.backbone.body(channels_last.tensors)
+    yield compare("module", "ResNet-50 (C2-C5)", ours_body, body, rtol=LAYOUT)
+    yield compare("module", "FPN (P2-P6)", model.backbone.fpn(body), features, rtol=LAYOUT)
+
+    anchors = gave["rpn.anchor_generator"]
+    ours_anchors = model.rpn.anchor_generator(channels_last, list(features.values()))
+    yield compare("stage", "anchors", ours_anchors, anchors)
+    objectness, deltas = gave["rpn.head"]
+    ours_head = model.rpn.head(list(features.values()))
+    yield compare("module", "RPN head", ours_head, [objectness, deltas], rtol=LAYOUT)
+
+    predictions = RPNPredictions(
+        anchors[0],
+        flatten_levels(objectness, 1).squeeze(2),
+        flatten_levels(deltas, 4),
+        [level[0].numel() for level in objectness],
+    )
+    proposals: list[Tensor] = gave["rpn"][0]
+    ours_proposals = model.rpn.propose(predictions, sizes).to_list()
+    yield compare("stage", "proposals", in_order(ours_proposals), in_order(proposals), atol=exact)
+
+    heads = model.roi_heads
+    for name in ("box", "mask"):
+        pool = getattr(heads, f"{name}_roi_pool")
+        boxes = given[f"roi_heads.{name}_roi_pool"][1]
+        reference_levels = level_mapper(recording, f"{name}_roi_pool")(boxes)
+        scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+        levels = pool.map_levels(torch.cat(list(boxes)), scales)
+        yield compare("stage", f"{name} levels", levels, reference_levels)
+        pooled = pool(features, boxes, [shape])
+        theirs = gave[f"roi_heads.{name}_roi_pool"]
+        yield compare("stage", f"{name} RoIAlign", pooled, theirs, atol=exact)
+
+    box_features = heads.box_head(gave["roi_heads.box_roi_pool"])
+    yield compare("module", "box head", box_features, gave["roi_heads.box_head"], rtol=LAYOUT)
+    class_logits, box_regression = gave["roi_heads.box_predictor"]
+    ours_boxes = heads.box_predictor(gave["roi_heads.box_head"])
+    yield compare(
+        "module", "box predictor", ours_boxes, [class_logits, box_regression], rtol=LAYOUT
+    )
+
+    padded = pad_proposals(proposals)
+    counts = [len(boxes) for boxes in proposals]
+    detections = select_detections(
+        pad(class_logits.split(counts)),
+        pad(box_regression.unflatten(1, (-1, 4)).split(counts)),
+        padded,
+        sizes,
+        score_thresh=heads.score_thresh,
+        nms_thresh=heads.nms_thresh,
+        detections_per_img=heads.detections_per_img,
+        min_size=heads.min_size,
+        box_coder=heads.box_coder,
+        nms=heads.nms,
+    )
+    found: list[dict[str, Tensor]] = gave["roi_heads"][0]
+    kept = [
+        [detections.boxes[n, :count], detections.labels[n, :count], detections.scores[n, :count]]
+        for n, count in enumerate(detections.counts.tolist())
+    ]
+    theirs = [[one["boxes"], one["labels"], one["scores"]] for one in found]
+    yield compare("stage", "detections", kept, theirs, atol=exact)
+
+    mask_features = heads.mask_head(gave["roi_heads.mask_roi_pool"])
+    yield compare("module", "mask head", mask_features, gave["roi_heads.mask_head"], rtol=LAYOUT)
+    logits = heads.mask_predictor(gave["roi_heads.mask_head"])
+    yield compare("module", "mask predictor", logits, gave["roi_heads.mask_predictor"], rtol=LAYOUT)
+
+    for n, (one, result) in enumerate(zip(found, recording.results, strict=True)):
+        size = (images[n].shape[-2], images[n].shape[-1])
+        pasted = model.transform.paste(one["masks"], result["boxes"], size)
+        yield compare("stage", f"paste, image {n}", pasted, result["masks"], atol=1e-6)
+
+
+def level_mapper(recording: Recording, pool: str) -> object:
+    """torchvision's own level mapper, which its pooler makes at its first call."""
+    return recording.reference.get_submodule(f"roi_heads.{pool}").map_levels
+
+
+def in_order(boxes: Sequence[Tensor]) -> list[Tensor]:
+    """Boxes sorted by coordinates: in torchvision an unstable sort orders equal scores."""
+    for column in range(4):
+        boxes = [in_image[in_image[:, column].argsort(stable=True)] for in_image in boxes]
+    return list(boxes)
+
+
+def pad(rows: Sequence[Tensor]) -> Tensor:
+    """``[K_n, ...]`` of each image -> ``[N, max K, ...]`` with zeros in the empty slots."""
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+def pad_proposals(boxes: Sequence[Tensor]) -> Proposals:
+    """torchvision's list of boxes as ours."""
+    counts = torch.tensor([len(in_image) for in_image in boxes], device=boxes[0].device)
+    padded = pad(boxes)
+    return Proposals(
+        padded, padded[..., 0], counts, torch.zeros_like(padded[..., 0], dtype=torch.int64)
+    )

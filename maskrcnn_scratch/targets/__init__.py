@@ -1,0 +1,1 @@
+"""What the losses compare the predictions with: matching, sampling, targets."""

@@ -1,0 +1,173 @@
+"""Which anchors and proposals enter the losses (Faster R-CNN, section 3.1.3; Fast R-CNN, 2.3).
+
+Most boxes are background. Each image contributes a fixed number of sampled boxes, of which at most
+a given fraction is positive. A label of 1 or more is positive, 0 is negative, ``IGNORE_LABEL`` is
+never sampled.
+
+``BalancedPositiveNegativeSampler`` is torchvision's, number for number. ``DeviceSampler`` has the
+same distribution and never synchronises with a GPU; see there. Shapes: see ``structures``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from maskrcnn_scratch.structures import IGNORE_LABEL
+
+# Indices of positives and of negatives, an int64 tensor per image; see ``interfaces.Sampler``.
+SampledIndices = tuple[list[Tensor], list[Tensor]]
+
+# What a sampler of fixed size returns for an index that it had no box for.
+NO_SAMPLE = -1
+
+
+class BalancedPositiveNegativeSampler:
+    """Samples uniformly without replacement; negatives fill up what positives leave.
+
+    Without a generator the numbers come from the device's global one, in torchvision's order: per
+    image one ``randperm`` of the positives, then one of the negatives. So the same seed gives the
+    same sample.
+
+    Args:
+        batch_size_per_image: boxes sampled per image, if there are that many.
+        positive_fraction: the largest fraction of them that is positive.
+    """
+
+    def __init__(self, batch_size_per_image: int, positive_fraction: float) -> None:
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+
+    def __call__(
+        self, labels: list[Tensor], generator: torch.Generator | None = None
+    ) -> SampledIndices:
+        """Samples from ``labels``, a tensor ``[A]`` (integer or float) per image."""
+        positives, negatives = [], []
+        for labels_in_image in labels:
+            positive = (labels_in_image >= 1).nonzero().squeeze(1)
+            negative = (labels_in_image == 0).nonzero().squeeze(1)
+            max_positive = int(self.batch_size_per_image * self.positive_fraction)
+            num_positive = min(len(positive), max_positive)
+            num_negative = min(len(negative), self.batch_size_per_image - num_positive)
+            positives.append(_draw(positive, num_positive, generator))
+            negatives.append(_draw(negative, num_negative, generator))
+        return positives, negatives
+
+
+def _draw(indices: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """``count`` of ``indices [K]``, sorted. All K are permuted; torchvision does."""
+    order = torch.randperm(len(indices), generator=generator, device=indices.device)
+    return indices[order[:count]].sort().values
+
+
+class ReplaySampler:
+    """Returns recorded samples, one per call: two models can then be given the same boxes.
+
+    Args:
+        recorded: for each call to come, positives and negatives as
+            ``BalancedPositiveNegativeSampler`` returns them.
+    """
+
+    def __init__(self, recorded: Iterable[SampledIndices]) -> None:
+        self._recorded = iter(recorded)
+
+    def __call__(
+        self, labels: list[Tensor], generator: torch.Generator | None = None
+    ) -> SampledIndices:
+        """The next recorded sample; of ``labels`` only the shapes are used, as a check.
+
+        Raises:
+            ValueError: no sample is left, or it was recorded for other images.
+        """
+        sample = next(self._recorded, None)
+        if sample is None:
+            raise ValueError("all recorded samples were used")
+        for indices_by_image in sample:
+            if len(indices_by_image) != len(labels):
+                raise ValueError(
+                    f"the sample was recorded for {len(indices_by_image)} images, not {len(labels)}"
+                )
+            for image, (indices, labels_in_image) in enumerate(
+                zip(indices_by_image, labels, strict=True)
+            ):
+                if len(indices) > 0 and int(indices.max()) >= len(labels_in_image):
+                    raise ValueError(
+                        f"image {image}: recorded index {int(indices.max())} is outside its "
+                        f"{len(labels_in_image)} boxes"
+                    )
+        return sample
+
+
+class DeviceSampler:
+    """``BalancedPositiveNegativeSampler`` in distribution, without host synchronisation.
+
+    That sampler's shapes depend on how many positives there are, which a GPU must report to the
+    host first. Here shapes depend on the arguments alone. Every box gets a random key; the largest
+    keys among the positives, then the largest among the negatives, are the sample. Per image the
+    first tensor has ``batch_size_per_image * positive_fraction`` indices: the positives, then negatives
+    where there are too few. The second tensor has the rest. Missing ones are ``NO_SAMPLE``.
+    """
+
+    def __init__(self, batch_size_per_image: int, positive_fraction: float) -> None:
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+
+    def __call__(
+        self, labels: list[Tensor], generator: torch.Generator | None = None
+    ) -> SampledIndices:
+        """Samples from ``labels``, a tensor ``[A]`` (integer or float) per image."""
+        padded = pad_sequence(labels, batch_first=True, padding_value=IGNORE_LABEL)  # [N, A]
+        total = min(self.batch_size_per_image, padded.shape[1])  # B
+        max_positive = min(int(self.batch_size_per_image * self.positive_fraction), total)
+        keys = torch.rand(padded.shape, generator=generator, device=padded.device)
+        positive = keys.masked_fill(padded < 1, -1).topk(max_positive, dim=1)
+        negative = keys.masked_fill(padded != 0, -1).topk(total, dim=1)
+        indices = torch.cat((positive.indices, negative.indices), dim=1)
+        found = torch.cat((positive.values, negative.values), dim=1) >= 0
+        indices = indices.masked_fill(~found, NO_SAMPLE)  # [N, max_positive + B]
+
+        num_positive = found[:, :max_positive].sum(dim=1, keepdim=True)  # [N, 1]
+        column = torch.arange(total, device=padded.device)  # [B]
+        negatives_column = column - num_positive + max_positive  # they follow the last positive
+        sampled = indices.gather(
+            1, torch.where(column < num_positive, column, negatives_column)
+        )  # [N, B]
+        return list(sampled[:, :max_positive]), list(sampled[:, max_positive:])
+
+
+def concatenate_samples(
+    positives: Sequence[Tensor], negatives: Sequence[Tensor], boxes_per_image: int
+) -> tuple[Tensor, Tensor]:
+    """A sample as indices into the boxes of all images: positives first, as in torchvision.
+
+    Args:
+        positives, negatives: what a sampler returned.
+        boxes_per_image: ``A``.
+
+    Returns:
+        sampled: int64 ``[B]`` in ``[0, N * A)``.
+        found: bool ``[B]``, false where a sampler of fixed size had no box (``NO_SAMPLE``).
+    """
+    found = torch.cat((*positives, *negatives)) != NO_SAMPLE
+    sampled = [
+        indices.clamp(min=0) + n * boxes_per_image
+        for kind in (positives, negatives)
+        for n, indices in enumerate(kind)
+    ]
+    return torch.cat(sampled), found
+
+
+def use_device_sampler(model: Any) -> None:
+    """Gives both stages of a ``GeneralizedRCNN`` a ``DeviceSampler`` with the sizes they have.
+
+    ``model.losses`` then never synchronises, and leaves it to the caller to check the values of the
+    targets (``check_targets``) before they are copied to the device.
+    """
+    for stage in (model.rpn, model.roi_heads):
+        current = stage.fg_bg_sampler
+        stage.fg_bg_sampler = DeviceSampler(current.batch_size_per_image, current.positive_fraction)
+    model.check_target_values = False

@@ -1,0 +1,125 @@
+"""Names of the files, and what stands in them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as pycoco
+
+from maskrcnn_scratch.inference.writers import ResultWriter, image_ids, plan_outputs
+
+OUT = Path("out")
+RESULT = {
+    "boxes": torch.tensor([[1.0, 2.0, 5.0, 6.0], [0.0, 0.0, 3.0, 2.5]]),
+    "labels": torch.tensor([1, 2]),
+    "scores": torch.tensor([0.75, 0.5]),
+    "masks": torch.rand(2, 1, 7, 9, generator=torch.Generator().manual_seed(0)),
+}
+
+
+def names(files, formats=("png",)):
+    planned = plan_outputs([Path(file) for file in files], OUT, formats)
+    return [[str(path.relative_to(OUT)) for path in paths.values()] for paths in planned]
+
+
+def test_names_come_from_the_images():
+    assert names(["a/1.jpg", "b/2.tif"]) == [["1.png"], ["2.png"]]
+    everything = names(["a/1.jpg"], ("png", "json", "rle", "coco"))
+    assert everything == [["1.png", "1.json", "1.rle.json", "coco_results.json"]]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["a/1.jpg", "b/1.jpg", "a/1.png", "1-2.png"],
+        ["1-2.png", "1.jpg", "1.png", "1-2-2.gif"],
+        ["x.rle.png", "x.png", "X.jpg", "coco_results.jpg"],
+    ],
+)
+def test_names_never_collide(files):
+    formats = ("png", "json", "rle", "coco")
+    own = [name.lower() for image in names(files, formats) for name in image[:3]]
+    assert len(set(own)) == 3 * len(files) and "coco_results.json" not in own
+
+
+def test_image_ids():
+    assert image_ids([Path("000000397133.jpg"), Path("x/42.png")]) == [397133, 42]
+    assert image_ids([Path("1.jpg"), Path("x/1.png")]) == [1, 2]
+    assert image_ids([Path("7.jpg"), Path("cat.png")]) == [1, 2]
+
+
+@pytest.fixture
+def written(tmp_path):
+    """The contents of every format for one image with two detections."""
+    paths = plan_outputs([Path("cat.jpg")], tmp_path / "new", ("png", "json", "rle", "coco"))[0]
+    writer = ResultWriter({1: "cat"}, {17: 1, 30: 2})
+    summary = writer.write(Path("cat.jpg"), torch.zeros(3, 7, 9), RESULT, paths, image_id=5)
+    writer.write_coco(paths["coco"])
+    contents = {kind: json.loads(path.read_text()) for kind, path in paths.items() if kind != "png"}
+    with Image.open(paths["png"]) as picture:
+        picture.load()
+    return contents | {"summary": summary, "files": sorted(p.name for p in tmp_path.glob("*/*"))}
+
+
+def test_json(written):
+    assert written["json"] == {
+        "file": "cat.jpg",
+        "image_id": 5,
+        "height": 7,
+        "width": 9,
+        "detections": [
+            {"label": 1, "category": "cat", "score": 0.75, "box": [1.0, 2.0, 5.0, 6.0]},
+            {"label": 2, "category": "label 2", "score": 0.5, "box": [0.0, 0.0, 3.0, 2.5]},
+        ],
+    }
+    assert written["summary"] == "1 cat, 1 label 2"
+
+
+def test_masks_are_what_pycocotools_reads(written):
+    for kind, entries in (("rle", written["rle"]["detections"]), ("coco", written["coco"])):
+        for entry, mask in zip(entries, RESULT["masks"], strict=True):
+            decoded = pycoco.decode(entry["segmentation"])
+            assert torch.equal(torch.from_numpy(decoded) != 0, mask[0] > 0.5), kind
+    for detection in written["rle"]["detections"]:
+        del detection["segmentation"]
+    assert written["rle"] == written["json"]
+
+
+def test_coco(written):
+    for entry in written["coco"]:
+        del entry["segmentation"]
+    assert written["coco"] == [
+        {"image_id": 5, "category_id": 17, "bbox": [1.0, 2.0, 4.0, 4.0], "score": 0.75},
+        {"image_id": 5, "category_id": 30, "bbox": [0.0, 0.0, 3.0, 2.5], "score": 0.5},
+    ]
+
+
+def test_nothing_else_is_left_behind(written):
+    assert written["files"] == ["cat.json", "cat.png", "cat.rle.json", "coco_results.json"]
+
+
+def test_a_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
+    paths = plan_outputs([Path("cat.jpg")], tmp_path, ("png",))[0]
+    writer = ResultWriter({}, {})
+    writer.write(Path("cat.jpg"), torch.zeros(3, 7, 9), RESULT, paths, image_id=1)
+    before = paths["png"].read_bytes()
+
+    def full_disk(picture, stream, format):
+        stream.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match=r"cat\.png: could not be written \(No space left"):
+        writer.write(Path("cat.jpg"), torch.ones(3, 7, 9), RESULT, paths, image_id=1)
+    assert paths["png"].read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["cat.png"]
+
+
+def test_models_without_masks(tmp_path):
+    boxes = {key: value for key, value in RESULT.items() if key != "masks"}
+    paths = plan_outputs([Path("a.jpg")], tmp_path, ("png", "json", "coco"))[0]
+    writer = ResultWriter({}, {1: 1, 2: 2})
+    writer.write(Path("a.jpg"), torch.zeros(3, 7, 9), boxes, paths, image_id=1)
+    assert len(writer.coco_results) == 2 and "segmentation" not in writer.coco_results[0]

@@ -1,0 +1,196 @@
+"""RLE against pycocotools: equal text for every mask and polygon, and no crash on damaged text."""
+
+import contextlib
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco_mask
+from torch.nn import functional as F
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from maskrcnn_scratch import ops
+from maskrcnn_scratch.ops import rle
+
+masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20))
+
+
+def oracle(mask):
+    return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+@given(masks)
+def test_encode_decode_area_and_box(mask):
+    encoded, expected = rle.encode(mask), oracle(mask)
+    assert encoded["counts"].encode() == expected["counts"]
+    assert encoded["size"] == list(mask.shape)
+    assert (rle.decode(encoded) == mask).all()
+    assert rle.area(encoded) == mask.sum()
+    assert rle.bounding_box(encoded) == coco_mask.toBbox(expected).tolist()
+
+
+@given(st.integers(0, 2**32), st.booleans(), st.integers(1, 4))
+def test_merge(seed, intersect, count):
+    stack = np.random.default_rng(seed).random((count, 9, 6)) < 0.6
+    merged = rle.merge([rle.encode(mask) for mask in stack], intersect)
+    assert (rle.decode(merged) == (stack.all(0) if intersect else stack.any(0))).all()
+
+
+def test_encode_takes_any_dtype_and_layout():
+    mask = np.random.default_rng(0).random((8, 11)) < 0.5
+    expected = rle.encode(mask)
+    assert rle.encode(np.asfortranarray(mask)) == expected
+    assert rle.encode(mask.astype(np.float32) * 7) == expected
+    assert rle.encode(np.repeat(mask, 2, axis=1)[:, ::2]) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_polygons_rasterise_as_in_pycocotools(seed):
+    rng = np.random.default_rng(seed)
+    for trial in range(100):
+        height, width = map(int, rng.integers(1, 40, 2))
+        polygons = []
+        for _ in range(rng.integers(1, 4)):
+            xy = rng.uniform(-10, 50, 2 * rng.integers(3, 9))
+            if trial % 3 == 0:
+                xy = np.round(xy)  # on pixel corners
+            if trial % 5 == 0:
+                xy[2:4] = xy[:2]  # a point twice
+            polygons.append(xy.tolist())
+        expected = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        drawn = rle.from_polygons(polygons, (height, width))
+        assert drawn["counts"].encode() == expected["counts"], (height, width, polygons)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_reference_rles_of_coco(data_root, split):
+    folder = data_root / "coco_tiny" / "annotations"
+    reference = json.loads((folder / f"tiny_coco_{split}_pycoco_rle.json").read_text())
+    dataset = json.loads((folder / f"instances_{split}2017.json").read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in dataset["images"]}
+    assert len(dataset["annotations"]) == len(reference) > 300
+    for annotation in dataset["annotations"]:
+        drawn = rle.from_segmentation(annotation["segmentation"], sizes[annotation["image_id"]])
+        box, pixels = rle.bounding_box(drawn), rle.area(drawn)
+        assert {**drawn, "area": pixels, "bbox": box} == reference[str(annotation["id"])]
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # in pycocotools
+def test_nuclei_survive_decoding(data_root):
+    dataset = json.loads((data_root / "nuclei" / "instances_val.json").read_text())
+    for annotation in dataset["annotations"]:
+        segmentation = annotation["segmentation"]
+        mask = rle.decode(segmentation)
+        assert (mask == coco_mask.decode(segmentation)).all()
+        assert rle.encode(mask) == segmentation
+        assert rle.area(segmentation) == annotation["area"]
+
+
+def test_segmentation_forms_agree():
+    mask = np.zeros((6, 5), bool)
+    mask[1:4, 2:4] = True
+    compressed = rle.encode(mask)
+    uncompressed = {"size": [6, 5], "counts": [13, 3, 3, 3, 8]}
+    as_bytes = {**compressed, "counts": compressed["counts"].encode()}
+    for segmentation in (compressed, uncompressed, as_bytes, [[2, 1, 4, 1, 4, 4, 2, 4]]):
+        assert rle.from_segmentation(segmentation, (6, 5)) == compressed
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([], "no polygon"),
+        ([[1, 1, 2, 2]], "at least 3 points, got 4 numbers"),
+        ([[1, 1, 2, 2, 3, 3, 4]], "got 7 numbers"),
+        ([[1, 1, 2, 2, 3, float("nan")]], "nan is not a place"),
+        ([[1, 1, 2, 2, 3, 1e30]], "is not a place"),
+        ({"size": [6, 5]}, "without size or counts"),
+        ({"size": [5, 6], "counts": [30]}, "mask is 5 x 6 .*, its image 6 x 5"),
+        ({"size": [6, 5], "counts": [29]}, "covers 29 pixels"),
+        ({"size": [6, 5], "counts": "~"}, "bad character at 0"),
+        ({"size": [6, 5], "counts": "P"}, "ends within a count"),
+        ({"size": [6, 5], "counts": "oooooooo0"}, "bad character"),
+        (None, "neither polygons nor RLE but NoneType"),
+        ("12", "neither polygons nor RLE but str"),
+    ],
+)
+def test_bad_segmentations_say_what_is_wrong(segmentation, message):
+    with pytest.raises(ValueError, match=message):
+        rle.from_segmentation(segmentation, (6, 5))
+
+
+@given(st.text(alphabet=[chr(c) for c in range(33, 127)], max_size=12))
+def test_damaged_text_raises_and_nothing_else(text):
+    with contextlib.suppress(ValueError):
+        rle.decode({"size": [4, 3], "counts": text})
+
+
+def test_missing_module_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "maskrcnn_scratch._mask_rle", None)
+    with pytest.raises(ImportError, match=r"_mask_rle.* is not built.*pip install \."):
+        rle.encode(np.zeros((2, 3)))
+
+
+def test_bad_arrays():
+    with pytest.raises(ValueError, match=r"\[H, W\], got shape \(2, 3, 4\)"):
+        rle.encode(np.zeros((2, 3, 4)))
+    with pytest.raises(ValueError, match="0 x 3 is empty"):
+        rle.encode(np.zeros((0, 3)))
+    with pytest.raises(ValueError, match="share one size"):
+        rle.merge([rle.encode(np.zeros((2, 3))), rle.encode(np.zeros((3, 2)))])
+    with pytest.raises(ValueError, match="share one size"):
+        rle.merge([])
+
+
+def pasted_cases(hard):
+    """Smooth or hard masks in boxes inside, across and outside the border, some of no size."""
+    generator = torch.Generator().manual_seed(0)
+    for trial in range(60):
+        height, width = torch.randint(1, 150, (2,), generator=generator).tolist()
+        detections, side = trial % 6, (28, 14)[trial % 2]
+        image = torch.tensor([width, height])
+        centres = torch.rand(detections, 2, generator=generator) * image
+        halves = torch.rand(detections, 2, generator=generator) * image * 0.6
+        boxes = torch.cat([centres - halves, centres + halves], 1)
+        if trial % 7 == 0:
+            boxes[:1] = 0
+        coarse = torch.rand(detections, 1, 5, 5, generator=generator)
+        masks = torch.zeros(detections, 1, side, side)
+        if detections:
+            masks = F.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
+        yield masks.round() if hard else masks, boxes, (height, width)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_paste_is_encoding_the_pasted_mask(hard):
+    for masks, boxes, size in pasted_cases(hard):
+        expected = (ops.paste_masks(masks, boxes, size)[:, 0] >= 0.5).numpy()
+        pasted = rle.paste(masks[:, 0].numpy(), boxes.numpy(), size, num_threads=2)
+        assert pasted == [rle.encode(mask) for mask in expected]
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_paste_agrees_with_torchvision(hard):
+    for masks, boxes, size in pasted_cases(hard):
+        expected = paste_masks_in_image(masks, boxes, size)[:, 0]
+        pasted = rle.paste(masks[:, 0].numpy(), boxes.numpy(), size)
+        for soft, drawn in zip(expected, pasted, strict=True):
+            differs = (soft >= 0.5).numpy() != rle.decode(drawn)
+            # Blends of zeros and ones often are 0.5 but for the last bit.
+            limit = 1e-6 if hard else 0.0
+            assert (abs(soft.numpy() - 0.5)[differs] <= limit).all()
+
+
+def test_paste_checks_its_arguments():
+    masks, boxes = np.zeros((2, 28, 28), np.float32), np.zeros((2, 4), np.float32)
+    with pytest.raises(ValueError, match=r"masks must be \[D, M, M\]"):
+        rle.paste(masks[:, :5], boxes, (10, 10))
+    with pytest.raises(ValueError, match=r"boxes must be \[2, 4\]"):
+        rle.paste(masks, boxes[:1], (10, 10))
+    with pytest.raises(ValueError, match="0 x 10 is empty"):
+        rle.paste(masks, boxes, (0, 10))
