@@ -108,8 +108,9 @@ class DeviceSampler:
     That sampler's shapes depend on how many positives there are, which a GPU must report to the
     host first. Here shapes depend on the arguments alone. Every box gets a random key; the largest
     keys among the positives, then the largest among the negatives, are the sample. Per image the
-    first tensor has ``batch_size_per_image * positive_fraction`` indices: the positives, then negatives
-    where there are too few. The second tensor has the rest. Missing ones are ``NO_SAMPLE``.
+    first tensor has ``batch_size_per_image * positive_fraction`` indices: the positives, then
+    negatives where there are too few. The second tensor has the rest. Missing ones are
+    ``NO_SAMPLE``.
     """
 
     def __init__(self, batch_size_per_image: int, positive_fraction: float) -> None:

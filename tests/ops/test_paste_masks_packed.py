@@ -171,7 +171,7 @@ MEMORY = """
 import resource
 import torch
 from maskrcnn_scratch import ops
-from maskrcnn_scratch.data import rle
+from maskrcnn_scratch.ops import rle
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MB
