@@ -89,8 +89,8 @@ def _help(commands: Collection[str] = COMMANDS) -> str:
             "",
             *(f"  {command:{width}}  {COMMANDS[command]}" for command in commands),
             "",
-            "maskrcnn COMMAND --help lists the options of a command. Set MASKRCNN_TRACEBACK=1 in the",
-            "environment to see the traceback of an error.",
+            "maskrcnn COMMAND --help lists the options of a command. MASKRCNN_TRACEBACK=1 in the",
+            "environment shows the traceback of an error.",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""``maskrcnn train`` with a real model: what it writes, resumes, refuses."""
+"""``maskrcnn train`` with a small model: its files, resuming, and errors."""
 
 import json
 import signal
@@ -52,7 +52,7 @@ def recipe(tmp_path_factory):
 
 
 def run(recipe, folder, death=""):
-    """Trains into ``folder``, or goes on with what is there, and dies on the way if asked."""
+    """Trains into ``folder`` or resumes the run there. ``death`` is as in ``toy``."""
     make_trainer = train_command.make_trainer
 
     def doomed(config, device):
@@ -74,7 +74,7 @@ def finished(recipe, tmp_path_factory):
     return folder
 
 
-def test_what_a_run_leaves(finished):
+def test_files_of_a_run(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {"config.json", "log.jsonl", "last.pt", "best.pt", "tensorboard"}
     assert list((finished / "tensorboard").iterdir())
@@ -118,12 +118,12 @@ def test_starts_from_a_checkpoint_of_other_classes(recipe, finished, tmp_path):
 
 
 def test_runs_are_not_overwritten(recipe, finished):
-    with pytest.raises(ValueError, match=f"holds a run: go on with --resume {finished}"):
+    with pytest.raises(ValueError, match=f"contains a run: resume it with --resume {finished}"):
         train(replace(recipe, output=str(finished)))
 
 
 def test_resume_takes_no_other_options(recipe, finished):
-    with pytest.raises(ValueError, match="leave out the other options"):
+    with pytest.raises(ValueError, match="do not give other options"):
         train(recipe, resume=finished)
 
 

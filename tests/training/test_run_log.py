@@ -1,4 +1,4 @@
-"""log.jsonl: what is averaged, and what is left of it after a kill."""
+"""log.jsonl: its means, and its lines after a kill."""
 
 import json
 
