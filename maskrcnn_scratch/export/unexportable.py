@@ -69,7 +69,7 @@ def _op_without_translation(error: BaseException | None) -> str | None:
     while error is not None:
         found = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", str(error))
         if found:
-            return found[1].relocation(".", "::", 1) if "::" not in found[1] else found[1]
+            return found[1].replace(".", "::", 1) if "::" not in found[1] else found[1]
         error = error.__cause__ or error.__context__
     return None
 
