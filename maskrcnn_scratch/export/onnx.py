@@ -48,7 +48,7 @@ def to_onnx(
 
 
 class CurrentOperators(Operators):
-    """Nodes for the current exporter, which records what is called on an onnxscript op set."""
+    """Nodes for the current exporter, which records the calls on an onnxscript ``Opset``."""
 
     opset_version = OPSET
 
@@ -78,7 +78,7 @@ def translation_table() -> dict[Any, Any]:
     """ONNX for each operator, and double precision for the sizes of images.
 
     Sizes are Python's floats in the model, and their products are rounded down: in the float32 that
-    the exporter has for them, a side would often come out one pixel short.
+    the exporter has for them, a side would often be one pixel short.
     """
     op = CurrentOperators()
 
@@ -133,7 +133,7 @@ class LegacyOperators(Operators):
         self.opset_version = graph.opset
 
     def emit(self, name: str, inputs: Sequence[Value], attributes: dict[str, Any]) -> Any:
-        if name == "ReduceSum" and self.opset_version < 13:  # the axes were an attribute
+        if name == "ReduceSum" and self.opset_version < 13:  # axes are an attribute
             values, axes = inputs
             inputs, attributes = [values], {**attributes, "axes": self._known(axes).tolist()}
         typed = {f"{key}_{_type_suffix(value)}": value for key, value in attributes.items()}
@@ -188,7 +188,7 @@ def _legacy_paste_masks(graph: Any, masks: Any, boxes: Any, height: Any, width: 
 
 def _legacy_upsample_bilinear2d(graph: Any, images: Any, output_size: Any, *args: Any) -> Any:
     size = symbolic_helper._maybe_get_const(output_size, "is")
-    if "maskrcnn_scratch" not in graph.original_node.scopeName():  # somebody else's model
+    if "maskrcnn_scratch" not in graph.original_node.scopeName():  # not of this package
         resize: Any = symbolic_opset11.upsample_bilinear2d  # type: ignore[attr-defined]
         return resize(graph, images, output_size, *args)
     return translations.resize_bilinear(LegacyOperators(graph), images, *size)

@@ -1,4 +1,4 @@
-"""One CUDA graph for each padded size: the GPU runs all kernels of an image by one launch."""
+"""CUDA graphs, one per padded size: a single launch runs all kernels of a batch."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from torch import nn
 
 from maskrcnn_scratch.structures import ImageList, StageOutputs
 
-# Runs what was captured on other images of the same padded size; the outputs are overwritten by the
-# next run.
+# Runs the captured graph on other images of the same padded size. The next run overwrites its
+# outputs.
 Replay: TypeAlias = Callable[[ImageList], StageOutputs]
 Capture: TypeAlias = Callable[[Callable[[ImageList], StageOutputs], ImageList], Replay]
 
-WARM_UP_RUNS = 3  # libraries choose their kernels, anchors enter their cache
+WARM_UP_RUNS = 3  # libraries choose their kernels, anchors are cached
 
 
 class CUDAGraphs:
-    """``model.run_batch`` as captured graphs, the least recently used of which are dropped.
+    """Replaces ``model.run_batch`` by captured graphs, one per padded size.
 
-    A size is captured at its first batch, which takes some five runs. Where a swapped component
-    cannot be captured, as it waits for the GPU or allocates pinned memory, a warning says why, and
-    from then on it runs as it is. A model that was moved or whose weights were replaced is captured
-    anew (weights written in place are seen by the graphs). Detections are the caller's; the other
-    stages are overwritten by the next batch of that size.
+    The first batch of a size captures its graph: ``WARM_UP_RUNS`` runs, the capture and the first
+    replay. If a component cannot be captured, because it synchronises with the host or allocates
+    pinned memory, a warning gives the reason and the model runs eagerly from then on. Moving the
+    model or replacing its weights discards all graphs; weights changed in place need no new
+    capture. Detections are copies; the next batch of the same size overwrites the other stages.
 
     Args:
-        model: in eval mode; its networks expect batches on its device.
-        max_sizes: graphs kept. Each holds the memory of one run, which it shares with the others.
-        capture: makes the graph.
+        model: in eval mode; batches must be on its device.
+        max_sizes: number of graphs kept; beyond it the least recently used is dropped. All graphs
+            share one memory pool.
+        capture: captures one graph.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class CUDAGraphs:
                 self.graphs[key] = self.capture(self.run_eagerly, batch)
             except RuntimeError as error:
                 self.gave_up = True
-                warnings.warn(f"runs without CUDA graphs: {error}", stacklevel=2)
+                warnings.warn(f"the model runs without CUDA graphs: {error}", stacklevel=2)
                 return self.run_eagerly(batch)
             if len(self.graphs) > self.max_sizes:
                 self.graphs.popitem(last=False)
@@ -75,9 +76,9 @@ class CUDAGraphs:
 
 
 class GraphCapture:
-    """Captures by ``torch.cuda.graph``; all graphs share one memory pool.
+    """Captures with ``torch.cuda.graph``.
 
-    The pool can be shared as no graph reads what another has written.
+    All graphs share one memory pool: no graph reads what another has written.
     """
 
     def __init__(self) -> None:
