@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from maskrcnn_scratch.plain_values import from_dict
 from maskrcnn_scratch.training import distributed
 from maskrcnn_scratch.training.config import TrainConfig
 from maskrcnn_scratch.training.interrupt import Stopped
+from maskrcnn_scratch.training.run_lock import lock_run
 from maskrcnn_scratch.training.trainer import Trainer
 
 LOGGED = ("AP", "AP50", "AP75")  # of COCO's twelve numbers, for boxes and masks
@@ -54,7 +56,10 @@ def train(
         raise UsageError(
             f"--best-metric is {config.best_metric}; it must be one of {', '.join(METRICS)}"
         )
-    with distributed.process_group(torch.device(pick_device(config.device))) as device:
+    with (
+        distributed.process_group(torch.device(pick_device(config.device))) as device,
+        lock_run(Path(config.output)) if distributed.is_main() else nullcontext(),
+    ):
         if resume is None:
             check_output(config)
         trainer = make_trainer(config, device)
