@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -27,6 +28,7 @@ class RunLog:
         log_every: steps per line.
         tensorboard: also write TensorBoard's files.
         validation_due: whether the validation after ``step`` has not been done yet.
+        state: what ``save_state`` returned at ``step``; None starts a new mean.
         enabled: if False, nothing is shown or written (all processes but the main one).
 
     Raises:
@@ -41,11 +43,15 @@ class RunLog:
         log_every: int,
         tensorboard: bool,
         validation_due: bool = False,
+        state: dict[str, Any] | None = None,
         enabled: bool = True,
     ) -> None:
         self.log_every, self.enabled = log_every, enabled
-        self.sums: dict[str, float] = {}
-        self.steps, self.images, self.seconds = 0, 0, 0.0
+        # Of the steps since the last line.
+        self.sums: dict[str, float] = {} if state is None else dict(state["sums"])
+        self.steps = 0 if state is None else state["steps"]
+        self.images = 0 if state is None else state["images"]
+        self.seconds = 0.0 if state is None else state["seconds"]
         self.last = time.monotonic()
         if not enabled:
             return
@@ -108,6 +114,20 @@ class RunLog:
             self.bar.write(f"step {step}: {format_metrics(shown)}", file=sys.stderr)
             self._write(step, metrics)
         self.last = time.monotonic()
+
+    def save_state(self) -> dict[str, Any]:
+        """The sums of the next line, for a checkpoint, after all lines so far are on the disk."""
+        if self.enabled and self.path.exists():
+            with self.path.open("rb+") as file:
+                os.fsync(file.fileno())
+            if self.writer is not None:
+                self.writer.flush()
+        return {
+            "sums": dict(self.sums),
+            "steps": self.steps,
+            "images": self.images,
+            "seconds": self.seconds,
+        }
 
     def _write_means(self, step: int) -> None:
         """Writes a line with the means since the last line."""

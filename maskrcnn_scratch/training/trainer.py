@@ -114,6 +114,7 @@ class Trainer:
         self.step = 0  # updates of the weights so far
         self.validation_due = False  # before the next step
         self.best = -math.inf  # score of best.pt
+        self.log_state: dict[str, Any] | None = None  # of the log at the current step
 
         self.parallel = self.model
         if processes > 1:
@@ -160,6 +161,7 @@ class Trainer:
                 stopping = distributed.any_rank(stop.requested or failed, self.device)
                 saving = validating or self.validation_due or self.step % config.save_every == 0
                 if self.step > 0 and (saving or stopping):
+                    self.log_state = log.save_state()
                     self.save("last.pt", resumable=True)
                 if isinstance(ahead, Exception):
                     try:
@@ -270,6 +272,7 @@ class Trainer:
                 "scaler": self.scaler.state_dict(),
                 "best": self.best,
                 "validation_due": self.validation_due,
+                "log": self.log_state,
             }
         save_checkpoint(checkpoint, self.output / name)
 
@@ -287,6 +290,7 @@ class Trainer:
             self.ema.module.load_state_dict(checkpoint["model"])
         self.step, self.best = checkpoint["step"], training["best"]
         self.validation_due = training["validation_due"]
+        self.log_state = training.get("log")
 
     def read_batches(self) -> Generator[Batch]:
         """Endless micro-batches of this process, from the current step on."""
@@ -333,6 +337,7 @@ class Trainer:
             config.log_every,
             config.tensorboard,
             self.validation_due,
+            self.log_state,
             enabled=distributed.is_main(),
         )
 
