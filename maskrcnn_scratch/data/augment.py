@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from maskrcnn_scratch.data.loader import Draw, Target
+from maskrcnn_scratch.data.batch import Target
+from maskrcnn_scratch.data.loader import Draw
 
 try:
     from torchvision.transforms import v2

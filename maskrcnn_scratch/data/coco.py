@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from maskrcnn_scratch.data.batch import Target
 from maskrcnn_scratch.data.coco_json import PackedSegmentation, read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.ops import rle
-
-Target = dict[str, Any]
 
 
 class CocoDataset(Dataset[tuple[Tensor, Target]]):

@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-Target = dict[str, Any]
+from maskrcnn_scratch.data.batch import Target, collate
 
 
 class Draw(NamedTuple):
@@ -101,12 +101,6 @@ class TrainingBatches(Sampler[list[Draw]]):
         while len(rest) % size:
             rest += order[: size - len(rest) % size]
         return batches + [rest[at : at + size] for at in range(0, len(rest), size)]
-
-
-def collate(items: Sequence[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
-    """A list of images and a list of targets, since images of a batch differ in size."""
-    images, targets = zip(*items, strict=True)
-    return list(images), list(targets)
 
 
 def training_loader(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_scratch.data.batch import Batch
 from maskrcnn_scratch.data.coco import to_coco
 from maskrcnn_scratch.data.loader import evaluation_loader, without_worker_traceback
 from maskrcnn_scratch.evaluation.coco_ap import CocoResult, CocoScore, IouType, score
@@ -24,7 +25,6 @@ from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.ops import paste_masks, paste_masks_rle, rle
 from maskrcnn_scratch.training import distributed
 
-Batch = tuple[list[Tensor], list[dict[str, Any]]]
 MASK_THRESHOLD = 0.5
 
 

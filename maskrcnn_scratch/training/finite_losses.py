@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from maskrcnn_scratch.data.loader import Target
+from maskrcnn_scratch.data.batch import Target
 
 
 class NonFiniteLossError(ArithmeticError):

@@ -22,8 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from maskrcnn_scratch.checkpoint import load_checkpoint, save_checkpoint
+from maskrcnn_scratch.data.batch import Batch, Target
 from maskrcnn_scratch.data.loader import (
-    Target,
     TrainingBatches,
     training_loader,
     without_worker_traceback,
@@ -41,7 +41,6 @@ from maskrcnn_scratch.training.run_log import RunLog
 from maskrcnn_scratch.training.schedule import schedule_for
 from maskrcnn_scratch.training.validation import validation_losses
 
-Batch = tuple[list[Tensor], list[Target]]
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -310,7 +309,7 @@ class Trainer:
             return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
 
         moved = [{name: move(value) for name, value in target.items()} for target in targets]
-        return [move(image) for image in images], moved
+        return Batch([move(image) for image in images], moved)
 
     def inference_model(self) -> nn.Module:
         """The model with averaged weights if there is one, else the current model."""
