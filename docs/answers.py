@@ -28,7 +28,7 @@ from maskrcnn_scratch.evaluation.model_results import evaluate_model
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
 from maskrcnn_scratch.ops import batched_nms_padded, roi_align
 from maskrcnn_scratch.ops.boxes import BoxCoder, box_iou
-from maskrcnn_scratch.rpn.anchors import cell_anchors
+from maskrcnn_scratch.rpn.anchors import anchors_of_location
 from maskrcnn_scratch.structures import StageOutputs
 from maskrcnn_scratch.targets.matcher import Matcher
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
@@ -52,7 +52,7 @@ def model() -> MaskRCNN:
 
 def ap(changed: MaskRCNN) -> str:
     scores = evaluate_model(changed, held_out(IMAGES))
-    return ", ".join(f"{kind} AP {score.stats['AP']:.3f}" for kind, score in scores.items())
+    return ", ".join(f"{kind} AP {score.stats[0]:.3f}" for kind, score in scores.items())
 
 
 @torch.no_grad()
@@ -133,7 +133,7 @@ def own_statistics() -> None:
         after = changed.eval().backbone(batch.tensors)
     for name in before:
         error = (after[name] - before[name]).norm() / before[name].norm()
-        print(f"P{'6' if name == 'pool' else int(name) + 2}: changed by {float(error):.0%}")
+        print(f"P{'6' if name == 'pool' else int(name) + 2}: changed by {error.item():.0%}")
     print(f"Before {found(model())} are found, with the statistics of one image {found(changed)}.")
 
 
@@ -185,13 +185,13 @@ def unreached() -> None:
 def one_ratio() -> None:
     anchors = stages().anchors
     squares = anchors.reshape(-1, 3, 4)[:, 1]  # ratios 0.5, 1, 2 stand at each location
-    assert torch.equal(squares[0], cell_anchors((16,), (1.0,))[0])
+    assert torch.equal(squares[0], anchors_of_location((16,), (1.0,))[0])
     means = [
         torch.cat([box_iou(t["boxes"], some).amax(1) for _, t in held_out(IMAGES)]).mean()
         for some in (anchors, squares)
     ]
-    print(f"The mean falls from {means[0]:.2f} to {means[1]:.2f}. These shapes are nearly square;")
-    print("standing people would lose more.")
+    print(f"The mean goes from {means[0]:.3f} to {means[1]:.3f}. These shapes are nearly square;")
+    print("the boxes of standing people are not.")
 
 
 @answer("5a")
@@ -212,7 +212,8 @@ def shifted() -> None:
         old, new = (s.objectness[0, first : first + count].sigmoid().max() for s in (before, after))
         print(f"P{n + 2}: {old:.3f} -> {new:.3f}")
         first += count
-    print("Convolutions with a stride are not shift-invariant: coarse levels change more.")
+    print("Convolutions with a stride are not invariant to such a shift; how much it matters depends")
+    print("on where the object lies on the grid of the level that finds it.")
 
 
 @answer("6a")

@@ -1,8 +1,15 @@
 """The documentation site: ``make docs`` builds it into ``docs/_build``."""
 
+import logging
 import os
 import sys
 from pathlib import Path
+
+from docutils import nodes
+from jupyter_client.connect import ConnectionFileMixin
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -14,6 +21,7 @@ import maskrcnn_scratch  # noqa: E402
 
 project = "maskrcnn_scratch"
 author = "the maskrcnn_scratch authors"
+copyright = f"2026, {author}"
 release = version = maskrcnn_scratch.__version__
 
 extensions = [
@@ -47,3 +55,24 @@ napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 default_role = "code"
 nitpicky = False
+
+# The kernels listen on a local socket instead of a port, and say nothing.
+ConnectionFileMixin.transport.default_value = "ipc"
+logging.getLogger("traitlets").setLevel(logging.WARNING)
+
+# Equations are written as MathML, which browsers show without a script from the network.
+html_math_renderer = "mathml"
+
+
+def inline_math(translator: HTML5Translator, node: nodes.math) -> None:
+    translator.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def display_math(translator: HTML5Translator, node: nodes.math_block) -> None:
+    translator.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))

@@ -80,13 +80,12 @@ def panels(count: int, height: float = 2.6, width: float | None = None) -> list[
     return list(axes[0])
 
 
-def show(axes: plt.Axes, image: Tensor, title: str = "", **options: object) -> plt.Axes:
+def show(axes: plt.Axes, image: Tensor, title: str = "", **options: object) -> None:
     """An image ``[3, H, W]`` or a map ``[H, W]`` without ticks."""
     pixels = image.detach().cpu()
     axes.imshow(pixels.permute(1, 2, 0).clamp(0, 1) if pixels.dim() == 3 else pixels, **options)
     axes.set(title=title, xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    return axes
 
 
 def draw_boxes(axes: plt.Axes, boxes: Tensor, color: str = COLORS[1], **options: object) -> None:
