@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from maskrcnn_scratch.cli import UsageError
-from maskrcnn_scratch.data.coco_json import find_image_folder
+from maskrcnn_scratch.data.image_folder import find_image_folder
 from maskrcnn_scratch.dataset_check.checks import Problem, Report, check_dataset
 from maskrcnn_scratch.dataset_check.model_fit import Geometry, ModelFit
 from maskrcnn_scratch.files import write_json

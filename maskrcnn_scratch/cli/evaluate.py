@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_scratch.cli import UsageError, pick_device
-from maskrcnn_scratch.data.coco_json import find_image_folder, read_json
+from maskrcnn_scratch.data.coco_json import read_json
+from maskrcnn_scratch.data.image_folder import find_image_folder
 from maskrcnn_scratch.evaluation.coco_ap import METRICS, CocoScore, IouType, score
 from maskrcnn_scratch.files import write_json
 

@@ -5,7 +5,6 @@ Shapes: G objects of one image; H, W its height and width.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from os import PathLike
@@ -18,8 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from maskrcnn_scratch.data.batch import Target
+from maskrcnn_scratch.data.coco_fields import parse_area, parse_bbox, parse_crowd, parse_id
 from maskrcnn_scratch.data.coco_json import PackedSegmentation, read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
+from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.ops import rle
 
 
@@ -38,7 +39,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     Args:
         annotation_file: COCO annotations.
-        image_folder: the folder that ``file_name`` is relative to.
+        image_folder: the folder that ``file_name`` is relative to, as in ``locate_image``.
         category_labels: label of each category id; kept as an attribute. By default categories get
             labels from 1 in the order of their ids. Pass a trained model's own mapping to it.
         apply_exif: rotate images by their EXIF orientation.
@@ -105,7 +106,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         return self._read_image(index, size), target
 
     def _read_image(self, index: int, size: tuple[int, int]) -> Tensor:
-        path = self.image_folder / str(self.file_names[index])
+        path = locate_image(self.image_folder, str(self.file_names[index]))
         image = read_image(path, self.apply_exif)
         found = image.shape[1:]
         if found != size:
@@ -217,77 +218,3 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             parse_area(annotation.get("area", width * height)),
             parse_crowd(annotation.get("iscrowd")),
         )
-
-
-def to_coco(dataset: Dataset[tuple[Tensor, Target]]) -> dict[str, Any]:
-    """The content of a COCO annotation file for any data set, with masks as compressed RLE.
-
-    Items, ``category_labels`` and ``class_names`` of the data set must be as in
-    :class:`CocoDataset`. Every item is read once.
-    """
-    names: dict[int, str] = dataset.class_names  # type: ignore[attr-defined]
-    categories = {
-        label: category
-        for category, label in dataset.category_labels.items()  # type: ignore[attr-defined]
-    }
-    images, annotations = [], []
-    for index in range(len(dataset)):  # type: ignore[arg-type]
-        image, target = dataset[index]
-        height, width = image.shape[1:]
-        images.append(
-            {
-                "id": target["image_id"],
-                "file_name": target["file_name"],
-                "height": height,
-                "width": width,
-            }
-        )
-        for row, (x1, y1, x2, y2) in enumerate(target["boxes"].tolist()):
-            annotations.append(
-                {
-                    "id": int(target["annotation_ids"][row]),
-                    "image_id": target["image_id"],
-                    "category_id": categories[int(target["labels"][row])],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": float(target["area"][row]),
-                    "iscrowd": int(target["iscrowd"][row]),
-                    "segmentation": rle.encode(target["masks"][row].numpy()),
-                }
-            )
-    return {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": categories[label], "name": names[label]} for label in categories],
-    }
-
-
-def parse_id(id: object) -> int:
-    """An id as an int; raises a ValueError unless it is a whole number of at most 64 bits."""
-    if not isinstance(id, (int, float)) or id != id // 1 or abs(id) >= 2**63:
-        raise ValueError(f"id is not a whole number: {id!r}")
-    return int(id)
-
-
-def parse_area(area: object) -> float:
-    """An annotation's area in pixels; raises a ValueError unless it is a number >= 0."""
-    if not isinstance(area, (int, float)) or not 0 <= area < math.inf:
-        raise ValueError(f"area is not a number of pixels: {area!r}")
-    return area
-
-
-def parse_crowd(iscrowd: object) -> bool:
-    """Whether an annotation is a crowd; raises a ValueError unless it is 0, 1 or None."""
-    if iscrowd not in (0, 1, None):
-        raise ValueError(f"iscrowd is neither 0 nor 1: {iscrowd!r}")
-    return bool(iscrowd)
-
-
-def parse_bbox(bbox: object) -> tuple[float, float, float, float]:
-    """An annotation's (x, y, width, height); raises a ValueError unless it is 4 finite numbers."""
-    try:
-        x, y, width, height = map(float, bbox)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        raise ValueError(f"bbox is not four numbers: {bbox!r}") from None
-    if not all(map(math.isfinite, (x, y, width, height))):
-        raise ValueError(f"bbox is not finite: {bbox!r}")
-    return x, y, width, height

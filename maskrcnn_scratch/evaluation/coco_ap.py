@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from maskrcnn_scratch.data.coco import parse_bbox
-from maskrcnn_scratch.data.coco_json import read_json
+from maskrcnn_scratch.data.coco_fields import parse_bbox
+from maskrcnn_scratch.data.coco_json import coco_content, read_coco_json, read_json
+from maskrcnn_scratch.evaluation.ground_truth import ground_truth
 from maskrcnn_scratch.ops import rle
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def score(
     """
     if max_detections <= 10:
         raise ValueError(f"max_detections must be over 10, got {max_detections}")
-    truth = _load_annotations(annotations)
+    truth = _load_annotations(annotations, iou_type)
     name = "results"
     if isinstance(results, (str, PathLike)):
         name, results = str(results), read_json(results)
@@ -114,23 +115,21 @@ def score(
     )
 
 
-def _load_annotations(annotations: str | PathLike[str] | Mapping[str, Any]) -> COCO:
+def _load_annotations(
+    annotations: str | PathLike[str] | Mapping[str, Any], iou_type: IouType
+) -> COCO:
+    """The ground truth for hotcoco, which parses strictly: only the fields that scoring needs."""
     try:
         from hotcoco import COCO
     except ImportError as error:
         raise ImportError(
             "evaluation needs hotcoco: pip install maskrcnn_scratch[train]"
         ) from error
-    name = "annotations" if isinstance(annotations, Mapping) else str(annotations)
-    try:
-        truth = COCO(dict(annotations) if isinstance(annotations, Mapping) else annotations)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{name}: no such file") from None
-    except ValueError as error:
-        raise ValueError(f"{name}: not COCO annotations ({error})") from None
-    if not truth.imgs:
-        raise ValueError(f"{name}: not COCO annotations, there is no image in it")
-    return truth
+    if isinstance(annotations, Mapping):
+        name, content = "annotations", coco_content(dict(annotations))
+    else:
+        name, content = str(annotations), read_coco_json(annotations)
+    return COCO(ground_truth(content, name, iou_type))
 
 
 def _coco_eval(truth: COCO, detections: COCO, iou_type: IouType) -> COCOeval:

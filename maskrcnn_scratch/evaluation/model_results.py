@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_scratch.data.batch import Batch
-from maskrcnn_scratch.data.coco import to_coco
 from maskrcnn_scratch.data.loader import evaluation_loader, without_worker_traceback
+from maskrcnn_scratch.data.to_coco import to_coco
 from maskrcnn_scratch.evaluation.coco_ap import CocoResult, CocoScore, IouType, score
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN

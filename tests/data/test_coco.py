@@ -158,7 +158,7 @@ def test_pickled_copy_reads_the_same(write):
         ("annotations", {"iscrowd": "no"}, "annotation 1: iscrowd is neither 0 nor 1: 'no'"),
         ("annotations", {"id": 2**70}, "annotation 1180591620717411303424: id is not a whole"),
         ("images", {"height": -3}, r"image id 7 .* -3 x \d+ pixels"),
-        ("categories", {"id": "1"}, "categories: id is not a whole number: '1'"),
+        ("categories", {"id": "one"}, "categories: id is not a whole number: 'one'"),
     ],
 )
 def test_bad_entries_are_named_at_once(write, key, fields, message):
@@ -232,7 +232,8 @@ def test_size_of_an_image_rotated_by_exif_is_explained(write):
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "not COCO annotations but a list"),
-        ('{"images": []}', "'annotations' is not a list"),
+        ('{"images": []}', "'categories' is not a list"),
+        ('{"images": [], "annotations": 3}', "'annotations' is not a list"),
         (
             '{"images": [3], "annotations": [], "categories": []}',
             "'images' is not a list of objects",
