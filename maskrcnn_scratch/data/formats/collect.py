@@ -76,19 +76,18 @@ class Collected:
         size = (image["height"], image["width"])
         outline = [list(map(float, polygon)) for polygon in polygons if len(polygon) >= 6]
         segmentation: Any = outline
+        area = 0.0
         if mask is not None:
             segmentation = rle.encode(mask)
         if mask is not None or outline:
             encoded = segmentation if mask is not None else rle.from_polygons(outline, size)
-            area = rle.area(encoded)
+            area = float(rle.area(encoded))
             x, y, width, height = rle.bounding_box(encoded)
-            if box is not None:
-                x, y, width, height = box[0], box[1], box[2] - box[0], box[3] - box[1]
-        elif box is not None:
-            x, y, width, height = box[0], box[1], box[2] - box[0], box[3] - box[1]
-            area = width * height
-        else:
+        elif box is None:
             raise ValueError(f"{self.source}: {image['file_name']}: an object without a shape")
+        if box is not None:
+            x, y, width, height = box[0], box[1], box[2] - box[0], box[3] - box[1]
+            area = area if mask is not None or outline else width * height
         if not (area > 0 and width > 0 and height > 0):
             self.skipped["objects without area"] += 1
             return

@@ -55,11 +55,7 @@ def _add(
         mask = decode_brush(value["rle"], image["height"], image["width"], path)
         data.add_object(image, label, mask=mask)
     elif kind == "polygonlabels":
-        polygon = [
-            xy * side
-            for point in value["points"]
-            for xy, side in zip(point, (width, height), strict=True)
-        ]
+        polygon = [value for x, y in value["points"] for value in (x * width, y * height)]
         data.add_object(image, label, polygons=[polygon])
     elif kind == "ellipselabels":
         ellipse = circle(
@@ -78,9 +74,9 @@ def _add(
 def decode_brush(numbers: list[int], height: int, width: int, path: Path) -> np.ndarray:
     """Label Studio's brush strokes (the format of ``@thi.ng/rle-pack``) as bool ``[H, W]``.
 
-    A bit stream: 32 bits length, 5 bits word size - 1, four times 4 bits run size - 1; then runs: one
-    bit whether it repeats one word, two bits which run size, the run length - 1, and its word or
-    words. Four channels per pixel; the last is the mask.
+    A bit stream: 32 bits length, 5 bits word size - 1, four times 4 bits run size - 1; then runs:
+    one bit whether it repeats one word, two bits which run size, the run length - 1, and its word
+    or words. Four channels per pixel; the last is the mask.
 
     Raises:
         ValueError: the stream ends early or is of another size than the image.
@@ -92,11 +88,9 @@ def decode_brush(numbers: list[int], height: int, width: int, path: Path) -> np.
         nonlocal position
         if position + count > len(bits):
             raise ValueError(f"{path}: a brush mask that ends early")
-        value = int.from_bytes(
-            np.packbits(np.pad(bits[position : position + count], (-count % 8, 0))).tobytes(), "big"
-        )
+        padded = np.pad(bits[position : position + count], (-count % 8, 0))
         position += count
-        return value
+        return int.from_bytes(np.packbits(padded).tobytes(), "big")
 
     length, word_size = take(32), take(5) + 1
     run_sizes = [take(4) + 1 for _ in range(4)]

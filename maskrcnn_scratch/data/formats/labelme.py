@@ -32,7 +32,7 @@ def read(folder: Path, files: list[Path]) -> Collected:
         image_path = path.parent / base_name(str(content["imagePath"]))
         size = (content.get("imageHeight"), content.get("imageWidth"))
         name = image_path.relative_to(folder).as_posix()
-        image = data.add_image(name, size if all(size) else None)  # type: ignore[arg-type]
+        image = data.add_image(name, size if all(size) else None)
         groups: dict[tuple[str, object], list[list[float]]] = {}
         for number, shape in enumerate(content["shapes"]):
             label = str(shape.get("label"))

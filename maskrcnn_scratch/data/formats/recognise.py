@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_scratch.data.coco_json import find_image_folder, read_coco_json, read_json
+from maskrcnn_scratch.data.coco_json import read_coco_json, read_json
 from maskrcnn_scratch.data.formats import (
     cvat,
     instance_masks,
@@ -17,6 +17,7 @@ from maskrcnn_scratch.data.formats import (
 )
 from maskrcnn_scratch.data.formats.collect import Collected, image_files
 from maskrcnn_scratch.data.formats.xml import read_xml
+from maskrcnn_scratch.data.image_folder import find_image_folder
 
 FORMATS = (
     "COCO, labelme, Pascal VOC, YOLO, CVAT XML, VIA, Label Studio, folders of PNG instance masks"
