@@ -70,10 +70,10 @@ def verify(model: GeneralizedRCNN, expected: dict[str, Tensor], dtype: torch.dty
         raise ValueError(f"the optimised model does not run in {dtype}: {error}") from error
     tolerance = TOLERANCES.get(dtype, TOLERANCES[torch.bfloat16])
     for name, output in outputs.items():
-        error = relative_error(output, expected[name])
-        if not error <= tolerance:
+        difference = relative_error(output, expected[name])
+        if not difference <= tolerance:
             raise ValueError(
-                f"the optimised model is not equivalent: its {name} differs by {error:.1e} of its "
+                f"the optimised model is not equivalent: its {name} differs by {difference:.1e} of its "
                 f"norm, allowed are {tolerance:.0e} in {dtype}; without fold_batch_norm and dtype "
                 "nothing is changed"
             )

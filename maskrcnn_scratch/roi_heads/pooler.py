@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +111,11 @@ class MultiScaleRoIAlign(nn.Module):
         )
         levels = levels.nan_to_num(finest)  # boxes of negative area are pooled too
         return levels.clamp(min=finest, max=coarsest).to(torch.int64) - finest
+
+    def __prepare_scriptable__(self) -> NoReturn:  # called by torch.jit.script
+        raise TypeError(
+            "TorchScript is not supported: use maskrcnn_scratch.export for ONNX and torch.export"
+        )
 
     def extra_repr(self) -> str:
         return (

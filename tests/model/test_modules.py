@@ -170,6 +170,32 @@ def test_a_missing_feature_map_is_named() -> None:
         MultiScaleRoIAlign(["9"], 7, 2)(maps, rois, [(32, 32)])
 
 
+@pytest.mark.parametrize("as_list", [True, False])
+def test_a_traced_pool_takes_any_number_of_boxes(as_list: bool) -> None:
+    class Pool(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = MultiScaleRoIAlign(["0", "1"], 7, 2)
+
+        def forward(self, fine: Tensor, coarse: Tensor, boxes: Tensor) -> Tensor:
+            rois = torch.cat((boxes[:, :1] * 0, boxes), dim=1)
+            return self.pool({"0": fine, "1": coarse}, [boxes] if as_list else rois, [(64, 64)])
+
+    maps = (torch.rand(1, 2, 16, 16), torch.rand(1, 2, 8, 8))
+    boxes = torch.tensor([[3.0, 4, 20, 30], [0, 0, 64, 64], [9, 9, 12, 20]])
+    traced = torch.jit.trace(Pool(), (*maps, boxes[:2]))
+    for count in (3, 1, 0):
+        assert torch.equal(traced(*maps, boxes[:count]), Pool()(*maps, boxes[:count]))
+
+
+def test_torchscript_is_refused_in_one_line() -> None:
+    model = small_maskrcnn(3, widths=(8, 8, 8, 8))
+    for module in (model, MultiScaleRoIAlign(["0"], 7, 2)):
+        with pytest.raises(TypeError, match=r"^TorchScript is not supported: .*\.export") as raised:
+            torch.jit.script(module)
+        assert "\n" not in str(raised.value)
+
+
 def test_frozen_batch_norm_notices_other_statistics() -> None:
     norm, x = FrozenBatchNorm2d(3), torch.randn(1, 3, 2, 2)
 
