@@ -46,6 +46,8 @@ if TYPE_CHECKING:
         ResNet50_Weights,
     )
 
+__version__ = "0.2.0"
+
 _MODULES = {
     "backbone": (
         "BackboneWithFPN",

@@ -58,7 +58,7 @@ def test_replay():
         replay(BATCHES[0])
     with pytest.raises(ValueError, match="were used"):
         replay(BATCHES[1])
-    with pytest.raises(ValueError, match="image 0: recorded index 9 is outside of its 4 boxes"):
+    with pytest.raises(ValueError, match="image 0: recorded index 9 is outside its 4 boxes"):
         ReplaySampler([([torch.tensor([9])], [torch.tensor([0])])])([torch.zeros(4)])
 
 
