@@ -73,9 +73,9 @@ def verify(model: GeneralizedRCNN, expected: dict[str, Tensor], dtype: torch.dty
         difference = relative_error(output, expected[name])
         if not difference <= tolerance:
             raise ValueError(
-                f"the optimised model is not equivalent: its {name} differs by {difference:.1e} of its "
-                f"norm, allowed are {tolerance:.0e} in {dtype}; without fold_batch_norm and dtype "
-                "nothing is changed"
+                f"the optimised model is not equivalent: {name} differs by "
+                f"{difference:.1e} of its norm, allowed are {tolerance:.0e} in {dtype}; without "
+                "fold_batch_norm and dtype nothing is changed"
             )
 
 
