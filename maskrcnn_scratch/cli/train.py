@@ -12,11 +12,16 @@ import torch
 import tyro
 from torch import nn
 
-from maskrcnn_scratch.builders.from_config import build_model, load_starting_weights
+from maskrcnn_scratch.builders.from_config import (
+    build_model,
+    load_starting_weights,
+    with_resolved_eps,
+)
 from maskrcnn_scratch.cli import INTERRUPTED, UsageError, pick_device
 from maskrcnn_scratch.data.augment import AugmentedDataset
 from maskrcnn_scratch.data.coco import CocoDataset
-from maskrcnn_scratch.data.coco_json import find_image_folder, read_json
+from maskrcnn_scratch.data.coco_json import read_json
+from maskrcnn_scratch.data.image_folder import find_image_folder
 from maskrcnn_scratch.evaluation.model_results import evaluate_model
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.plain_values import from_dict
@@ -46,6 +51,7 @@ def train(
     """
     if resume is None:
         config = find_images(config)
+        config = replace(config, model=with_resolved_eps(config.model))
     elif config == TrainConfig():
         config = replace(
             from_dict(TrainConfig, read_json(resume / "config.json")), output=str(resume)

@@ -1,4 +1,4 @@
-"""Single modules against torchvision's, beyond the default model of the parity ladder."""
+"""Single modules against torchvision's, with options that the parity checks do not use."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_resnet18_fpn_equals_torchvisions() -> None:
 
 
 @pytest.mark.parametrize("trainable_layers", range(6))
-def test_the_same_layers_are_frozen(trainable_layers: int) -> None:
+def test_freeze_equals_torchvisions(trainable_layers: int) -> None:
     with torch.device("meta"):
         models = [
             build(backbone_name="resnet50", weights=None, trainable_layers=trainable_layers,
@@ -134,7 +134,7 @@ def test_anchors_equal_torchvisions(sizes: Any, ratios: Any) -> None:
 
 
 def test_old_checkpoints_load() -> None:
-    """Keys from before the RPN's convolution became a block."""
+    """Keys of torchvision 0.12, when the RPN's convolution was not a block."""
     head = RPNHead(8, 3)
     old = {key.replace("conv.0.0.", "conv."): value for key, value in head.state_dict().items()}
     assert "conv.weight" in old
@@ -142,18 +142,18 @@ def test_old_checkpoints_load() -> None:
     other = RPNHead(8, 3)
     other.load_state_dict(old, strict=True)
     assert torch.equal(other.conv[0][0].weight, head.conv[0][0].weight)
-    assert old.keys() == kept.keys()  # the caller's dict is left alone
+    assert old.keys() == kept.keys()  # the caller's dict is not modified
 
 
 def test_pooling_levels_at_their_borders() -> None:
-    """A box of exactly 224 x 224 belongs to level 4; scales follow the images, batch by batch."""
+    """A box of exactly 224 x 224 belongs to level 4; scales are computed for each batch."""
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     sides = torch.tensor([1.0, 111.9, 112.0, 223.9, 224.0, 447.9, 448.0, 3000.0])
     boxes = torch.stack((sides * 0, sides * 0, sides, sides), dim=1)
     assert pool.map_levels(boxes, [1 / 4, 1 / 8, 1 / 16, 1 / 32]).tolist() == [
         0, 0, 1, 1, 2, 2, 3, 3,
     ]  # fmt: skip
-    for side in (64, 128):  # the second image must not be read with the first one's scales
+    for side in (64, 128):  # the second batch must not use the scales of the first
         features = {str(i): torch.full((1, 1, 16 >> i, 16 >> i), float(side)) for i in range(4)}
         rois = torch.tensor([[0.0, side / 4, side / 4, side * 3 / 4, side * 3 / 4]])
         pooled = pool(features, rois, [(side, side)])
@@ -196,7 +196,7 @@ def test_torchscript_is_refused_in_one_line() -> None:
         assert "\n" not in str(raised.value)
 
 
-def test_frozen_batch_norm_notices_other_statistics() -> None:
+def test_frozen_batch_norm_after_its_buffers_change() -> None:
     norm, x = FrozenBatchNorm2d(3), torch.randn(1, 3, 2, 2)
 
     def expected() -> Tensor:
@@ -210,10 +210,10 @@ def test_frozen_batch_norm_notices_other_statistics() -> None:
     torch.testing.assert_close(norm(x), expected())
     norm.load_state_dict({**norm.state_dict(), "bias": torch.ones(3)}, assign=True)
     torch.testing.assert_close(norm(x), expected())
-    norm(x.requires_grad_()).sum().backward()  # what was remembered in inference mode can be used
+    norm(x.requires_grad_()).sum().backward()  # with values cached in inference mode
 
 
-def test_masks_of_one_class_are_those_of_all() -> None:
+def test_masks_of_given_labels_equal_those_of_all_classes() -> None:
     torch.manual_seed(0)
     predictor, x = MaskRCNNPredictor(16, 8, 5), torch.randn(6, 16, 7, 7)
     labels = torch.tensor([0, 1, 4, 2, 2, 3])
@@ -221,31 +221,31 @@ def test_masks_of_one_class_are_those_of_all() -> None:
     torch.testing.assert_close(predictor(x, labels), every[torch.arange(6), labels])
 
 
-@pytest.mark.parametrize("takes_labels", [True, False])
-def test_a_mask_predictor_is_asked_for_what_it_can_give(takes_labels: bool) -> None:
-    asked = []
+@pytest.mark.parametrize("accepts_labels", [True, False])
+def test_mask_predictors_with_and_without_labels(accepts_labels: bool) -> None:
+    calls = []
 
-    class OwnPredictor(MaskRCNNPredictor):
-        if takes_labels:
+    class CustomPredictor(MaskRCNNPredictor):
+        if accepts_labels:
 
             def forward(self, input: Tensor, labels: Tensor | None = None) -> Tensor:
-                asked.append("one" if labels is not None else "all")
+                calls.append("labels" if labels is not None else "all")
                 return super().forward(input, labels)
 
         else:
 
             def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
-                asked.append("all")
+                calls.append("all")
                 return super().forward(input)
 
     torch.manual_seed(0)
     model = small_maskrcnn(5, min_size=96, box_score_thresh=0.0).eval()
     expected = model([torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))])[0]
     assert len(expected["masks"]) > 0
-    own = OwnPredictor(64, 64, 5)
-    own.load_state_dict(model.roi_heads.mask_predictor.state_dict())
-    model.roi_heads.mask_predictor = own
+    custom = CustomPredictor(64, 64, 5)
+    custom.load_state_dict(model.roi_heads.mask_predictor.state_dict())
+    model.roi_heads.mask_predictor = custom
     found = model([torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))])[0]
     # The first call checks the new part, with masks of all classes; then come the detections.
-    assert asked[-1] == ("one" if takes_labels else "all")
+    assert calls[-1] == ("labels" if accepts_labels else "all")
     torch.testing.assert_close(found["masks"], expected["masks"])
