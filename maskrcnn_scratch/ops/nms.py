@@ -92,6 +92,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Raises:
         ValueError: boxes that are not ``[K, 4]``, or scores that are not ``[K]``.
     """
+    if boxes.numel() == 0:  # also of shape [0], as in torchvision
+        return torch.empty(0, dtype=torch.int64, device=boxes.device)
     _check_flat(boxes, scores)
     boxes, scores = at_least_float32(boxes), _as_candidates(scores)
     limit = offset_limit(boxes.device)
