@@ -8,8 +8,8 @@ multiplications instead of ``3 m``:
 A correlation of two sequences is the transpose of a product of two polynomials, and such a product
 of degree ``m + 1`` is known from its values at ``m + 2`` points: ``G`` evaluates one factor, ``*``
 multiplies the values, and the other two matrices interpolate. In two dimensions all three act on
-rows and on columns, which leaves ``(m + 2)^2`` multiplications for ``m^2`` outputs: 4 per output for
-m = 2 and 2.25 for m = 4, where the direct sum takes 9.
+rows and on columns, which leaves ``(m + 2)^2`` multiplications for ``m^2`` outputs: 4 per output
+for m = 2 and 2.25 for m = 4, where the direct sum takes 9.
 
 Sources: Winograd, "Arithmetic Complexity of Computations" (1980); Lavin and Gray, "Fast Algorithms
 for Convolutional Neural Networks", arXiv:1509.09308, Section 4; on the choice of points, Barabasz
@@ -57,9 +57,10 @@ def conv3x3(input: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
 
 
 def transform_weight(weight: Tensor, m: int) -> Tensor:
-    """``G g G^T`` of each filter, computed in float64: ``[O, C, 3, 3]`` -> ``[t * t, O / 32, C, 32]``.
+    """``[O, C, 3, 3]`` -> ``G g G^T`` of each filter, ``[t * t, O / 32, C, 32]``.
 
-    Output channels lie side by side in panels of 32, in the order in which the kernel reads them.
+    It is computed in float64. Output channels lie side by side in panels of 32, in the order in
+    which the kernel reads them.
     """
     _, g, _ = matrices(m)
     g = g.to(weight.device)
