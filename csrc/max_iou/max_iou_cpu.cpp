@@ -152,6 +152,9 @@ std::tuple<Tensor, Tensor, Tensor> max_iou(Tensor gt_boxes, Tensor boxes, bool f
                    " must be [number of boxes, 4] and not empty, it is ", shape_of(*tensor));
   }
   check_dtype(gt_boxes, boxes.scalar_type(), "gt_boxes");
+  check_same_device(gt_boxes, boxes, "gt_boxes", "boxes");
+  CHECK_ARGUMENT(gt_boxes.size(0) <= INT32_MAX, "gt_boxes has ", gt_boxes.size(0),
+                 " boxes, at most ", INT32_MAX, " are possible");
   gt_boxes = torch::stable::contiguous(gt_boxes);
   boxes = torch::stable::contiguous(boxes);
   const int64_t count = boxes.size(0);

@@ -195,7 +195,7 @@ std::tuple<Tensor, Tensor> nms_padded(Tensor boxes,
   groups = torch::stable::contiguous(groups);
   const int64_t num_images = boxes.size(0), slots = boxes.size(1);
   const int64_t* group = groups.const_data_ptr<int64_t>();
-  check_groups(groups, num_groups);
+  num_groups = check_groups(groups, num_groups);  // only those in use
   Tensor indices = torch::stable::new_empty(groups, {num_images, max_out});
   Tensor count = torch::stable::new_empty(groups, {num_images});
   dispatch_float_double(boxes.scalar_type(), "boxes", [&](auto tag) {

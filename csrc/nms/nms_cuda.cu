@@ -32,6 +32,7 @@ using Word = unsigned long long;  // a bit a box
 constexpr int kWordBits = 64;
 constexpr int kMaxWords = 128;  // of a chunk: 8192 boxes
 constexpr int kFewKept = 1024;  // boxes of an image
+constexpr int kMaxBoxes = 1 << 30;
 
 // Boxes that stand before a box, and in its group.
 struct Counts {
@@ -388,8 +389,8 @@ std::tuple<Tensor, Tensor> nms_padded(Tensor boxes,
                                       int64_t max_out,
                                       int64_t num_groups) {
   check_nms_arguments(boxes, scores, groups, max_out, num_groups);
-  CHECK_ARGUMENT(boxes.size(1) <= INT32_MAX, "boxes has ", boxes.size(1),
-                 " slots an image, CUDA takes up to ", INT32_MAX);
+  CHECK_ARGUMENT(boxes.size(1) <= kMaxBoxes, "boxes has ", boxes.size(1),
+                 " boxes per image, CUDA takes up to ", kMaxBoxes);
   boxes = torch::stable::contiguous(boxes);
   scores = torch::stable::contiguous(scores);
   groups = torch::stable::contiguous(groups);

@@ -101,7 +101,7 @@ std::vector<Tensor> backward(const Tensor& grad,
                              const std::vector<int64_t>& heights,
                              const std::vector<int64_t>& widths,
                              int64_t batch_size,
-                             int64_t sampling_ratio,
+                             int sampling_ratio,
                              bool aligned,
                              bool channels_last) {
   using T = accumulate_t<S>;
@@ -184,16 +184,14 @@ std::vector<Tensor> multiscale_roi_align_backward(Tensor grad,
                                                   bool aligned,
                                                   bool channels_last,
                                                   bool /*deterministic: it always is*/) {
-  check_dim(grad, 4, "grad", "[K, C, P, P]");
-  check_rois(rois, levels, accumulate_dtype(grad.scalar_type()));
-  CHECK_ARGUMENT(heights.size() == scales.size() && widths.size() == scales.size(),
-                 "heights, widths and scales must have one entry a level");
+  check_backward_arguments(grad, rois, levels, scales, heights, widths, batch_size);
+  const int ratio = checked_sampling_ratio(sampling_ratio);
   const bool is_channels_last = grad.stride(1) == 1 && grad.size(1) > 1;
   grad = torch::stable::contiguous(grad, memory_format(is_channels_last));
   return dispatch_floating(grad.scalar_type(), "grad", [&](auto tag) {
     using S = typename decltype(tag)::type;
     const RoiView<accumulate_t<S>> view(rois, levels, scales.size(), batch_size);
-    return backward<S>(grad, view, scales, heights, widths, batch_size, sampling_ratio, aligned,
+    return backward<S>(grad, view, scales, heights, widths, batch_size, ratio, aligned,
                        channels_last);
   });
 }

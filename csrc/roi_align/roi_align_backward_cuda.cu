@@ -345,7 +345,7 @@ std::vector<Tensor> backward(const Tensor& grad,
                              const std::vector<double>& scales,
                              const std::vector<int64_t>& heights,
                              const std::vector<int64_t>& widths,
-                             int64_t sampling_ratio,
+                             int sampling_ratio,
                              bool aligned) {
   using T = accumulate_t<S>;
   using Map = std::conditional_t<kDeterministic, S, T>;
@@ -359,7 +359,7 @@ std::vector<Tensor> backward(const Tensor& grad,
       .channels = channels,
       .pooled_height = int(grad.size(2)),
       .pooled_width = int(grad.size(3)),
-      .sampling_ratio = int(sampling_ratio),
+      .sampling_ratio = sampling_ratio,
       .aligned = aligned,
   };
   std::vector<Tensor> maps;
@@ -400,14 +400,10 @@ std::vector<Tensor> multiscale_roi_align_backward(Tensor grad,
                                                   bool aligned,
                                                   bool channels_last,
                                                   bool deterministic) {
-  check_dim(grad, 4, "grad", "[K, C, P, P]");
-  const ScalarType dtype = grad.scalar_type();
-  check_rois(rois, levels, accumulate_dtype(dtype));
-  check_same_device(grad, rois, "grad", "rois");
-  check_same_device(levels, rois, "levels", "rois");
+  check_backward_arguments(grad, rois, levels, scales, heights, widths, batch_size);
   check_level_count(scales.size());
-  CHECK_ARGUMENT(heights.size() == scales.size() && widths.size() == scales.size(),
-                 "heights, widths and scales must have one entry a level");
+  const int ratio = checked_sampling_ratio(sampling_ratio);
+  const ScalarType dtype = grad.scalar_type();
   grad = torch::stable::contiguous(grad, torch::headeronly::MemoryFormat::ChannelsLast);
   rois = torch::stable::contiguous(rois);
   levels = torch::stable::contiguous(levels);
@@ -415,9 +411,9 @@ std::vector<Tensor> multiscale_roi_align_backward(Tensor grad,
     using S = typename decltype(tag)::type;
     const CudaRois<accumulate_t<S>> view(rois, levels, scales.size(), batch_size);
     if (deterministic) {
-      return backward<S, true>(grad, view, scales, heights, widths, sampling_ratio, aligned);
+      return backward<S, true>(grad, view, scales, heights, widths, ratio, aligned);
     }
-    return backward<S, false>(grad, view, scales, heights, widths, sampling_ratio, aligned);
+    return backward<S, false>(grad, view, scales, heights, widths, ratio, aligned);
   });
   for (Tensor& map : maps) {
     map = torch::stable::to(map, dtype);

@@ -206,7 +206,7 @@ Tensor forward(std::vector<Tensor> features,
                const std::vector<double>& scales,
                int64_t pooled_height,
                int64_t pooled_width,
-               int64_t sampling_ratio,
+               int sampling_ratio,
                bool aligned,
                bool channels_last) {
   using T = accumulate_t<S>;
@@ -274,14 +274,12 @@ Tensor multiscale_roi_align(std::vector<Tensor> features,
                             int64_t sampling_ratio,
                             bool aligned,
                             bool channels_last) {
-  check_features(features, scales, rois);
-  const ScalarType dtype = features[0].scalar_type();
-  check_rois(rois, levels, accumulate_dtype(dtype));
-  check_pooled_size(pooled_height, pooled_width);
-  return dispatch_floating(dtype, "features", [&](auto tag) {
+  check_forward_arguments(features, rois, levels, scales, pooled_height, pooled_width);
+  const int ratio = checked_sampling_ratio(sampling_ratio);
+  return dispatch_floating(features[0].scalar_type(), "features", [&](auto tag) {
     using S = typename decltype(tag)::type;
-    return forward<S>(std::move(features), rois, levels, scales, pooled_height, pooled_width,
-                      sampling_ratio, aligned, channels_last);
+    return forward<S>(std::move(features), rois, levels, scales, pooled_height, pooled_width, ratio,
+                      aligned, channels_last);
   });
 }
 

@@ -231,7 +231,7 @@ Tensor forward(const std::vector<Tensor>& features,
                const std::vector<double>& scales,
                int64_t pooled_height,
                int64_t pooled_width,
-               int64_t sampling_ratio,
+               int sampling_ratio,
                bool aligned,
                bool channels_last) {
   using T = accumulate_t<S>;
@@ -249,7 +249,7 @@ Tensor forward(const std::vector<Tensor>& features,
       .channels = channels,
       .pooled_height = int(pooled_height),
       .pooled_width = int(pooled_width),
-      .sampling_ratio = int(sampling_ratio),
+      .sampling_ratio = sampling_ratio,
       .aligned = aligned,
       .channels_last_input = is_channels_last(features),
       .channels_last_output = channels_last,
@@ -275,20 +275,15 @@ Tensor multiscale_roi_align(std::vector<Tensor> features,
                             int64_t sampling_ratio,
                             bool aligned,
                             bool channels_last) {
-  check_features(features, scales, rois);
+  check_forward_arguments(features, rois, levels, scales, pooled_height, pooled_width);
   check_level_count(features.size());
-  check_same_device(levels, rois, "levels", "rois");
-  const ScalarType dtype = features[0].scalar_type();
-  check_rois(rois, levels, accumulate_dtype(dtype));
-  check_pooled_size(pooled_height, pooled_width);
-  CHECK_ARGUMENT(pooled_height <= INT32_MAX / pooled_width, "output_size (", pooled_height, ", ",
-                 pooled_width, ") has more than ", INT32_MAX, " bins");
+  const int ratio = checked_sampling_ratio(sampling_ratio);
   rois = torch::stable::contiguous(rois);
   levels = torch::stable::contiguous(levels);
-  return dispatch_floating(dtype, "features", [&](auto tag) {
+  return dispatch_floating(features[0].scalar_type(), "features", [&](auto tag) {
     using S = typename decltype(tag)::type;
-    return forward<S>(features, rois, levels, scales, pooled_height, pooled_width, sampling_ratio,
-                      aligned, channels_last);
+    return forward<S>(features, rois, levels, scales, pooled_height, pooled_width, ratio, aligned,
+                      channels_last);
   });
 }
 

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <vector>
 
 #include "../common/checks.h"
@@ -91,11 +90,13 @@ void top_k(const T* values, int64_t count, int64_t k, int64_t offset, int64_t* i
 Tensor top_k_of_levels(Tensor values, std::vector<int64_t> level_sizes, int64_t k) {
   check_dim(values, 2, "values", "[N, A]");
   CHECK_ARGUMENT(k >= 0, "k must not be negative, it is ", k);
+  const int64_t images = values.size(0), width = values.size(1);
+  int64_t sum = 0;
   for (const int64_t size : level_sizes) {
     CHECK_ARGUMENT(size >= 0, "level_sizes must not be negative, one is ", size);
+    CHECK_ARGUMENT(!__builtin_add_overflow(sum, size, &sum),
+                   "level_sizes add up to 2^63 or more, but values is ", shape_of(values));
   }
-  const int64_t images = values.size(0), width = values.size(1);
-  const int64_t sum = std::accumulate(level_sizes.begin(), level_sizes.end(), int64_t(0));
   CHECK_ARGUMENT(sum == width, "level_sizes add up to ", sum, ", but values is ", shape_of(values));
   values = torch::stable::contiguous(values);
 

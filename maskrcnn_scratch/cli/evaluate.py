@@ -1,4 +1,4 @@
-"""``maskrcnn evaluate``: COCO's box and mask AP of a model, or of results that a file holds."""
+"""``maskrcnn evaluate``: COCO's box and mask AP of a model, or of a results file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from maskrcnn_scratch.data.coco import CocoDataset
 
 TITLES = {"bbox": "boxes", "segm": "masks"}
-CONFUSIONS = 15  # lines of them
+CONFUSIONS = 15  # number of lines shown
 
 
 def evaluate(
@@ -38,26 +38,26 @@ def evaluate(
     batch_size: int = 1,
     num_workers: int = 2,
 ) -> int:
-    """COCO's twelve numbers for boxes and masks.
+    """Compute COCO's twelve metrics for boxes and masks.
 
-    Give either --results, detections in a COCO results file, or --weights, a model to run first.
+    Give either --results, a COCO results file, or --weights, a model that is run first.
 
     Args:
         annotations: COCO annotation file with the ground truth.
-        results: Results to score.
+        results: COCO results file to score.
         weights: Weights or checkpoint of the model to score.
-        images: Folder of the images; by default it is looked for around the annotation file.
-        iou_type: Score boxes or masks only; by default both, of results what they hold.
-        min_score: Leave out detections with lower scores.
-        max_detections: Detections of an image and category that count.
-        per_class: Show each class.
-        tide: Show what each kind of error costs.
-        confusion_matrix: Show which class was taken for which.
-        json: Write all of it to this file. With --iou-type "stats" are the twelve numbers, without
-            it "bbox" and "segm" hold such a "stats" each.
+        images: Folder of the images; by default it is searched near the annotation file.
+        iou_type: Score only boxes or only masks; by default both, if the results have both.
+        min_score: Drop detections with lower scores.
+        max_detections: Maximum number of detections per image and category that count.
+        per_class: Show the metrics of each class.
+        tide: Show how much AP50 each kind of error costs.
+        confusion_matrix: Show which classes were confused.
+        json: Write all numbers to this file. With --iou-type, "stats" has the twelve metrics;
+            without it, "bbox" and "segm" have a "stats" each.
         save_results: Write the model's detections to this file, as COCO results.
-        device: Where the model runs: auto, cpu, cuda, cuda:1 ...
-        batch_size: Images at a time.
+        device: Device of the model: auto, cpu, cuda, cuda:1 ...
+        batch_size: Images per batch.
         num_workers: Processes that read images.
     """
     options: dict[str, Any] = {
@@ -68,7 +68,7 @@ def evaluate(
     }
     scores: Mapping[IouType, CocoScore]
     if results is not None and save_results is not None:
-        raise UsageError("--save-results is for the results of --weights")
+        raise UsageError("--save-results needs --weights")
     if results is not None and weights is None:
         kinds = (iou_type,) if iou_type else iou_types_of(read_json(results))
         scores = {kind: score(annotations, results, kind, **options) for kind in kinds}
@@ -88,7 +88,7 @@ def evaluate(
 
 
 def iou_types_of(results: object) -> tuple[IouType, ...]:
-    """What the results allow to score: masks where there is one, boxes always."""
+    """The IoU types that the results can be scored for: boxes, and masks if a result has one."""
     entries = results if isinstance(results, list) else []
     if any("segmentation" in entry for entry in entries if isinstance(entry, dict)):
         return ("bbox", "segm")
@@ -103,7 +103,7 @@ def evaluate_weights(
     iou_type: IouType | None,
     **options: Any,
 ) -> Mapping[IouType, CocoScore]:
-    """Run the model of a weights file over a data set and score it; as ``evaluate_model``."""
+    """Runs the model of a weights file on a data set and scores it; as ``evaluate_model``."""
     from tqdm import tqdm
 
     from maskrcnn_scratch.builders.from_config import load_trained
@@ -127,14 +127,14 @@ def evaluate_weights(
 
 
 def compare_classes(trained: TrainedModel, dataset: CocoDataset) -> None:
-    """Warns where model and data set do not speak of the same classes."""
+    """Warns if classes of the model and of the data set differ."""
     missing, renamed = [], []
     for category, label in trained.category_labels.items():
         in_model, in_file = trained.class_names[label], dataset.categories.get(category)
         if in_file is None:
             missing.append(f"{in_model!r} (id {category})")
-        elif in_model not in (in_file, str(label)):  # a number where the weights have no names
-            renamed.append(f"{in_file!r} (id {category}), which the model learned as {in_model!r}")
+        elif in_model not in (in_file, str(label)):  # a number if the weights have no names
+            renamed.append(f"{in_file!r} (id {category}), which is {in_model!r} in the model")
     for verb, found in (("lacks", missing), ("has", renamed)):
         if found:
             more = f" and {len(found) - 3} more" * (len(found) > 3)
@@ -149,19 +149,19 @@ def format_scores(scores: Mapping[IouType, CocoScore], per_class: bool) -> Itera
     )
     for kind, found in scores.items():
         if per_class:
-            yield from ("", f"{TITLES[kind]} by class")
+            yield from ("", f"{TITLES[kind]} per class")
             columns = list(next(iter(found.per_class.values()), {}))
             yield from format_table(
                 ("", *columns),
                 [(name, *values.values()) for name, values in found.per_class.items()],
             )
         if found.tide:
-            yield from ("", f"{TITLES[kind]}: errors, and what each kind costs in AP50")
+            yield from ("", f"{TITLES[kind]}: errors, and the AP50 that each kind costs")
             names, costs = list(found.tide["counts"]), found.tide["delta_ap"]
             numbers = ("number", *map(str, found.tide["counts"].values()))
             yield from format_table(("", *names), [numbers, ("cost", *map(costs.get, names))])
         if found.confusion_matrix:
-            yield from ("", f"{TITLES[kind]}: what was most often taken for what, at IoU 0.5")
+            yield from ("", f"{TITLES[kind]}: most frequent confusions at IoU 0.5")
             yield from _format_confusions(**found.confusion_matrix)
 
 
@@ -177,7 +177,7 @@ def _format_confusions(matrix: list[list[int]], names: list[str]) -> Iterator[st
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Aligned columns of texts and numbers; -1, where there is nothing to find, is a dash."""
+    """Aligned columns of texts and numbers. -1, which means "not computed", is a dash."""
     cells = [
         [
             str(cell) if isinstance(cell, str) else "-" if cell == -1 else f"{cell:.3f}"

@@ -1,6 +1,6 @@
 """Data sets in COCO format, as map-style data sets of (image, target).
 
-Legend: N objects of one image, A annotations of the file, H W height and width of an image.
+Shapes: G objects of one image; H, W its height and width.
 """
 
 from __future__ import annotations
@@ -17,35 +17,41 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from maskrcnn_scratch.data.batch import Target
 from maskrcnn_scratch.data.coco_json import PackedSegmentation, read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.ops import rle
-
-Target = dict[str, Any]
 
 
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
     """Images and instance masks of a COCO annotation file.
 
-    Item: the image, float32 RGB [3, H, W] in 0-1, and a dict of
+    An item is the image, float32 RGB [3, H, W] in 0-1, and a dict with
 
-    - ``boxes`` float32 [N, 4], xyxy in pixels, inside the image; ``labels`` int64 [N], from 1;
-      ``masks`` uint8 [N, H, W]; ``area`` float32 [N]; ``iscrowd`` uint8 [N];
-    - ``annotation_ids`` int64 [N], ``image_id`` int and ``file_name`` str, for messages.
+    - ``boxes`` float32 [G, 4], (x1, y1, x2, y2) in pixels, inside the image; ``labels`` int64 [G],
+      from 1; ``masks`` uint8 [G, H, W]; ``area`` float32 [G]; ``iscrowd`` uint8 [G];
+    - ``annotation_ids`` int64 [G], ``image_id`` int and ``file_name`` str, for messages.
 
-    Images without annotations are items with N = 0. Crowd regions are left out unless
-    ``keep_crowd``. Boxes are clipped to their image; an annotation of whose box nothing is left is
-    left out, with one warning for all. Masks (polygons, compressed and uncompressed RLE) are drawn
-    when an item is read, as pycocotools draws them.
+    An image without annotations is an item with G = 0. Boxes are clipped to their image. Boxes
+    without area inside the image are dropped, with one warning for all. Masks are decoded when an
+    item is read, as pycocotools decodes them, from polygons or RLE, compressed or not.
 
-    ``category_labels`` maps category ids to labels, and is kept as the attribute of that name.
-    Without it the categories get 1 to C in the order of their ids; a trained model needs the
-    mapping it was trained with. ``categories`` are the names by id that the file itself has.
+    Args:
+        annotation_file: COCO annotations.
+        image_folder: the folder that ``file_name`` is relative to.
+        category_labels: label of each category id; kept as an attribute. By default categories get
+            labels from 1 in the order of their ids. Pass a trained model's own mapping to it.
+        apply_exif: rotate images by their EXIF orientation.
+        keep_crowd: include crowd regions, which are dropped by default.
 
-    Raises ``FileNotFoundError`` where file or folder are missing; ``ValueError`` for a file that is
-    no COCO data set or holds no image, for duplicate image ids and unknown image or category ids;
-    and, when an item is read, for a mask that is missing or malformed and an image of another size
-    than its entry. Each names the file and the id.
+    Attributes:
+        categories: the file's names by category id.
+
+    Raises:
+        FileNotFoundError: the file or the folder is missing.
+        ValueError: the file is not a COCO data set or has no image; an image id is used twice; an
+            image or category id is unknown. When an item is read: its mask is missing or
+            malformed, or the image's size differs from its entry. Each names the file and the id.
     """
 
     def __init__(
@@ -63,7 +69,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             raise FileNotFoundError(f"{image_folder}: no such folder of images")
         content = read_coco_json(annotation_file)
         if not content["images"]:
-            raise ValueError(f"{annotation_file}: the data set holds no image")
+            raise ValueError(f"{annotation_file}: the data set has no image")
         self.categories = self._read_categories(content["categories"])
         if category_labels is None:
             category_labels = {id: label for label, id in enumerate(sorted(self.categories), 1)}
@@ -77,7 +83,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     @property
     def num_classes(self) -> int:
-        """Classes of a model for these labels, background included."""
+        """Number of classes of a model for these labels, background included."""
         return max(self.category_labels.values(), default=0) + 1
 
     def __len__(self) -> int:
@@ -103,16 +109,16 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         image = read_image(path, self.apply_exif)
         found = image.shape[1:]
         if found != size:
-            turned = self.apply_exif and image_size(path, apply_exif=False) == size
+            fits_unrotated = self.apply_exif and image_size(path, apply_exif=False) == size
             raise ValueError(
                 f"{path}: image id {self.image_ids[index]} is {found[0]} x {found[1]} (height x "
                 f"width), but {size[0]} x {size[1]} in {self.annotation_file}"
-                + ("; it fits with apply_exif=False" if turned else "")
+                + ("; it fits with apply_exif=False" if fits_unrotated else "")
             )
         return image
 
     def _draw_masks(self, rows: slice, size: tuple[int, int]) -> np.ndarray:
-        """Masks uint8 [N, H, W] of these annotations."""
+        """Masks uint8 [G, H, W] of these annotations."""
         masks = np.zeros((rows.stop - rows.start, *size), np.uint8)
         for mask, row in zip(masks, range(rows.start, rows.stop), strict=True):
             packed = self._segmentations[
@@ -156,10 +162,10 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         ids, counts = np.unique(self.image_ids, return_counts=True)
         if counts.max() > 1:
             twice = ids[counts.argmax()]
-            raise ValueError(f"{self.annotation_file}: image id {twice} stands there twice")
+            raise ValueError(f"{self.annotation_file}: image id {twice} is used twice")
 
     def _index_annotations(self, annotations: list[dict[str, Any]], keep_crowd: bool) -> None:
-        """Flat arrays, sorted by image; ``_first_rows[i]`` is where image ``i`` begins."""
+        """Makes arrays of all objects, by image. ``_first_rows[i]`` is image ``i``'s first row."""
         index_of = {image_id: index for index, image_id in enumerate(self.image_ids.tolist())}
         table = np.empty((len(annotations), 8))  # image index, label, x, y, w, h, area, crowd
         for row, annotation in zip(table, annotations, strict=True):
@@ -170,14 +176,14 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
                     f"{self.annotation_file}: annotation {annotation.get('id')}: {error}"
                 ) from None
         images = table[:, 0].astype(np.int64)
-        limits = self.sizes[images][:, [1, 0, 1, 0]]  # [A, 4]
+        limits = self.sizes[images][:, [1, 0, 1, 0]]  # [annotations, 4]
         boxes = np.clip(np.hstack([table[:, 2:4], table[:, 2:4] + table[:, 4:6]]), 0, limits)
-        visible = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)  # [A]
-        wanted = keep_crowd | (table[:, 7] == 0)  # [A]
+        visible = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)  # [annotations]
+        wanted = keep_crowd | (table[:, 7] == 0)  # [annotations]
         if not visible[wanted].all():
             ids = [annotations[row]["id"] for row in np.flatnonzero(wanted & ~visible)]
             warnings.warn(
-                f"{self.annotation_file}: left out {len(ids)} annotations whose box is degenerate "
+                f"{self.annotation_file}: dropped {len(ids)} annotations whose box is degenerate "
                 f"or outside its image: {', '.join(map(str, ids[:10]))}{' ...' * (len(ids) > 10)}",
                 stacklevel=3,
             )
@@ -214,10 +220,10 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
 
 def to_coco(dataset: Dataset[tuple[Tensor, Target]]) -> dict[str, Any]:
-    """The content of a COCO annotation file, masks as compressed RLE, for a data set in memory.
+    """The content of a COCO annotation file for any data set, with masks as compressed RLE.
 
-    For any data set whose items, ``category_labels`` and ``class_names`` are as of
-    :class:`CocoDataset`; reads every item once.
+    Items, ``category_labels`` and ``class_names`` of the data set must be as in
+    :class:`CocoDataset`. Every item is read once.
     """
     names: dict[int, str] = dataset.class_names  # type: ignore[attr-defined]
     categories = {
@@ -256,28 +262,28 @@ def to_coco(dataset: Dataset[tuple[Tensor, Target]]) -> dict[str, Any]:
 
 
 def parse_id(id: object) -> int:
-    """An id; ``ValueError`` unless it is a whole number of 64 bits."""
+    """An id as an int; raises a ValueError unless it is a whole number of at most 64 bits."""
     if not isinstance(id, (int, float)) or id != id // 1 or abs(id) >= 2**63:
         raise ValueError(f"id is not a whole number: {id!r}")
     return int(id)
 
 
 def parse_area(area: object) -> float:
-    """An annotation's area in pixels; ``ValueError`` unless it is a number from 0."""
+    """An annotation's area in pixels; raises a ValueError unless it is a number >= 0."""
     if not isinstance(area, (int, float)) or not 0 <= area < math.inf:
         raise ValueError(f"area is not a number of pixels: {area!r}")
     return area
 
 
 def parse_crowd(iscrowd: object) -> bool:
-    """Whether an annotation is of a crowd; ``ValueError`` unless it is 0, 1 or missing."""
+    """Whether an annotation is a crowd; raises a ValueError unless it is 0, 1 or None."""
     if iscrowd not in (0, 1, None):
         raise ValueError(f"iscrowd is neither 0 nor 1: {iscrowd!r}")
     return bool(iscrowd)
 
 
 def parse_bbox(bbox: object) -> tuple[float, float, float, float]:
-    """An annotation's (x, y, width, height); ``ValueError`` unless it is four finite numbers."""
+    """An annotation's (x, y, width, height); raises a ValueError unless it is 4 finite numbers."""
     try:
         x, y, width, height = map(float, bbox)  # type: ignore[call-overload]
     except (TypeError, ValueError):

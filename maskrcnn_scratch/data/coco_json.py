@@ -12,22 +12,29 @@ from typing import Any
 
 
 class PackedSegmentation(bytes):
-    """An annotation's ``segmentation`` while it waits: a tenth of the memory of its lists."""
+    """An annotation's ``segmentation``, serialised until it is needed to save memory.
+
+    An estimate: a tenth of the memory of the lists of a polygon.
+    """
 
     @classmethod
     def pack(cls, segmentation: object) -> PackedSegmentation:
         return cls(pickle.dumps(segmentation, protocol=pickle.HIGHEST_PROTOCOL))
 
     def unpack(self) -> Any:
-        # Only ever what pack() wrote in this process or its parent.
+        # The bytes were written by pack() in this process or its parent.
         return pickle.loads(self)
 
 
 def read_coco_json(path: str | PathLike[str]) -> dict[str, Any]:
-    """A COCO annotation file, with each ``segmentation`` as :class:`PackedSegmentation`.
+    """Reads a COCO annotation file, with each ``segmentation`` as a :class:`PackedSegmentation`.
 
-    Packing happens while the file is parsed, so that a large one never stands in memory whole.
-    Raises ``FileNotFoundError``, or ``ValueError`` for a file that is not JSON or not COCO.
+    Segmentations are packed while the file is parsed, so that the lists of a large file are never
+    in memory together.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not JSON or not COCO annotations.
     """
     content = read_json(path, _pack_segmentation)
     if not isinstance(content, dict):
@@ -35,12 +42,12 @@ def read_coco_json(path: str | PathLike[str]) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         entries = content.get(key)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise ValueError(f"{path}: not COCO annotations, {key!r} is no list of objects")
+            raise ValueError(f"{path}: not COCO annotations, {key!r} is not a list of objects")
     return content
 
 
 def read_json(path: str | PathLike[str], object_hook: Any = None) -> Any:
-    """Any JSON file; ``FileNotFoundError`` or ``ValueError`` name it."""
+    """Reads a JSON file; raises a FileNotFoundError or ValueError that names it."""
     try:
         with open(path, "rb") as file:
             return json.load(file, object_hook=object_hook)
@@ -51,9 +58,9 @@ def read_json(path: str | PathLike[str], object_hook: Any = None) -> Any:
 
 
 def find_image_folder(annotation_file: str | PathLike[str]) -> Path:
-    """The folder near an annotation file that holds its first image, else the file's own folder.
+    """The folder near an annotation file that has its first image, else the file's own folder.
 
-    Of ``instances_X.json`` that is X, ``images`` or the folder itself, here or one folder up.
+    For ``instances_X.json`` it looks in X, ``images`` and the folder itself, and one folder up.
     """
     path = Path(annotation_file)
     names = (path.stem.removeprefix("instances_"), "images", ".")
@@ -63,7 +70,7 @@ def find_image_folder(annotation_file: str | PathLike[str]) -> Path:
 
 
 def _first_file_name(path: Path) -> str | None:
-    """Found without parsing a file that may be large."""
+    """The first file name, found without parsing a file that may be large."""
     try:
         with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
             found = re.search(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', content)

@@ -1,7 +1,8 @@
 """COCO's average precision and recall, by hotcoco, which gives pycocotools' numbers bit for bit.
 
-Legend: T IoU thresholds 0.50:0.05:0.95, R recall thresholds, K categories, A area ranges (all,
-small, medium, large), D limits on detections per image.
+Shapes: arrays of precision are [IoU thresholds 0.50:0.05:0.95, recall thresholds, categories, area
+ranges (all, small, medium, large), limits on detections per image], arrays of recall the same
+without recall thresholds.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class CocoScore:
-    """Scores of one set of detections; -1 where there is nothing to find."""
+    """Scores of one set of detections. -1 means "not computed": there is no object to find."""
 
     iou_type: IouType
     stats: tuple[float, ...]
@@ -43,10 +44,10 @@ class CocoScore:
     per_class: dict[str, dict[str, float]]
     """AP, AP50, AP75 and AR100 of each category, by its name."""
     tide: dict[str, Any] | None = None
-    """What each kind of error costs in AP50, and how often it occurs (Bolya et al., TIDE)."""
+    """Loss of AP50 by each kind of error, and their numbers (Bolya et al., TIDE)."""
     confusion_matrix: dict[str, Any] | None = None
-    """``matrix``: detections at IoU 0.5, true category by row, detected by column, with
-    background last; and ``names`` of both."""
+    """``matrix`` counts detections at IoU 0.5, with a row per true category and a column per
+    detected one, background last. ``names`` are the names of rows and columns."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -70,21 +71,24 @@ def score(
     tide: bool = False,
     confusion_matrix: bool = False,
 ) -> CocoScore:
-    """Score COCO results against COCO annotations; both are a file or its content.
+    """Scores COCO results against COCO annotations. Both are a file or its content.
 
-    Small, medium and large go by the area of a detection's mask for ``segm``, and of its box for
-    ``bbox``; a result without a box gets the one around its mask, and keeps the mask's area. Crowd
-    regions and annotations to ignore count neither for nor against. No results at all score 0.
+    Detections are small, medium or large by the area of their mask for ``segm``, and of their box
+    for ``bbox``. A result without a box gets the box around its mask, with the mask's area. Crowd
+    regions and annotations with ``ignore`` count neither as hits nor as misses. Without any result
+    the score is 0.
 
     Args:
-        image_ids: the images to count; by default all of ``annotations``.
-        min_score: results below are left out first.
-        max_detections: detections of an image and category that count, best first; COCO has 100.
-        tide, confusion_matrix: compute these as well.
+        image_ids: the images that count; by default all images of ``annotations``.
+        min_score: results with lower scores are dropped.
+        max_detections: the best detections per image and category that count; COCO uses 100.
+        tide: compute the errors by kind as well.
+        confusion_matrix: compute the confusion matrix as well.
 
     Raises:
-        FileNotFoundError, ValueError: a file that is not what it should be, or a result that names
-            an unknown image or category, or has no usable score, box or mask, naming the result.
+        FileNotFoundError: a file is missing.
+        ValueError: a file is not COCO annotations or results; or a result has an unknown image or
+            category, or no valid score, box or mask. The message names the result.
         ImportError: hotcoco is not installed.
     """
     if max_detections <= 10:
@@ -99,7 +103,7 @@ def score(
     if image_ids is not None:
         evaluation.params.img_ids = sorted(image_ids)
     with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about another limit than 100
+        warnings.simplefilter("ignore")  # hotcoco warns of a limit other than 100
         evaluation.run()
     return CocoScore(
         iou_type,
@@ -138,9 +142,9 @@ def _coco_eval(truth: COCO, detections: COCO, iou_type: IouType) -> COCOeval:
 def _check_results(
     name: str, results: object, iou_type: IouType, truth: COCO, min_score: float
 ) -> list[CocoResult]:
-    """What counts of each result for this IoU type: a box or a mask, but not both.
+    """Each result with what this IoU type compares: a box or a mask, but not both.
 
-    With both, COCO's code takes the area of a mask from its box.
+    If a result has both, COCO's code uses the area of the box for a mask.
     """
     if not isinstance(results, Sequence) or isinstance(results, str):
         raise ValueError(f"{name}: COCO results are a list, not a {type(results).__name__}")
@@ -190,8 +194,8 @@ def _check_result(
 
 def _per_class(evaluation: COCOeval, truth: COCO) -> dict[str, dict[str, float]]:
     assert evaluation.eval is not None
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [T, R, K]
-    recall = evaluation.eval["recall"][:, :, 0, -1]  # [T, K]
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, category]
+    recall = evaluation.eval["recall"][:, :, 0, -1]  # [IoU, category]
     return {
         truth.cats[category].get("name", str(category)): {
             "AP": _mean(precision[:, :, k]),

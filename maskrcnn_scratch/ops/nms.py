@@ -83,6 +83,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         int64, indices of the kept boxes, best first; stable among equal scores up to
         :func:`offset_limit` boxes, above it in the order of torchvision's ``torch.sort``.
     """
+    if boxes.numel() == 0:  # also of shape [0], as in torchvision
+        return torch.empty(0, dtype=torch.int64, device=boxes.device)
     _check_flat(boxes, scores)
     boxes, scores = at_least_float32(boxes), _without_empty_slots(scores)
     limit = offset_limit(boxes.device)

@@ -12,6 +12,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from maskrcnn_scratch import ops
 from maskrcnn_scratch.ops.boxes import BoxCoder, box_iou, clip_boxes_to_image
+from maskrcnn_scratch.parity.bilinear import paste_check
 from maskrcnn_scratch.parity.compare import Check, compare
 
 
@@ -83,6 +84,5 @@ def _paste(generator: torch.Generator, device: torch.device) -> Check:
     # torchvision fails on boxes wholly outside of the image.
     boxes = clip_boxes_to_image(boxes, (330, 447)) + torch.tensor([-2.5, -2.5, 2.5, 2.5]).to(boxes)
     theirs = paste_masks_in_image(masks, boxes, (333, 450))
-    return compare(
-        "op", "paste_masks", ops.paste_masks(masks, boxes, (333, 450)), theirs, atol=1e-6
-    )
+    ours = ops.paste_masks(masks, boxes, (333, 450))
+    return paste_check("op", "paste_masks", ours, theirs, masks, boxes, (333, 450))

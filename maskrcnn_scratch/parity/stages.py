@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch import MaskRCNN
+from maskrcnn_scratch.parity.bilinear import paste_check
 from maskrcnn_scratch.parity.compare import Check, compare
 from maskrcnn_scratch.parity.reference import Recording
 from maskrcnn_scratch.roi_heads.detections import select_detections
@@ -104,7 +105,15 @@ def stage_checks(
     for n, (one, result) in enumerate(zip(found, recording.results, strict=True)):
         size = (images[n].shape[-2], images[n].shape[-1])
         pasted = model.transform.paste(one["masks"], result["boxes"], size)
-        yield compare("stage", f"paste, image {n}", pasted, result["masks"], atol=1e-6)
+        yield paste_check(
+            "stage",
+            f"paste, image {n}",
+            pasted,
+            result["masks"],
+            one["masks"],
+            result["boxes"],
+            size,
+        )
 
 
 def level_mapper(recording: Recording, pool: str) -> object:

@@ -1,4 +1,4 @@
-"""The command itself: help, exit status, one-line errors, and what it costs to start."""
+"""The command: help, exit status, one-line errors, and the modules that it imports."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from maskrcnn_scratch import cli
 
 
 def run(*args, code=0):
-    """The command in a process of its own."""
+    """Runs the command in a new process."""
     done = subprocess.run(
         [sys.executable, "-m", "maskrcnn_scratch", *args], capture_output=True, text=True
     )
@@ -19,7 +19,7 @@ def run(*args, code=0):
 
 
 def imported(statement):
-    """Modules that are loaded after ``statement``."""
+    """Modules that are imported after ``statement``."""
     code = f"import sys; {statement}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())
@@ -45,7 +45,7 @@ def test_help_lists_every_command():
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_every_command_is_there_and_has_help(command, capsys):
+def test_every_command_exists_and_has_help(command, capsys):
     words = command.split()
     assert callable(getattr(import_module(f"maskrcnn_scratch.cli.{words[0]}"), words[-1]))
     with pytest.raises(SystemExit) as stop:
@@ -60,7 +60,7 @@ def test_wrong_usage(capsys):
     for words, known in (("predct", "predict, "), ("data", "data check"), ("data chek", "data")):
         assert cli.main(words.split()) == 2
         told = capsys.readouterr().err
-        assert f"maskrcnn: error: no command '{words}'; there are {known}" in told
+        assert f"maskrcnn: error: no command '{words}'; the commands are {known}" in told
     assert cli.main(["weights", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "weights show" in shown and "data check" not in shown
@@ -102,7 +102,7 @@ def test_a_traceback_on_demand(monkeypatch):
         cli.main(["predict"])
 
 
-def test_bugs_are_not_dressed_up_as_wrong_input(monkeypatch):
+def test_bugs_are_not_reported_as_wrong_input(monkeypatch):
     from maskrcnn_scratch.cli import predict
 
     def bug() -> int:

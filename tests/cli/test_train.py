@@ -1,8 +1,9 @@
-"""``maskrcnn train`` with a real model: what it writes, resumes, refuses."""
+"""``maskrcnn train`` with a small model: its files, resuming, and errors."""
 
 import json
 import signal
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from maskrcnn_scratch.cli.train import train
 from maskrcnn_scratch.data.augment import Augmentation
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 from maskrcnn_scratch.training.config import TrainConfig
+from maskrcnn_scratch.training.run_lock import lock_run
 from tests.training import toy
 
 MODEL = ModelConfig(
@@ -52,7 +54,7 @@ def recipe(tmp_path_factory):
 
 
 def run(recipe, folder, death=""):
-    """Trains into ``folder``, or goes on with what is there, and dies on the way if asked."""
+    """Trains into ``folder`` or resumes the run there. ``death`` is as in ``toy``."""
     make_trainer = train_command.make_trainer
 
     def doomed(config, device):
@@ -74,9 +76,9 @@ def finished(recipe, tmp_path_factory):
     return folder
 
 
-def test_what_a_run_leaves(finished):
+def test_files_of_a_run(finished):
     names = {path.name for path in finished.iterdir()}
-    assert names == {"config.json", "log.jsonl", "last.pt", "best.pt", "tensorboard"}
+    assert names == {"config.json", "log.jsonl", "last.pt", "best.pt", "tensorboard", "run.lock"}
     assert list((finished / "tensorboard").iterdir())
     lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     losses = {f"loss_{n}" for n in ("classifier", "box_reg", "mask", "objectness", "rpn_box_reg")}
@@ -118,12 +120,35 @@ def test_starts_from_a_checkpoint_of_other_classes(recipe, finished, tmp_path):
 
 
 def test_runs_are_not_overwritten(recipe, finished):
-    with pytest.raises(ValueError, match=f"holds a run: go on with --resume {finished}"):
+    with pytest.raises(ValueError, match=f"contains a run: resume it with --resume {finished}"):
         train(replace(recipe, output=str(finished)))
 
 
+def lock_and_wait(folder, seconds):
+    with lock_run(folder):
+        (folder / "locked").touch()
+        time.sleep(seconds)
+
+
+def test_two_runs_in_one_folder_are_refused(recipe, tmp_path):
+    """For a new run and for a resumed one; the folder is free again after a kill."""
+    other = toy.start(lock_and_wait, tmp_path, 60)
+    try:
+        while not (tmp_path / "locked").exists():
+            time.sleep(0.05)
+        for arguments in ((replace(recipe, output=str(tmp_path)),), (TrainConfig(), tmp_path)):
+            (tmp_path / "config.json").write_text(json.dumps(asdict(recipe)))
+            with pytest.raises(RuntimeError, match=f"in use by process {other.pid} on "):
+                train(*arguments)
+    finally:
+        other.kill()
+        other.join()
+    with lock_run(tmp_path):
+        pass
+
+
 def test_resume_takes_no_other_options(recipe, finished):
-    with pytest.raises(ValueError, match="leave out the other options"):
+    with pytest.raises(ValueError, match="do not give other options"):
         train(recipe, resume=finished)
 
 

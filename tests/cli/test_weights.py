@@ -57,7 +57,7 @@ def test_convert_loses_nothing(tmp_path: Path) -> None:
 
 def test_convert_names_the_file(tmp_path: Path) -> None:
     write_state_dict({"a": torch.zeros(1)}, tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match=r"a\.pth: keys of no known layout: a"):
+    with pytest.raises(WeightsError, match=r"a\.pth: the keys fit no known layout: a"):
         run(convert, tmp_path / "a.pth", tmp_path / "b.pth", "--to", "detectron2")
     assert not (tmp_path / "b.pth").exists()
 
@@ -108,7 +108,7 @@ def test_show_what_fits_nothing(
     foreign = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(1), "a.b": torch.zeros(1)}
     write_state_dict(foreign, tmp_path / "c.pth")
     assert run(show, tmp_path / "c.pth") == 1
-    assert "none that is known: 1 keys have no place there: a.b" in capsys.readouterr().out
+    assert "none that is known: 1 keys are not in that layout: a.b" in capsys.readouterr().out
     write_state_dict({"a": torch.zeros(1)}, tmp_path / "b.pth")
     assert run(show, tmp_path / "b.pth") == 1
     assert "layout:  none that is known (a)" in capsys.readouterr().out

@@ -65,7 +65,7 @@ def shifted(mask, rng):
 
 
 def random_data(seed, images=8, categories=(3, 7, 20)):
-    """Ground truth, with crowds and empty images, and results that partly hit it."""
+    """Ground truth with crowds and empty images, and results that partly match it."""
     rng = np.random.default_rng(seed)
     size = (90, 120)
     annotations, results = [], []

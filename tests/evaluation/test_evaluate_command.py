@@ -1,4 +1,4 @@
-"""``maskrcnn evaluate``: results from a file, and a model from its weights."""
+"""``maskrcnn evaluate`` on a results file, and on a weights file."""
 
 import dataclasses
 import json
@@ -96,8 +96,8 @@ def test_bad_arguments(shapes, tmp_path):
         evaluate(shapes, weights=tmp_path / "w.pth", images=tmp_path, device="cpu")
 
 
-def test_other_classes_than_the_models_are_told(shapes, checkpoint, tmp_path):
-    """A category that the data set lacks does not count; one of another name is warned of."""
+def test_classes_that_differ_from_the_models_are_a_warning(shapes, checkpoint, tmp_path):
+    """A category missing in the data set does not count; another name is a warning."""
     truth = json.loads(shapes.read_text())
     truth["categories"] = [{"id": 1, "name": "disc"}, {"id": 3, "name": "triangle"}]
     truth["annotations"] = [a for a in truth["annotations"] if a["category_id"] != 2]
@@ -107,5 +107,5 @@ def test_other_classes_than_the_models_are_told(shapes, checkpoint, tmp_path):
         evaluate(shapes, weights=checkpoint, save_results=out, device="cpu", num_workers=0)
     lacks, has = (str(warning.message) for warning in told)
     assert lacks.endswith("lacks 'square' (id 2)")
-    assert has.endswith("has 'disc' (id 1), which the model learned as 'circle'")
+    assert has.endswith("has 'disc' (id 1), which is 'circle' in the model")
     assert {result["category_id"] for result in json.loads(out.read_text())} == {1, 3}

@@ -1,4 +1,4 @@
-"""From a model's detections to its scores, on one process and on two."""
+"""From detections of a model to its scores, on one process and on two."""
 
 import json
 import multiprocessing
@@ -23,7 +23,7 @@ from maskrcnn_scratch.ops import rle
 
 
 class Oracle(nn.Module):
-    """Gives an image's ground truth, found by its pixels, as torchvision's models do."""
+    """A model that returns the ground truth of an image, which it finds by its pixels."""
 
     def __init__(self, dataset):
         super().__init__()
@@ -72,7 +72,7 @@ def test_a_missing_image_is_named_in_one_line(tmp_path, num_workers):
         evaluate_model(model, dataset, num_workers=num_workers)
 
 
-def test_labels_become_category_ids_and_unknown_ones_are_left_out():
+def test_labels_become_category_ids_and_unknown_labels_are_dropped():
     detections = {
         "boxes": torch.tensor([[1.0, 2, 4, 6], [0, 0, 1, 1]]),
         "labels": torch.tensor([2, 9]),
@@ -94,7 +94,7 @@ def model():
 
 
 def custom_paste(masks, boxes, size):
-    """Not the op: whole masks over the whole image."""
+    """A custom paste function: every mask covers the whole image."""
     return nn.functional.interpolate(masks, size)
 
 

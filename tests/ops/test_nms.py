@@ -156,7 +156,7 @@ def test_any_strides() -> None:
     "change, message",
     [
         ({"boxes": torch.zeros(1, 3, 5)}, r"boxes must be \[N, K, 4\], not \[1, 3, 5\]"),
-        ({"scores": torch.zeros(1, 4)}, r"scores must be \[N, K\] as boxes is \[1, 3, 4\]"),
+        ({"scores": torch.zeros(1, 4)}, r"scores must be \[N, K\] because boxes is \[1, 3, 4\]"),
         ({"scores": torch.zeros(1, 3).double()}, "scores must be Float, not Double"),
         ({"groups": torch.zeros(1, 3)}, "groups must be Long, not Float"),
         ({"groups": torch.tensor([[0, 2, 0]])}, r"groups\[0, 1\] is 2, but num_groups is 2"),

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
+from maskrcnn_scratch import MaskRCNN
 from maskrcnn_scratch.cli import main
 from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.parity import report
@@ -28,15 +30,46 @@ def test_every_check_passes(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"ok   {level} " in table
 
 
-def test_a_divergence_is_named() -> None:
+@pytest.fixture(scope="module")
+def recorded() -> tuple[MaskRCNN, Recording, Tensor]:
+    """A small calibrated model, a run of torchvision's with its weights, and their image."""
     photograph = photographs()[0]
     model = calibrated_maskrcnn(0, photograph, min_size=160, max_size=266)
-    reference = reference_of(model)
-    model.roi_heads.box_coder = BoxCoder((10.0, 10.0, 5.0, 4.9))
+    return model, Recording(reference_of(model), [photograph]), photograph
+
+
+def failed_checks(recorded: tuple[MaskRCNN, Recording, Tensor]) -> list[Check]:
+    model, recording, photograph = recorded
     with torch.no_grad():
-        checks = list(stage_checks(model, Recording(reference, [photograph]), [photograph]))
-    assert [check.name for check in checks if not check.passed] == ["detections"]
-    assert "first: stage detections" in report.verdict(checks)
+        return [c for c in stage_checks(model, recording, [photograph]) if not c.passed]
+
+
+def test_a_divergence_is_named(
+    recorded: tuple[MaskRCNN, Recording, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not failed_checks(recorded)
+    monkeypatch.setattr(recorded[0].roi_heads, "box_coder", BoxCoder((10.0, 10.0, 5.0, 4.9)))
+    failed = failed_checks(recorded)
+    assert [check.name for check in failed] == ["detections"]
+    assert "first: stage detections" in report.verdict(failed)
+
+
+@pytest.mark.parametrize("mistake", ["values", "positions", "half precision"])
+def test_a_divergence_of_pasting_is_named(
+    mistake: str, recorded: tuple[MaskRCNN, Recording, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transform = recorded[0].transform
+    paste = transform.paste
+
+    def mistaken(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        if mistake == "values":
+            return paste(masks, boxes, size) * (1 - 2e-5)
+        if mistake == "positions":  # by a ten-thousandth of a mask pixel
+            return paste(masks + 1e-4 * (masks.roll(1, -1) - masks), boxes, size)
+        return paste(masks.half(), boxes, size).float()
+
+    monkeypatch.setattr(transform, "paste", mistaken)
+    assert [check.name for check in failed_checks(recorded)] == ["paste, image 0"]
 
 
 def test_comparisons_judge_by_their_tolerance() -> None:

@@ -1,4 +1,4 @@
-"""Same seed, same sample as torchvision; the device form has the same distribution."""
+"""The same seed gives torchvision's sample; DeviceSampler has the same distribution."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_same_seed_same_sample_as_torchvision(labels, dtype):
             assert torch.equal(indices, torch.where(mask)[0])
 
 
-def test_generator_leaves_the_global_one_alone():
+def test_with_a_generator_the_global_one_is_not_used():
     before = torch.get_rng_state()
     draw = [
         BalancedPositiveNegativeSampler(64, 0.25)(BATCHES[1], torch.Generator().manual_seed(3))
@@ -50,7 +50,7 @@ def test_generator_leaves_the_global_one_alone():
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_replay():
+def test_replay_sampler():
     recorded = BalancedPositiveNegativeSampler(64, 0.25)(BATCHES[1])
     replay = ReplaySampler([recorded, recorded])
     assert replay(BATCHES[1]) is recorded
@@ -58,12 +58,12 @@ def test_replay():
         replay(BATCHES[0])
     with pytest.raises(ValueError, match="were used"):
         replay(BATCHES[1])
-    with pytest.raises(ValueError, match="image 0: recorded index 9 is outside of its 4 boxes"):
+    with pytest.raises(ValueError, match="image 0: recorded index 9 is outside its 4 boxes"):
         ReplaySampler([([torch.tensor([9])], [torch.tensor([0])])])([torch.zeros(4)])
 
 
 def kinds(labels, drawn):
-    """Indices of positives and of negatives that a device sampler drew in one image."""
+    """Indices of positives and of negatives in the sample of one image."""
     indices = torch.cat(drawn)
     indices = indices[indices >= 0]
     assert len(indices.unique()) == len(indices)
@@ -87,7 +87,7 @@ def test_device_sampler_counts_and_kinds(num_positive, num_negative, dtype):
         assert set(positive.tolist()) <= set(drawn[0].tolist()), "masks are made of the first ones"
 
 
-def test_device_sampler_with_fewer_boxes_than_places_and_images_of_many_sizes():
+def test_device_sampler_with_few_boxes_and_images_with_different_numbers_of_boxes():
     labels = [labels_with(4, 6), labels_with(1, 2, 2), labels_with(0, 0)]
     first, rest = DeviceSampler(256, 0.25)(labels)
     assert [len(f) for f in first] == [10, 10, 10] and [len(r) for r in rest] == [0, 0, 0]
@@ -107,7 +107,7 @@ def test_device_sampler_is_uniform():
     expected = torch.tensor([8 / num_positive] * num_positive + [24 / num_negative] * num_negative)
     deviation = (expected * (1 - expected) / draws).sqrt()
     assert ((frequency - expected).abs() < 4.5 * deviation).all()
-    # Chosen together as often as two of eight without replacement: not in blocks or pairs.
+    # Each pair is sampled as often as in sampling without replacement: boxes are independent.
     pairs = torch.zeros(draws, num_positive).scatter_(1, positive, 1.0)
     together = (pairs.T @ pairs / draws)[~torch.eye(num_positive, dtype=torch.bool)]
     probability = 8 / 20 * 7 / 19
@@ -115,8 +115,8 @@ def test_device_sampler_is_uniform():
 
 
 @pytest.mark.parametrize("sampler", [BalancedPositiveNegativeSampler, DeviceSampler])
-def test_both_samplers_draw_as_many_of_each_kind(sampler):
-    """With random numbers of candidates, few of them, so that every case of the quotas comes up."""
+def test_numbers_of_positives_and_negatives(sampler):
+    """For random, small numbers of candidates: fewer and more than each limit."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(100):
         labels = torch.randint(-1, 3, (int(torch.randint(0, 24, (), generator=generator)),),

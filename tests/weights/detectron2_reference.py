@@ -1,9 +1,11 @@
-"""detectron2's Mask R-CNN R50-FPN restated, inference only: its module names, its conventions.
+"""detectron2's Mask R-CNN R50-FPN, reimplemented as a reference (inference only).
+
+It has detectron2's module names and conventions.
 
 After ``configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml`` and what it builds (backbone/
 resnet.py, fpn.py, anchor_generator.py, proposal_utils.py, poolers.py, fast_rcnn.py, mask_head.py,
-layers/mask_ops.py, postprocessing.py). Written from what those files do, apart from ours and only
-for comparison. Images are BGR uint8 values as floats, already resized.
+layers/mask_ops.py, postprocessing.py). It shares no code with this package.
+Images are BGR uint8 values as floats, already resized.
 """
 
 from __future__ import annotations
