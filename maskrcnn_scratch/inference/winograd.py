@@ -5,7 +5,7 @@ See ``ops.conv3x3`` for what is computed and how it rounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -114,6 +114,12 @@ def use_winograd(model: nn.Module, tile: str) -> dict[str, str]:
             + (f" ({reasons})" if reasons else "")
         )
     return left_alone
+
+
+def describe_kept(kept: Mapping[str, str]) -> str:
+    """One line about what ``use_winograd`` returns, which names the first of them."""
+    name, reason = next(iter(kept.items()))
+    return f"{len(kept)} 3x3 convolutions run without Winograd; the first is {name}: {reason}"
 
 
 def reason_to_keep(conv: nn.Conv2d) -> str | None:

@@ -10,8 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_scratch import MaskRCNN
 from maskrcnn_scratch.conv import Conv2dNormActivation
-from maskrcnn_scratch.inference.winograd import WinogradConv2d, reason_to_keep, use_winograd
+from maskrcnn_scratch.export import ExportOptions, export_program
+from maskrcnn_scratch.inference import optimize
+from maskrcnn_scratch.inference.winograd import (
+    WinogradConv2d,
+    reason_to_keep,
+    use_winograd,
+)
+from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
+from maskrcnn_scratch.parity.photographs import photographs
+from tests.weights.same_detections import assert_same_detections
 
 # Relative error of one layer, float32 against float32: twice that of tests/ops/test_conv3x3.py.
 TOLERANCE = 3e-6
@@ -174,3 +184,49 @@ def test_wrong_tiles_are_refused() -> None:
         use_winograd(Model(), "f6")
     with pytest.raises(ValueError, match="the model has no 3x3 convolution that can be replaced"):
         use_winograd(nn.Linear(3, 3), "f2")
+
+
+def winograd_layers(model: nn.Module) -> dict[str, WinogradConv2d]:
+    return {n: layer for n, layer in model.named_modules() if isinstance(layer, WinogradConv2d)}
+
+
+@pytest.fixture(scope="module")
+def model() -> MaskRCNN:
+    return calibrated_maskrcnn(0, photographs()[0], min_size=160, max_size=266)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("winograd", ["f2", True])
+def test_optimized_model_finds_the_same(model: MaskRCNN, winograd: bool | str) -> None:
+    fast = optimize(model, winograd=winograd)
+    # The 13 of ResNet-50 with stride 1, 4 of the FPN, 1 of the RPN and 4 of the mask head.
+    assert len(winograd_layers(fast)) == 22
+    assert {layer.m for layer in winograd_layers(fast).values()} == {2 if winograd == "f2" else 4}
+    assert not winograd_layers(model)
+    for photograph in photographs()[:2]:
+        assert_same_detections(fast([photograph]), model([photograph]))
+
+
+@torch.no_grad()
+def test_optimized_model_compiles_and_exports(small_model: MaskRCNN) -> None:
+    image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0))
+    expected = small_model([image])
+    assert_same_detections(optimize(small_model, winograd=True, compile=True)([image]), expected)
+    fast = optimize(small_model, winograd=True)
+    assert winograd_layers(fast)
+    program = export_program(fast, ExportOptions((96, 128)))
+    assert "conv3x3" not in str(program.graph)
+
+
+def test_a_model_in_another_dtype_is_refused(small_model: MaskRCNN) -> None:
+    with pytest.raises(ValueError, match=r"can be replaced .*: its weight is torch\.bfloat16"):
+        optimize(small_model, winograd=True, dtype=torch.bfloat16)
+
+
+def test_what_was_left_alone_is_a_warning(small_model: MaskRCNN) -> None:
+    custom = copy.deepcopy(small_model)
+    first = custom.backbone.fpn.layer_blocks[0]
+    first[0] = Doubled(first[0].in_channels, first[0].out_channels, 3, padding=1)
+    message = r"1 3x3 convolutions run without Winograd; .*fpn\.layer_blocks\.0\.0: it is a Doubled"
+    with pytest.warns(UserWarning, match=message):
+        optimize(custom, winograd="f2")
