@@ -176,7 +176,7 @@ int64_t most_tiles(const Convolution& conv) {
   constexpr int64_t kLargeWeight = int64_t{1} << 22;  // in floats: more than the last cache keeps
   constexpr int64_t kPoints = Winograd<kOutputs>::kInputs * Winograd<kOutputs>::kInputs;
   if (kPoints * conv.channels * conv.out_channels >= kLargeWeight) return 96;
-  return kOutputs == 4 ? 24 : 48;
+  return kOutputs == 4 ? 36 : 48;
 }
 
 template <int kOutputs>
