@@ -1,7 +1,7 @@
 """Times every piece against torchvision's, on the same inputs and weights.
 
     python tools/benchmark.py [ops] [stages] [e2e] [options] [train] [launches]
-                              [growth] [peers] [memory]
+                              [growth] [peers] [memory] [winograd]
                               [--device cpu|cuda] [--json FILE] [--markdown FILE] [--plot FILE]
 
 The two sides run in turn in one process, and a figure is the median of the runs with its spread;
@@ -34,15 +34,17 @@ from tools.benchmarks.ops import time_ops
 from tools.benchmarks.peers import time_peers
 from tools.benchmarks.stages import time_stages
 from tools.benchmarks.whole import time_options, time_training, time_whole
+from tools.benchmarks.winograd import time_winograd
 
 DEFAULT_GROUPS = ("ops", "stages", "e2e", "options", "train", "launches")
-GROUPS = (*DEFAULT_GROUPS, "growth", "peers", "memory")
+GROUPS = (*DEFAULT_GROUPS, "growth", "peers", "memory", "winograd")
 WITH_MODEL: dict[str, Callable[[Clock, MaskRCNN, Tensor], Iterator[Timing]]] = {
     "stages": time_stages,
     "e2e": time_whole,
     "options": time_options,
     "peers": time_peers,
     "train": time_training,
+    "winograd": time_winograd,
 }
 MEMORY_SIZES = (IMAGE_SIZE, (2000, 3000), (4000, 8000))
 
