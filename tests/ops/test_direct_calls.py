@@ -23,6 +23,12 @@ def arguments_of(name: str) -> dict[str, Any]:
     rois = torch.tensor([[0.0, 0, 0, 5, 5], [1, 1, 1, 6, 6], [0, 2, 2, 9, 9]])
     levels = torch.tensor([0, 1, 0])
     return {
+        "conv3x3": {
+            "input": torch.randn(1, 16, 5, 6),
+            "weight": torch.randn(16, 1, 16, 32),
+            "bias": torch.randn(32),
+            "relu": False,
+        },
         "multiscale_roi_align": {
             "features": [torch.randn(2, 4, 9, 9), torch.randn(2, 4, 5, 5)],
             "rois": rois,
@@ -71,13 +77,14 @@ def arguments_of(name: str) -> dict[str, Any]:
         "max_iou": {
             "gt_boxes": torch.rand(2, 4),
             "boxes": torch.rand(3, 4),
-            "find_low_quality": True,
+            "find_low_quality_matches": True,
         },
         "top_k_of_levels": {"values": torch.rand(2, 9), "level_sizes": [4, 5], "k": 3},
     }[name]
 
 
 NAMES = [
+    "conv3x3",
     "max_iou",
     "multiscale_roi_align",
     "multiscale_roi_align_backward",
