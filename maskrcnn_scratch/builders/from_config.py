@@ -114,7 +114,7 @@ def split_over_levels(anchor_sizes: Sequence[float]) -> tuple[tuple[float, ...],
     per_level, rest = divmod(len(anchor_sizes), PYRAMID_LEVELS)
     if rest or not per_level:
         raise ValueError(
-            f"anchor_sizes must be {PYRAMID_LEVELS} numbers or a multiple of that, "
+            f"anchor_sizes must be {PYRAMID_LEVELS} numbers, or a multiple of that, "
             f"got {len(anchor_sizes)}"
         )
     if min(anchor_sizes) <= 0:

@@ -40,9 +40,9 @@ class Batch(NamedTuple):
 
 
 class _Slot(NamedTuple):
-    """The index of a tensor in a packed list."""
+    """The position of a tensor in a packed list."""
 
-    index: int
+    position: int
 
 
 def collate(items: Sequence[tuple[Tensor, Target]]) -> Batch:
@@ -78,7 +78,7 @@ def _unpack(
 ) -> Batch:
     tensors = _views(buffer, places)
     targets = [
-        {name: tensors[v.index] if isinstance(v, _Slot) else v for name, v in target.items()}
+        {name: tensors[v.position] if isinstance(v, _Slot) else v for name, v in target.items()}
         for target in layout
     ]
     return Batch(tensors[:images], targets)

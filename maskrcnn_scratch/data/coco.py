@@ -5,9 +5,8 @@ Shapes: G objects of one image; H, W its height and width.
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from maskrcnn_scratch.data.batch import Target
+from maskrcnn_scratch.data.coco_fields import parse_area, parse_bbox, parse_crowd, parse_id
 from maskrcnn_scratch.data.coco_json import PackedSegmentation, read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
+from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.ops import rle
+
+CategoryLabels = Callable[[Mapping[int, str]], Mapping[int, int]]
 
 
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
@@ -38,14 +41,18 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     Args:
         annotation_file: COCO annotations.
-        image_folder: the folder that ``file_name`` is relative to.
-        category_labels: label of each category id; kept as an attribute. By default categories get
-            labels from 1 in the order of their ids. Pass a trained model's own mapping to it.
+        image_folder: the folder that ``file_name`` is relative to, as in ``locate_image``.
+        category_labels: label of each category id, or a function that returns it for the names by
+            category id; kept as an attribute. Objects of other categories of the file are dropped.
+            By default categories get labels from 1 in the order of their ids; a category 0 without
+            annotations, as Roboflow writes, gets none. Pass a trained model's own mapping to it.
         apply_exif: rotate images by their EXIF orientation.
         keep_crowd: include crowd regions, which are dropped by default.
+        crowds_as_objects: treat every annotation as a single object, whatever its ``iscrowd``.
 
     Attributes:
         categories: the file's names by category id.
+        crowd_only: names of the labelled categories whose annotations are all crowd regions.
 
     Raises:
         FileNotFoundError: the file or the folder is missing.
@@ -58,13 +65,15 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self,
         annotation_file: str | PathLike[str],
         image_folder: str | PathLike[str],
-        category_labels: Mapping[int, int] | None = None,
+        category_labels: Mapping[int, int] | CategoryLabels | None = None,
         apply_exif: bool = True,
         keep_crowd: bool = False,
+        crowds_as_objects: bool = False,
     ) -> None:
         self.annotation_file = Path(annotation_file)
         self.image_folder = Path(image_folder)
         self.apply_exif = apply_exif
+        self.crowds_as_objects = crowds_as_objects
         if not self.image_folder.is_dir():
             raise FileNotFoundError(f"{image_folder}: no such folder of images")
         content = read_coco_json(annotation_file)
@@ -72,14 +81,23 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             raise ValueError(f"{annotation_file}: the data set has no image")
         self.categories = self._read_categories(content["categories"])
         if category_labels is None:
-            category_labels = {id: label for label, id in enumerate(sorted(self.categories), 1)}
+            ids = _without_placeholder(self.categories, content["annotations"])
+            category_labels = {id: label for label, id in enumerate(ids, 1)}
+        elif callable(category_labels):
+            category_labels = category_labels(self.categories)
         self.category_labels = dict(category_labels)
         self.class_names = {
             label: self.categories.get(category, str(category))
             for category, label in self.category_labels.items()
         }
         self._index_images(content["images"])
-        self._index_annotations(content["annotations"], keep_crowd)
+        annotations = [
+            annotation
+            for annotation in content["annotations"]
+            if not self._is_of_no_label(annotation.get("category_id"))
+        ]
+        self.crowd_only = [] if crowds_as_objects else self._find_crowd_only(annotations)
+        self._index_annotations(annotations, keep_crowd)
 
     @property
     def num_classes(self) -> int:
@@ -105,7 +123,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         return self._read_image(index, size), target
 
     def _read_image(self, index: int, size: tuple[int, int]) -> Tensor:
-        path = self.image_folder / str(self.file_names[index])
+        path = locate_image(self.image_folder, str(self.file_names[index]))
         image = read_image(path, self.apply_exif)
         found = image.shape[1:]
         if found != size:
@@ -140,6 +158,21 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             return {parse_id(c.get("id")): str(c.get("name", c["id"])) for c in categories}
         except ValueError as error:
             raise ValueError(f"{self.annotation_file}: categories: {error}") from None
+
+    def _is_of_no_label(self, category: Any) -> bool:
+        """Whether the file defines a category that has no label."""
+        return (
+            isinstance(category, int)
+            and category in self.categories
+            and category not in self.category_labels
+        )
+
+    def _find_crowd_only(self, annotations: list[dict[str, Any]]) -> list[str]:
+        crowds: dict[Any, bool] = {}
+        for annotation in annotations:
+            category = repr(annotation.get("category_id"))
+            crowds[category] = crowds.get(category, True) and bool(annotation.get("iscrowd"))
+        return [name for id, name in self.categories.items() if crowds.get(repr(id))]
 
     def _index_images(self, images: list[dict[str, Any]]) -> None:
         table = np.empty((len(images), 3), np.int64)
@@ -215,79 +248,15 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             self.category_labels[category_id],
             *(x, y, width, height),
             parse_area(annotation.get("area", width * height)),
-            parse_crowd(annotation.get("iscrowd")),
+            parse_crowd(annotation.get("iscrowd")) and not self.crowds_as_objects,
         )
 
 
-def to_coco(dataset: Dataset[tuple[Tensor, Target]]) -> dict[str, Any]:
-    """The content of a COCO annotation file for any data set, with masks as compressed RLE.
-
-    Items, ``category_labels`` and ``class_names`` of the data set must be as in
-    :class:`CocoDataset`. Every item is read once.
-    """
-    names: dict[int, str] = dataset.class_names  # type: ignore[attr-defined]
-    categories = {
-        label: category
-        for category, label in dataset.category_labels.items()  # type: ignore[attr-defined]
-    }
-    images, annotations = [], []
-    for index in range(len(dataset)):  # type: ignore[arg-type]
-        image, target = dataset[index]
-        height, width = image.shape[1:]
-        images.append(
-            {
-                "id": target["image_id"],
-                "file_name": target["file_name"],
-                "height": height,
-                "width": width,
-            }
-        )
-        for row, (x1, y1, x2, y2) in enumerate(target["boxes"].tolist()):
-            annotations.append(
-                {
-                    "id": int(target["annotation_ids"][row]),
-                    "image_id": target["image_id"],
-                    "category_id": categories[int(target["labels"][row])],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": float(target["area"][row]),
-                    "iscrowd": int(target["iscrowd"][row]),
-                    "segmentation": rle.encode(target["masks"][row].numpy()),
-                }
-            )
-    return {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": categories[label], "name": names[label]} for label in categories],
-    }
-
-
-def parse_id(id: object) -> int:
-    """An id as an int; raises a ValueError unless it is a whole number of at most 64 bits."""
-    if not isinstance(id, (int, float)) or id != id // 1 or abs(id) >= 2**63:
-        raise ValueError(f"id is not a whole number: {id!r}")
-    return int(id)
-
-
-def parse_area(area: object) -> float:
-    """An annotation's area in pixels; raises a ValueError unless it is a number >= 0."""
-    if not isinstance(area, (int, float)) or not 0 <= area < math.inf:
-        raise ValueError(f"area is not a number of pixels: {area!r}")
-    return area
-
-
-def parse_crowd(iscrowd: object) -> bool:
-    """Whether an annotation is a crowd; raises a ValueError unless it is 0, 1 or None."""
-    if iscrowd not in (0, 1, None):
-        raise ValueError(f"iscrowd is neither 0 nor 1: {iscrowd!r}")
-    return bool(iscrowd)
-
-
-def parse_bbox(bbox: object) -> tuple[float, float, float, float]:
-    """An annotation's (x, y, width, height); raises a ValueError unless it is 4 finite numbers."""
-    try:
-        x, y, width, height = map(float, bbox)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        raise ValueError(f"bbox is not four numbers: {bbox!r}") from None
-    if not all(map(math.isfinite, (x, y, width, height))):
-        raise ValueError(f"bbox is not finite: {bbox!r}")
-    return x, y, width, height
+def _without_placeholder(
+    categories: Mapping[int, str], annotations: list[dict[str, Any]]
+) -> list[int]:
+    """The category ids in order, without a category 0 that has no annotation."""
+    ids = sorted(categories)
+    if len(ids) > 1 and ids[0] == 0 and all(each.get("category_id") != 0 for each in annotations):
+        return ids[1:]
+    return ids

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from maskrcnn_scratch.data.batch import Target
-from maskrcnn_scratch.data.coco import to_coco
+from maskrcnn_scratch.data.to_coco import to_coco
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.ops import rle
 

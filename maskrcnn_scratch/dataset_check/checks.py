@@ -5,6 +5,7 @@ Shapes: G objects of all images of the data set together.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,9 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.data.coco import parse_area, parse_bbox, parse_crowd, parse_id
+from maskrcnn_scratch.data.coco_fields import parse_area, parse_bbox, parse_crowd, parse_id
 from maskrcnn_scratch.data.coco_json import read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
+from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.dataset_check.model_fit import Geometry, ModelFit, fit_model, num_anchors
 from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.ops.boxes import box_iou
@@ -82,10 +84,15 @@ def check_dataset(
     report = Report(str(annotation_file), str(image_folder))
     problems = report.problems
     try:
-        content = read_coco_json(annotation_file)
+        with warnings.catch_warnings(record=True) as converted:
+            warnings.simplefilter("always")
+            content = read_coco_json(annotation_file)
     except (OSError, ValueError) as error:
         problems.append(Problem("error", "not COCO annotations", str(error)))
         return report
+    for warning in converted:
+        detail = str(warning.message).removeprefix(f"{annotation_file}: ")
+        problems.append(Problem("warning", "values of an unusual type", detail))
     categories = _well_formed(content["categories"], "category", CATEGORY_FIELDS, problems)
     images = _well_formed(content["images"], "image", IMAGE_FIELDS, problems)
     annotations = _well_formed(content["annotations"], "annotation", ANNOTATION_FIELDS, problems)
@@ -139,6 +146,7 @@ def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iter
         for value in _repeated(category[name] for category in categories):
             yield Problem("error", f"category {name} given twice", repr(value))
     used = {annotation["category_id"] for annotation in annotations}
+    with_objects = {a["category_id"] for a in annotations if not a.get("iscrowd")}
     for category in categories:
         shown = f"{category['name']!r} (id {category['id']})"
         if category["id"] == 0:
@@ -148,6 +156,9 @@ def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iter
             yield Problem("warning", "background as a category", shown)
         if category["id"] not in used:
             yield Problem("warning", "category without annotations", shown)
+        elif category["id"] not in with_objects:
+            detail = f"{shown}: iscrowd is 1 throughout; for single objects use --crowds-as-objects"
+            yield Problem("error", "category with crowds only", detail)
 
 
 def _check_images(images: list[Entry], folder: Path, decode: bool) -> Iterator[Problem]:
@@ -158,7 +169,7 @@ def _check_images(images: list[Entry], folder: Path, decode: bool) -> Iterator[P
     for name in _repeated(image["file_name"] for image in images):
         yield Problem("warning", "image file given twice", image=name)
     for image in images:
-        path = folder / image["file_name"]
+        path = locate_image(folder, image["file_name"])
         for severity, kind, detail in _check_image_file(path, image, decode):
             yield Problem(severity, kind, detail, image["file_name"])
 

@@ -1,7 +1,7 @@
-"""Binary masks as COCO run lengths (RLE): thin, typed access to ``csrc/mask_rle``.
+"""Binary masks as COCO run lengths (RLE), computed in ``csrc/mask_rle``.
 
-Legend: H height, W width, D detections, M side of a soft mask. Numpy in, plain dicts out; no
-tensors, so that workers and evaluation need nothing else.
+Shapes: ``H``, ``W``, ``D`` and ``M`` as in ``structures``. Functions take numpy arrays and return
+plain dicts; they need no torch, so loader processes and evaluation can do without it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Rle(TypedDict):
 
 
 def encode(mask: ArrayLike) -> Rle:
-    """Mask [H, W], anything non-zero being on, to RLE."""
+    """Mask [H, W], in which non-zero pixels are on, as RLE."""
     pixels = np.asarray(mask)
     if pixels.ndim != 2:
         raise ValueError(f"mask must be [H, W], got shape {tuple(pixels.shape)}")
@@ -31,7 +31,7 @@ def encode(mask: ArrayLike) -> Rle:
 
 
 def decode(rle: Mapping[str, Any]) -> np.ndarray:
-    """RLE to a uint8 mask [H, W] of 0 and 1."""
+    """RLE as a uint8 mask [H, W] of 0 and 1."""
     mask = np.zeros(rle["size"], np.uint8)
     _library().decode(rle["counts"], mask)
     return mask
@@ -59,9 +59,9 @@ def merge(rles: Sequence[Mapping[str, Any]], intersect: bool = False) -> Rle:
 def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
     """Union of polygons ``(x0, y0, x1, y1, ...)`` in pixels, on an image of ``size`` (H, W).
 
-    Rasterised pixel for pixel as pycocotools does (``rleFrPoly`` in its ``maskApi.c``). Raises
-    ``ValueError`` for no polygon, fewer than 3 points, an odd count or a coordinate that is not
-    finite.
+    Pixels are those of pycocotools (``rleFrPoly`` in its ``maskApi.c``). Points may lie outside the
+    image. Raises ``ValueError`` for no polygon, fewer than 3 points, an odd count, or a coordinate
+    that is not finite or more than 1e6 pixels away.
     """
     if not polygons:
         raise ValueError("segmentation holds no polygon")
@@ -107,18 +107,19 @@ def paste(
 ) -> list[Rle]:
     """Soft masks float32 [D, M, M] and their boxes [D, 4], on an image of ``size`` (H, W), as RLE.
 
-    Pixels of at least ``threshold``, which is above 0, are on. Identical to encoding
-    ``ops.paste_masks`` at that threshold, in memory that grows with one box's height rather than
-    with the image.
+    Pixels of at least ``threshold``, which is above 0, are on. The result is that of encoding
+    ``ops.paste_masks`` at that threshold. Memory grows with the height of a box, not with the
+    image.
     """
     texts = _library().paste(masks, boxes, *size, threshold, num_threads)
     return [_rle(text, size) for text in texts]
 
 
 def from_packed(packed: ArrayLike, size: tuple[int, int], num_threads: int = 1) -> list[Rle]:
-    """Masks of one bit a pixel, int64 [D, W, ceil(H / 64)] from ``ops.paste_masks_packed``, as RLE.
+    """Masks with one bit per pixel, as RLE.
 
-    ``size`` is the image's (H, W).
+    ``packed`` is int64 [D, W, ceil(H / 64)], from ``ops.paste_masks_packed``; ``size`` is the
+    image's (H, W).
     """
     words = np.asarray(packed, np.int64).view(np.uint64)
     return [_rle(text, size) for text in _library().packed(words, *size, num_threads)]

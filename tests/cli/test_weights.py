@@ -10,7 +10,8 @@ from torch import Tensor
 from maskrcnn_scratch import maskrcnn_resnet50_fpn
 from maskrcnn_scratch.builders.from_config import ModelConfig, build_model
 from maskrcnn_scratch.checkpoint import save_checkpoint
-from maskrcnn_scratch.weights import WeightsError, read_state_dict, write_state_dict
+from maskrcnn_scratch.weights import WeightsError, enums, read_state_dict, write_state_dict
+from maskrcnn_scratch.weights.download import sha256_of
 
 tyro = pytest.importorskip("tyro")
 from maskrcnn_scratch.cli.weights import convert, show  # noqa: E402
@@ -43,6 +44,21 @@ def test_convert_there_and_back(
             if "mask_fcn_logits" in key:
                 expected[:1] = 0
             assert torch.equal(found[key], expected), key
+
+
+def test_convert_names_the_epsilon_of_the_published_weights(
+    state_dict: dict[str, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "a.pth"
+    torch.save(state_dict, file)
+    run(convert, file, tmp_path / "b.safetensors", "--to", "torchvision")
+    assert "frozen_batch_norm_eps" not in capsys.readouterr().out
+    monkeypatch.setattr(enums, "hash_in_name", lambda name: sha256_of(file)[:8])
+    run(convert, file, tmp_path / "c.safetensors", "--to", "torchvision")
+    assert "Conventions(frozen_batch_norm_eps=0.0)" in capsys.readouterr().out
 
 
 def test_convert_loses_nothing(tmp_path: Path) -> None:

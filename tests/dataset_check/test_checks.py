@@ -102,7 +102,7 @@ def test_annotation_problems_name_file_and_annotation(check, kind):
         ({"size": [128, 128], "counts": "~~"}, "bad character"),
         ({"size": [128, 128], "counts": [128 * 128]}, "no pixel"),
         ([[200, 200, 220, 200, 220, 220]], "no pixel"),
-        ([1, 2, 30, 4, 30, 40], "a list of polygons is needed"),
+        ([1, 2, [30, 4], 30, 40], "a list of polygons is needed"),
         ({"size": [128, 128], "counts": [-50, 4850]}, "no list of run lengths"),
         (None, "neither polygons nor RLE"),
     ],
@@ -128,16 +128,20 @@ ENTRY_PROBLEMS = {
     "image file missing": edit("images", file_name="gone.png"),
     "image entry incomplete": edit("images", height="big"),
     "annotation entry incomplete": edit("annotations", image_id=[1]),
-    "category entry incomplete": edit("categories", id="1"),
+    "category entry incomplete": edit("categories", id="one"),
     "no categories": lambda content: content.update(categories=[]),
     "no images": lambda content: content.update(images=[]),
     "no annotations": lambda content: content.update(annotations=[]),
     "not COCO annotations": lambda content: content.update(images=3),
     "background as a category": edit("categories", name="Background"),
+    "values of an unusual type": edit("categories", id="1"),
     "category id 0": lambda content: content["categories"].append({"id": 0, "name": "zero"}),
     "category without annotations": lambda content: content["categories"].append(
         {"id": 9, "name": "star"}
     ),
+    "category with crowds only": lambda content: [
+        annotation.update(iscrowd=1) for annotation in content["annotations"]
+    ],
     "object annotated twice": lambda content: content["annotations"].append(
         {**content["annotations"][0], "id": 999}
     ),

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from maskrcnn_scratch.cli.data import check, find_annotation_files
-from maskrcnn_scratch.data.coco_json import find_image_folder
+from maskrcnn_scratch.data.image_folder import find_image_folder
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 from maskrcnn_scratch.dataset_check.model_fit import Geometry
 

@@ -5,6 +5,7 @@ import torch
 from torchvision.models.detection import _utils as torchvision_utils
 
 from maskrcnn_scratch.targets.sampler import (
+    NO_SAMPLE,
     BalancedPositiveNegativeSampler,
     DeviceSampler,
     ReplaySampler,
@@ -32,7 +33,7 @@ def test_same_seed_same_sample_as_torchvision(labels, dtype):
     after_ours = torch.rand(1)
     torch.manual_seed(7)
     theirs = torchvision_utils.BalancedPositiveNegativeSampler(256, 0.5)(labels)
-    assert torch.equal(after_ours, torch.rand(1)), "not as many numbers drawn"
+    assert torch.equal(after_ours, torch.rand(1)), "the number of random numbers differs"
     for ours, masks in zip((positive, negative), theirs, strict=True):
         for indices, mask in zip(ours, masks, strict=True):
             assert indices.dtype == torch.int64
@@ -62,10 +63,10 @@ def test_replay_sampler():
         ReplaySampler([([torch.tensor([9])], [torch.tensor([0])])])([torch.zeros(4)])
 
 
-def kinds(labels, drawn):
+def kinds(labels, sample):
     """Indices of positives and of negatives in the sample of one image."""
-    indices = torch.cat(drawn)
-    indices = indices[indices >= 0]
+    indices = torch.cat(sample)
+    indices = indices[indices != NO_SAMPLE]
     assert len(indices.unique()) == len(indices)
     return indices[labels[indices] >= 1], indices[labels[indices] == 0]
 
@@ -79,12 +80,12 @@ def test_device_sampler_counts_and_kinds(num_positive, num_negative, dtype):
     labels = [labels_with(num_positive, num_negative, ignored, seed).to(dtype) for seed in (0, 1)]
     expected_positive = min(num_positive, 8)
     expected_negative = min(num_negative, 32 - expected_positive)
-    for image, drawn in enumerate(zip(*DeviceSampler(32, 0.25)(labels), strict=True)):
-        assert [len(indices) for indices in drawn] == [8, 24]
-        positive, negative = kinds(labels[image], drawn)
+    for image, sample in enumerate(zip(*DeviceSampler(32, 0.25)(labels), strict=True)):
+        assert [len(indices) for indices in sample] == [8, 24]
+        positive, negative = kinds(labels[image], sample)
         assert (len(positive), len(negative)) == (expected_positive, expected_negative)
-        assert (drawn[0] >= 0).sum() + (drawn[1] >= 0).sum() == len(positive) + len(negative)
-        assert set(positive.tolist()) <= set(drawn[0].tolist()), "masks are made of the first ones"
+        assert (torch.cat(sample) != NO_SAMPLE).sum() == len(positive) + len(negative)
+        assert set(positive.tolist()) <= set(sample[0].tolist()), "only these get a mask loss"
 
 
 def test_device_sampler_with_few_boxes_and_images_with_different_numbers_of_boxes():

@@ -219,9 +219,9 @@ class GeneralizedRCNN(nn.Module):
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (32 * math.ceil(max(side) / 32) for side in zip(*sizes, strict=True))
         batch = torch.zeros(len(images), 3, height, width)
-        for slot, image in zip(batch, images, strict=True):
+        for padded, image in zip(batch, images, strict=True):
             mean = torch.tensor(MEAN_BGR)[:, None, None]
-            slot[:, : image.shape[1], : image.shape[2]] = image - mean
+            padded[:, : image.shape[1], : image.shape[2]] = image - mean
         features = self.backbone(batch)
         results = []
         proposals = self.proposal_generator(features, sizes)
