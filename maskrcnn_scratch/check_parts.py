@@ -221,7 +221,7 @@ def check_training(
     One object and three proposals; the losses must depend on the feature maps.
     """
     features = {name: feature.detach().requires_grad_() for name, feature in features.items()}
-    predictions = model.rpn(images, features)
+    predictions = model.rpn.predict(images, features)
     expected = sum(predictions.level_sizes)
     if list(predictions.anchors.shape) != [expected, 4]:
         raise ValueError(
