@@ -227,7 +227,7 @@ class GeneralizedRCNNTransform(nn.Module):
             before, after = torch.as_tensor(size)[None], torch.as_tensor(original)[None]
             result["boxes"] = resize_boxes(result["boxes"][None], before, after)[0]
             if "masks" in result:
-                result["masks"] = self.paste(result["masks"], result["boxes"], tuple(original))
+                result["masks"] = self.paste(result["masks"], result["boxes"], original)
         return results
 
     def extra_repr(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,15 +18,15 @@ from torch.nn.utils.rnn import pad_sequence
 from maskrcnn_scratch.structures import ImageList, Proposals, Result, Target, unpad
 from maskrcnn_scratch.targets.roi_targets import select_training_samples
 
-if TYPE_CHECKING:
-    from maskrcnn_scratch.roi_heads.roi_heads import RoIHeads
-
 
 class RoIHeadsStage:
-    """torchvision's methods of ``RoIHeads``, which inherits them."""
+    """torchvision's methods of ``RoIHeads``, which inherits them.
+
+    ``self`` is a ``RoIHeads``: mypy allows no other annotation of it than Any.
+    """
 
     def forward(
-        self: RoIHeads,
+        self: Any,
         features: Mapping[str, Tensor],
         proposals: Sequence[Tensor],
         image_shapes: Sequence[tuple[int, int]],
@@ -66,7 +66,7 @@ class RoIHeadsStage:
         ], {}
 
     def postprocess_detections(
-        self: RoIHeads,
+        self: Any,
         class_logits: Tensor,
         box_regression: Tensor,
         proposals: Sequence[Tensor],
@@ -94,7 +94,7 @@ class RoIHeadsStage:
         return boxes, scores, labels
 
     def select_training_samples(
-        self: RoIHeads, proposals: Sequence[Tensor], targets: Sequence[Target] | None
+        self: Any, proposals: Sequence[Tensor], targets: Sequence[Target] | None
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         """Proposals, matched indices, labels and regression targets of the sample, per image.
 
@@ -112,7 +112,7 @@ class RoIHeadsStage:
         )
         return samples.proposals, samples.matched_idxs, samples.labels, samples.regression_targets
 
-    def check_targets(self: RoIHeads, targets: Sequence[Target] | None) -> None:
+    def check_targets(self: Any, targets: Sequence[Target] | None) -> None:
         """Raises a ValueError if there are no targets, or one lacks a field."""
         if targets is None:
             raise ValueError("targets should not be None")

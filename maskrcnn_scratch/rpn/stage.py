@@ -7,7 +7,7 @@ model itself uses ``predict``, ``propose`` and ``losses`` of ``rpn.py``. Shapes:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,6 @@ from torch import Tensor
 from maskrcnn_scratch.rpn.proposals import select_proposals
 from maskrcnn_scratch.structures import ImageList, Target, as_image_list, unpad
 from maskrcnn_scratch.targets.rpn_targets import assign_targets_to_anchors
-
-if TYPE_CHECKING:
-    from maskrcnn_scratch.rpn.rpn import RegionProposalNetwork
 
 
 class _Decoded:
@@ -28,10 +25,13 @@ class _Decoded:
 
 
 class RPNStage:
-    """torchvision's methods of ``RegionProposalNetwork``, which inherits them."""
+    """torchvision's methods of ``RegionProposalNetwork``, which inherits them.
+
+    ``self`` is a ``RegionProposalNetwork``: mypy allows no other annotation of it than Any.
+    """
 
     def forward(
-        self: RegionProposalNetwork,
+        self: Any,
         images: ImageList,
         features: Mapping[str, Tensor],
         targets: Sequence[Target] | None = None,
@@ -58,7 +58,7 @@ class RPNStage:
         return proposals.to_list(), losses
 
     def filter_proposals(
-        self: RegionProposalNetwork,
+        self: Any,
         proposals: Tensor,
         objectness: Tensor,
         image_shapes: Sequence[tuple[int, int]],
@@ -90,7 +90,7 @@ class RPNStage:
         return found.to_list(), unpad(found.scores, found.counts)
 
     def assign_targets_to_anchors(
-        self: RegionProposalNetwork, anchors: Sequence[Tensor], targets: Sequence[Target]
+        self: Any, anchors: Sequence[Tensor], targets: Sequence[Target]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Labels ``[A]`` and matched boxes ``[A, 4]`` per image; zero boxes without objects."""
         labels, matched_gt_boxes = assign_targets_to_anchors(
@@ -103,7 +103,7 @@ class RPNStage:
         return labels, matched_gt_boxes
 
     def compute_loss(
-        self: RegionProposalNetwork,
+        self: Any,
         objectness: Tensor,
         pred_bbox_deltas: Tensor,
         labels: Sequence[Tensor],
