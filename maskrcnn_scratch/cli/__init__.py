@@ -98,7 +98,7 @@ def _help(commands: Collection[str] = COMMANDS) -> str:
 
 def _run(command: str, args: Sequence[str]) -> int:
     words, program = command.split(), f"maskrcnn {command}"
-    plain, warnings.formatwarning = warnings.formatwarning, partial(_format_warning, program)
+    plain, warnings.formatwarning = warnings.formatwarning, partial(_format_warning, program, set())
     try:
         import tyro
 
@@ -118,8 +118,13 @@ def _run(command: str, args: Sequence[str]) -> int:
         warnings.formatwarning = plain
 
 
-def _format_warning(program: str, message: Warning | str, *_: Any) -> str:
-    return f"{program}: warning: {message}\n"
+def _format_warning(program: str, shown: set[str], message: Warning | str, *_: Any) -> str:
+    """One line for each warning of a command; nothing for one that was shown before."""
+    text = f"{program}: warning: {message}\n"
+    if text in shown:
+        return ""
+    shown.add(text)
+    return text
 
 
 def _complain(program: str, message: str, status: int) -> int:

@@ -65,8 +65,7 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
     """
     if not polygons:
         raise ValueError("segmentation holds no polygon")
-    polygon = _library().polygon
-    rles = [_rle(polygon(np.asarray(xy, np.float64), *size), size) for xy in polygons]
+    rles = [_rle(_library().polygon(_numbers(xy), *size), size) for xy in polygons]
     return rles[0] if len(rles) == 1 else merge(rles)
 
 
@@ -79,17 +78,20 @@ def from_segmentation(segmentation: object, size: tuple[int, int]) -> Rle:
     if isinstance(segmentation, Mapping):
         if not {"size", "counts"} <= segmentation.keys():
             raise ValueError("segmentation is an RLE without size or counts")
-        if tuple(segmentation["size"]) != tuple(size):
-            raise ValueError(
-                f"mask is {_by(segmentation['size'])} (height x width), its image {_by(size)}"
-            )
-        counts = segmentation["counts"]
+        rle_size, counts = segmentation["size"], segmentation["counts"]
+        if not isinstance(rle_size, (list, tuple)) or len(rle_size) != 2:
+            raise ValueError("segmentation is an RLE whose size is not [height, width]")
+        if tuple(rle_size) != tuple(size):
+            raise ValueError(f"mask is {_by(rle_size)} (height x width), its image {_by(size)}")
         if isinstance(counts, (str, bytes)):
-            _library().to_counts(counts, *size)  # raises where the text is damaged
-            return _rle(counts if isinstance(counts, str) else counts.decode("ascii"), size)
+            text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+            _library().to_counts(text.encode("ascii"), *size)  # raises where the text is damaged
+            return _rle(text, size)
         lengths = np.asarray(counts)
         if lengths.ndim != 1 or lengths.dtype.kind != "i" or (lengths < 0).any():
             raise ValueError("segmentation is an RLE whose counts are no list of run lengths")
+        if (lengths > 2**32 - 1).any():
+            raise ValueError(f"segmentation is an RLE with a run of {lengths.max()} pixels")
         return _rle(_library().from_counts(lengths.astype(np.int64), *size), size)
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, (str, bytes)):
         if any(isinstance(polygon, (int, float)) for polygon in segmentation):
@@ -127,6 +129,13 @@ def from_packed(packed: ArrayLike, size: tuple[int, int], num_threads: int = 1) 
 
 def _rle(counts: str, size: Sequence[int]) -> Rle:
     return {"size": [int(side) for side in size], "counts": counts}
+
+
+def _numbers(xy: object) -> np.ndarray:
+    try:
+        return np.asarray(xy, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"a polygon is x0, y0, x1, y1, ... in numbers ({error})") from None
 
 
 def _by(size: Sequence[int]) -> str:

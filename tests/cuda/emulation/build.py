@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -58,8 +59,11 @@ def load_emulated(
     digest = hashlib.sha1((key + "".join(h.read_text() for h in headers)).encode()).hexdigest()[:12]
     namespace = f"maskrcnn_emulated_{digest}"
     library = ROOT / "build" / "emulated" / namespace / "kernels.so"
-    if not library.exists():
-        _compile(library, namespace, texts, threads, SANITIZE if sanitize else [])
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with (library.parent / "lock").open("w") as lock:  # test processes compile each library once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            _compile(library, namespace, texts, threads, SANITIZE if sanitize else [])
     torch.ops.load_library(str(library))
     return getattr(torch.ops, namespace)
 
@@ -68,7 +72,6 @@ def _compile(
     library: Path, namespace: str, texts: dict[Path, str], threads: int, sanitize: Sequence[str]
 ) -> None:
     folder = library.parent
-    folder.mkdir(parents=True, exist_ok=True)
     flags = [
         *FLAGS,
         *sanitize,
