@@ -1,0 +1,1 @@
+function compareSection() { return el("section", { class: "stage", id: "compare" }); }

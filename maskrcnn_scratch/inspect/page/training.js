@@ -1,0 +1,1 @@
+function trainingSection() { return el("section", { class: "stage", id: "training" }); }
