@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "COCO's box and mask AP of a model or of saved results",
     "export": "write a model as ONNX, torch.export program or compiled package",
     "data check": "find what is wrong with a data set, and how it fits the model",
+    "inspect": "a page that shows every stage of the model on an image",
     "parity": "compare every part of the model with torchvision",
     "weights show": "what a weights file holds, and which model it fits",
     "weights convert": "rewrite weights for torchvision, detectron2, timm or as safetensors",

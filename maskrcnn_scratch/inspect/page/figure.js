@@ -9,6 +9,7 @@ class Pen {
     this.c = context;
     this.scale = scale;
     this.size = size;
+    this.tags = [];
   }
   box(b, { color = ON_IMAGE.other, width = 1.5, alpha = 1, dashed = false, halo = false, fill = null } = {}) {
     const [x1, y1, x2, y2] = b.map ? b.map((v) => v * this.scale) : Array.from(b, (v) => v * this.scale);
@@ -60,7 +61,7 @@ class Pen {
       this.line(bx, by, bx + hx, by + hy, { color, width, alpha });
     }
   }
-  // Text on a plate, kept inside the picture.
+  // Text on a plate, kept inside the picture; left out where it would cover another.
   tag(text, x, y, color = ON_IMAGE.chosen, below = false) {
     const c = this.c;
     c.save();
@@ -69,6 +70,8 @@ class Pen {
     const left = Math.max(2, Math.min(x * this.scale, this.size[1] * this.scale - width - 2));
     const wanted = below ? y * this.scale + 3 : y * this.scale - 22;
     const top = Math.max(2, Math.min(wanted, this.size[0] * this.scale - 22));
+    if (this.tags.some(([l, t, w]) => left < l + w && l < left + width && Math.abs(top - t) < 20)) return c.restore();
+    this.tags.push([left, top, width]);
     c.fillStyle = color;
     c.beginPath();
     c.roundRect(left, top, width, 19, 4);
@@ -76,7 +79,7 @@ class Pen {
     c.fillStyle = "#16181c";
     c.textBaseline = "middle";
     c.fillText(text, left + 6, top + 10);
-    c.restore();
+    return c.restore();
   }
   image(source, b, { alpha = 1, smooth = false } = {}) {
     const [x1, y1, x2, y2] = b.map((v) => v * this.scale);

@@ -5,14 +5,14 @@ function transformStage() {
   const [pageH, pageW] = D.image.page;
   const [paddedH, paddedW] = D.image.padded;
   const before = new Figure({
-    source: D.image.source, size: [originalH, originalW], label: "The image as it was given", tall: 380,
+    source: D.image.source, size: [originalH, originalW], label: "The image as it was given", tall: 470,
     draw: (pen) => {
       const scale = originalW / pageW;
       if (objects) objects.forEach((object) => pen.box(object.page_box.map((v) => v * scale), { color: ON_IMAGE.truth, dashed: true, halo: true, width: 1.2 }));
     },
   });
   const after = new Figure({
-    source: D.image.batch, size: [paddedH, paddedW], label: "The batch that the backbone sees", tall: 380,
+    source: D.image.batch, size: [paddedH, paddedW], label: "The batch that the backbone sees", tall: 470,
     draw: (pen) => {
       const padding = { color: "#0000", fill: "#8886" };
       if (paddedW > RESIZED_W) pen.box([RESIZED_W, 0, paddedW, paddedH], padding);

@@ -76,12 +76,14 @@ function decodeRuns([height, width], text) {
   return pixels;
 }
 
-const maskPictures = new Map(); // detection -> canvas of its thresholded mask
-function maskPicture(index) {
-  if (!maskPictures.has(index)) {
-    const { size, counts } = detections.masks.pasted[index];
+// A thresholded mask in a colour, with an outline; made once.
+const maskPictures = new Map();
+function maskPicture(pasted, color) {
+  const key = `${color} ${pasted.corner} ${pasted.counts}`;
+  if (!maskPictures.has(key)) {
+    const { size, counts } = pasted;
     const pixels = decodeRuns(size, counts);
-    const value = parseInt(classColor(detections.labels[index]).slice(1), 16);
+    const value = parseInt(color.slice(1), 16);
     const rgb = [value >> 16, (value >> 8) & 255, value & 255];
     const [h, w] = size;
     // Border pixels are opaque: an outline.
@@ -89,14 +91,14 @@ function maskPicture(index) {
       const [r, c] = [Math.floor(i / w), i % w];
       return !(r > 0 && r < h - 1 && c > 0 && c < w - 1 && pixels[i - 1] && pixels[i + 1] && pixels[i - w] && pixels[i + w]);
     };
-    maskPictures.set(index, raster(h, w, (i) => (pixels[i] ? [...rgb, edge(i) ? 255 : 120] : [0, 0, 0, 0])));
+    maskPictures.set(key, raster(h, w, (i) => (pixels[i] ? [...rgb, edge(i) ? 255 : 120] : [0, 0, 0, 0])));
   }
-  return maskPictures.get(index);
+  return maskPictures.get(key);
 }
 
-function drawMask(pen, index, scale, alpha = 1) {
-  const { corner: [left, top], size: [h, w] } = detections.masks.pasted[index];
-  pen.image(maskPicture(index), [left * scale, top * scale, (left + w) * scale, (top + h) * scale], { alpha });
+function drawMask(pen, pasted, color, alpha = 1) {
+  const { corner: [left, top], size: [h, w] } = pasted;
+  pen.image(maskPicture(pasted, color), [left, top, left + w, top + h], { alpha });
 }
 
 function heatPicture(values, height, width) {
@@ -137,7 +139,7 @@ function maskHeadStage() {
       const ratio = image.naturalWidth / D.image.page[1];
       pen.c.imageSmoothingEnabled = false;
       if (image.naturalWidth) pen.c.drawImage(image, left * ratio, top * ratio, w * ratio, h * ratio, 0, 0, w * pen.scale, h * pen.scale);
-      pen.image(maskPicture(index), [0, 0, w, h]);
+      pen.image(maskPicture(masks.pasted[index], ON_IMAGE.chosen), [0, 0, w, h]);
     }, "The thresholded mask");
     const others = [];
     if (classes && index < classes.labels.length) {
@@ -163,7 +165,7 @@ function maskHeadStage() {
 
 function resultStage() {
   const [pageH, pageW] = D.image.page;
-  let least = 0;
+  let least = detections.scores.some((score) => score >= 0.5) ? 0.5 : 0;
   let withMasks = true;
   const figure = new Figure({
     source: D.image.source, size: [pageH, pageW], label: "Detections. Click one.", tall: 640,
@@ -171,22 +173,22 @@ function resultStage() {
     keys: (dx, dy) => step(dx + dy),
     draw: (pen) => {
       const shown = detections.scores.map((_, i) => i).filter((i) => detections.scores[i] >= least || i === chosen.detection);
-      if (withMasks && detections.masks) for (const i of shown) drawMask(pen, i, 1, chosen.detection === null || chosen.detection === i ? 0.95 : 0.6);
+      if (withMasks && detections.masks) for (const i of shown) drawMask(pen, detections.masks.pasted[i], i === chosen.detection ? ON_IMAGE.chosen : classColor(detections.labels[i]), chosen.detection === null || chosen.detection === i ? 0.95 : 0.6);
       for (const i of [...shown].reverse()) {
         const color = i === chosen.detection ? ON_IMAGE.chosen : classColor(detections.labels[i]);
         pen.box(detections.pageBoxes.row(i), { color, width: i === chosen.detection ? 3 : 1.5, halo: true });
       }
       if (objects) objects.forEach((object, i) => { if (object.lost) pen.box(object.page_box, { color: i === chosen.object ? ON_IMAGE.chosen : ON_IMAGE.suppressor, dashed: true, width: 2, halo: true }); });
-      const named = shown.length <= 30 ? shown : shown.filter((i) => i === chosen.detection);
-      for (const i of [...named].reverse()) {
+      // The chosen one is named first; names that would cover another are left out.
+      for (const i of [...shown].sort((a, b) => (b === chosen.detection) - (a === chosen.detection))) {
         const b = detections.pageBoxes.row(i);
         pen.tag(`${className(detections.labels[i])} ${fixed(detections.scores[i])}`, b[0], b[1], i === chosen.detection ? ON_IMAGE.chosen : classColor(detections.labels[i]));
       }
     },
   });
   onChoice(() => figure.redraw());
-  const score = el("output", {}, "0.00");
-  const input = el("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0, "aria-label": "Lowest score shown" });
+  const score = el("output", {}, fixed(least));
+  const input = el("input", { type: "range", min: 0, max: 1, step: 0.01, value: least, "aria-label": "Lowest score shown" });
   input.addEventListener("input", () => { least = Number(input.value); score.textContent = fixed(least); figure.redraw(); });
   return el("div", {},
     el("div", { class: "controls" }, el("label", {}, "lowest score shown", input, score),

@@ -10,7 +10,7 @@ function roiLevelsStage() {
     const b = proposals.boxes.row(i);
     sides.push([Math.max(1, b[2] - b[0]), Math.max(1, b[3] - b[1])]);
   }
-  const top = Math.max(64, ...sides.flat()) * 1.15;
+  const top = Math.max((pool?.canonical_scale ?? 32) * 1.4, ...sides.flat()) * 1.15;
   const low = Math.max(1, Math.min(...sides.flat()) / 1.2);
   const x = (v) => left + Math.log(v / low) / Math.log(top / low) * (W - left - 12);
   const y = (v) => H - bottom - Math.log(v / low) / Math.log(top / low) * (H - bottom - 12);
