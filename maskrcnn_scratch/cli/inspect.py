@@ -72,7 +72,7 @@ def inspect(
         Sample(file.name, read_image(file), target)
         for file, target in zip(files, targets, strict=True)
     ]
-    options = ReportOptions(trained.class_names, weights, training, other, other_name)
+    options = ReportOptions(trained.class_names, Path(weights).name, training, other, other_name)
     for path in write_reports(trained.model, samples, out, options):
         print(path)
     if len(samples) > 1:
@@ -129,5 +129,5 @@ def _other_model(
     other = trained if compare is None else load(compare, score_threshold)
     if other.class_names != trained.class_names:
         raise UsageError(f"--compare {compare}: it has other classes than --weights")
-    name = ", ".join(filter(None, [compare, *settings]))
+    name = ", ".join(filter(None, [compare and Path(compare).name, *settings]))
     return with_settings(other.model, settings), name

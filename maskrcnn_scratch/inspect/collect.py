@@ -101,6 +101,7 @@ def _content(
     resized = tuple(stages.images.sizes[0].tolist())
     page_size = page_image.shape[1], page_image.shape[2]
     rpn, box = rpn_selection(model, stages, 0), box_selection(model, stages, 0)
+    inside = stages.images.tensors[0, :, : resized[0], : resized[1]].nan_to_num(0.0, 0.0, 0.0)
     levels, bases = collect_levels(model, stages)
     num_classes = stages.class_logits.shape[2]
     has_mask = stages.detections.masks is not None
@@ -118,6 +119,7 @@ def _content(
             "padded": list(stages.images.padded_size),
             "source": data_uri(to_pixels(page_image), lossless=small),
             "batch": data_uri(batch_pixels(stages, 0, padded=True), lossless=small),
+            "range": [float(inside.min()), float(inside.max())],
             "mean": _numbers(getattr(model.transform, "image_mean", None)),
             "std": _numbers(getattr(model.transform, "image_std", None)),
         },

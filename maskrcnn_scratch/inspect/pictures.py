@@ -63,17 +63,16 @@ def feature_colors(features: Tensor) -> tuple[np.ndarray, ColorBasis]:
 
 
 def batch_pixels(stages: StageOutputs, image: int, padded: bool = False) -> np.ndarray:
-    """The resized image as uint8 ``[H, W, 3]``, its range stretched to 0-255.
+    """The normalised image as uint8 ``[H, W, 3]``: its lowest value is black, its highest white.
 
-    The batch is normalised. Each channel is scaled by its own minimum and maximum, which needs no
-    knowledge of the transform. Channels other than three are shown as the mean of all.
+    Channels other than three are shown as the mean of all. With ``padded`` the padding is black.
     """
     pixels = stages.images.tensors[image].float()  # [C, H, W]
     height, width = stages.images.sizes[image].tolist()
     inside = pixels[:, :height, :width]
-    low, high = inside.amin((1, 2)), inside.amax((1, 2))
+    low, high = inside.amin(), inside.amax()
     shown = pixels if padded else inside
-    scaled = (shown - low[:, None, None]) / (high - low).clamp(min=1e-12)[:, None, None]
+    scaled = (shown - low) / (high - low).clamp(min=1e-12)
     if padded:
         scaled[:, height:] = 0
         scaled[:, :, width:] = 0

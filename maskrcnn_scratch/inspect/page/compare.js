@@ -17,12 +17,17 @@ function compareSection() {
     },
     draw: (pen) => {
       for (const change of shown(key).reverse()) {
-        if (change.kind === "same" && change !== current) pen.box(found.boxes.row(change[key]), { color: KIND_COLORS.same, width: 1, alpha: 0.6 });
+        if (change.kind === "same" && change !== current) pen.box(found.boxes.row(change[key]), { color: KIND_COLORS.same, width: 1.5, halo: true, alpha: 0.8 });
       }
       for (const change of shown(key).reverse()) {
         if (change.kind !== "same" && change !== current) pen.box(found.boxes.row(change[key]), { color: KIND_COLORS[change.kind], width: 1.8, halo: true });
       }
-      if (!current || current[key] === null) return;
+      if (!current) return;
+      if (current[key] === null) { // where it would be
+        const [theirs, name] = key === "a" ? [other, "b"] : [own, "a"];
+        pen.box(theirs.boxes.row(current[name]), { color: KIND_COLORS[current.kind], width: 2, dashed: true, halo: true });
+        return;
+      }
       const index = current[key];
       if (found.masks) drawMask(pen, found.masks.pasted[index], KIND_COLORS[current.kind]);
       pen.box(found.boxes.row(index), { color: KIND_COLORS[current.kind], width: 3, halo: true });

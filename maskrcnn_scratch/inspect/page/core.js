@@ -46,7 +46,7 @@ function svg(tag, attributes = {}, ...children) {
 }
 
 const count = (n) => Math.round(n).toString().replace(/\B(?=(\d{3})+$)/g, "\u2009");
-const fixed = (x, digits = 2) => Number(x).toFixed(digits);
+const fixed = (x, digits = 2) => Number(x).toFixed(digits).replace("-", "−");
 const times = (shape) => shape.join(" × ");
 const boxText = (box) => box.map((x) => fixed(x, 1)).join(", ");
 

@@ -5,10 +5,10 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redr
 
 // Draws in picture coordinates; line widths and text are in CSS pixels.
 class Pen {
-  constructor(context, scale, size) {
+  constructor(context, scale, view) {
     this.c = context;
     this.scale = scale;
-    this.size = size;
+    this.view = view; // (x1, y1, x2, y2) that is shown
     this.tags = [];
   }
   box(b, { color = ON_IMAGE.other, width = 1.5, alpha = 1, dashed = false, halo = false, fill = null } = {}) {
@@ -67,9 +67,10 @@ class Pen {
     c.save();
     c.font = "600 12px ui-sans-serif, system-ui, 'Liberation Sans', sans-serif";
     const width = c.measureText(text).width + 12;
-    const left = Math.max(2, Math.min(x * this.scale, this.size[1] * this.scale - width - 2));
+    const [viewX1, viewY1, viewX2, viewY2] = this.view.map((v) => v * this.scale);
+    const left = Math.max(viewX1 + 2, Math.min(x * this.scale, viewX2 - width - 2));
     const wanted = below ? y * this.scale + 3 : y * this.scale - 22;
-    const top = Math.max(2, Math.min(wanted, this.size[0] * this.scale - 22));
+    const top = Math.max(viewY1 + 2, Math.min(wanted, viewY2 - 22));
     if (this.tags.some(([l, t, w]) => left < l + w && l < left + width && Math.abs(top - t) < 20)) return c.restore();
     this.tags.push([left, top, width]);
     c.fillStyle = color;
@@ -91,11 +92,14 @@ class Pen {
   }
 }
 
-// size: (height, width) in the units that draw(pen) and point(x, y) use. step: of the arrow keys.
+// size: (height, width) in the units that draw(pen) and point(x, y) use. zoom() gives the boxes that
+// the button in the corner zooms to, or an empty list.
 class Figure {
-  constructor({ source, size, label, draw, point = null, hover = null, keys = null, tall = 560 }) {
+  constructor({ source, size, label, draw, point = null, hover = null, keys = null, tall = 560, zoom = null }) {
     this.size = size;
     this.draw = draw;
+    this.zoom = zoom;
+    this.zoomed = false;
     const [height, width] = size;
     this.image = source ? el("img", { src: source, alt: "", draggable: "false" }) : null;
     this.canvas = el("canvas", { tabindex: point || keys ? 0 : null, role: "img", "aria-label": label });
@@ -106,8 +110,13 @@ class Figure {
     if (point || hover) this.host.classList.add("pointing");
     const at = (event) => {
       const rect = this.canvas.getBoundingClientRect();
-      return [(event.clientX - rect.left) / rect.width * width, (event.clientY - rect.top) / rect.height * height];
+      const [x1, y1, x2, y2] = this.view();
+      return [x1 + (event.clientX - rect.left) / rect.width * (x2 - x1), y1 + (event.clientY - rect.top) / rect.height * (y2 - y1)];
     };
+    if (zoom) {
+      this.button = el("button", { type: "button", class: "zoom", onclick: () => { this.zoomed = !this.zoomed; this.redraw(); } }, "Zoom");
+      this.host.append(this.button);
+    }
     if (point) this.canvas.addEventListener("click", (event) => point(...at(event)));
     if (hover) this.canvas.addEventListener("pointermove", (event) => hover(...at(event)));
     if (keys) {
@@ -127,11 +136,28 @@ class Figure {
     const ratio = Math.min(2, devicePixelRatio || 1);
     this.canvas.width = Math.round(rect.width * ratio);
     this.canvas.height = Math.round(rect.height * ratio);
-    const scale = rect.width / this.size[1];
-    this.host.classList.toggle("sharp", Boolean(this.image) && scale > 2.5);
+    const view = this.view();
+    const scale = rect.width / (view[2] - view[0]);
+    if (this.button) this.button.setAttribute("aria-pressed", this.zoomed);
+    if (this.image) {
+      this.image.style.transform = `scale(${this.size[1] / (view[2] - view[0])}) translate(${-100 * view[0] / this.size[1]}%, ${-100 * view[1] / this.size[0]}%)`;
+      this.host.classList.toggle("sharp", scale * this.size[1] / (this.image.naturalWidth || this.size[1]) > 2.5);
+    }
     const context = this.canvas.getContext("2d");
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    this.draw(new Pen(context, scale, this.size));
+    context.setTransform(ratio, 0, 0, ratio, -view[0] * scale * ratio, -view[1] * scale * ratio);
+    this.draw(new Pen(context, scale, view));
+  }
+  // What is shown, (x1, y1, x2, y2): all of it, or the surroundings of some boxes, in the same shape.
+  view() {
+    const [height, width] = this.size;
+    const boxes = this.zoomed ? this.zoom() : [];
+    if (!boxes.length) return [0, 0, width, height];
+    const [x1, y1] = [0, 1].map((k) => Math.min(...boxes.map((b) => b[k])));
+    const [x2, y2] = [2, 3].map((k) => Math.max(...boxes.map((b) => b[k])));
+    const share = Math.min(1, Math.max((x2 - x1) / width, (y2 - y1) / height, 0.02) * 1.7);
+    const left = Math.max(0, Math.min(width * (1 - share), (x1 + x2) / 2 - width * share / 2));
+    const top = Math.max(0, Math.min(height * (1 - share), (y1 + y2) / 2 - height * share / 2));
+    return [left, top, left + width * share, top + height * share];
   }
 }
 

@@ -3,7 +3,7 @@
 function buildRail() {
   const figure = imageFigure({
     label: "The image with its detections. Click one.",
-    tall: 220,
+    tall: 190,
     draw: (pen) => {
       for (let i = detections.count - 1; i >= 0; i -= 1) {
         if (i !== chosen.detection) pen.box(detections.boxes.row(i), { color: classColor(detections.labels[i]), width: 1.5, halo: true, alpha: 0.85 });

@@ -36,7 +36,7 @@ function anchorsStage() {
     return anchors.first + (row * width + column) * anchors.count + shape;
   };
   const figure = imageFigure({
-    label: "Anchors at the location that you click", point: move, keys: (dx, dy) => move(spot[0] + dx * 4, spot[1] + dy * 4),
+    label: "Anchors at the location that you click", zoom: () => (chosen.anchor === null ? [] : [boxOfAnchor(chosen.anchor)]), point: move, keys: (dx, dy) => move(spot[0] + dx * 4, spot[1] + dy * 4),
     draw: (pen) => {
       drawObjects(pen);
       if (positives && matched) {
@@ -143,6 +143,12 @@ function objectnessStage() {
   };
   const arrows = imageFigure({
     label: "Deltas of the best candidates, as arrows from anchor to proposal",
+    zoom: () => {
+      if (!rpn || chosen.anchor === null) return [];
+      const boxes = [boxOfAnchor(chosen.anchor)];
+      if (chosen.candidate !== null) boxes.push(Array.from(rpn.boxes.row(chosen.candidate)));
+      return boxes;
+    },
     draw: (pen) => {
       if (!rpn) return;
       for (const i of rpn.order.slice(0, shown)) {

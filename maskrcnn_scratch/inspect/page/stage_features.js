@@ -29,7 +29,7 @@ function transformStage() {
     el("div", { class: "c6" }, before.host, el("p", { class: "caption" }, `Before: ${times(D.image.original)} pixels (height × width)`)),
     el("div", { class: "c6" }, after.host, el("p", { class: "caption" },
       `After: resized to ${times(D.image.resized)}, a factor of ${fixed(factor, 3)}; padded to ${times(D.image.padded)}.${smallest}`)),
-    mean ? el("p", { class: "note c12" }, `Each channel becomes (pixel − mean) / std, with mean (${mean.map((v) => fixed(v, 3)).join(", ")}) and std (${std.map((v) => fixed(v, 3)).join(", ")}). The picture shows the result stretched back to 0 to 255.`) : null);
+    mean ? el("p", { class: "note c12" }, `Each channel becomes (pixel − mean) / std, with mean (${mean.map((v) => fixed(v, 3)).join(", ")}) and std (${std.map((v) => fixed(v, 3)).join(", ")}). In the picture, ${fixed(D.image.range[0])} is black and ${fixed(D.image.range[1])} is white.`) : null);
 }
 
 function featuresStage() {

@@ -7,6 +7,7 @@ function boxHeadStage() {
   const more = el("button", { type: "button", class: "plain", style: "margin-top:10px", onclick: () => { all = !all; update(); } });
   const figure = imageFigure({
     label: "The proposal and its refined box",
+    zoom: () => (chosen.proposal === null ? [] : [Array.from(proposals.boxes.row(chosen.proposal)), refinedBox()].filter(Boolean)),
     draw: (pen) => {
       drawObjects(pen);
       if (chosen.proposal === null) return;
@@ -25,6 +26,7 @@ function boxHeadStage() {
     if (chosen.classCandidate !== null && chosen.classCandidate >= 0 && box) return Array.from(box.boxes.row(chosen.classCandidate));
     return boxHead.refined ? Array.from(boxHead.refined.row(chosen.proposal)) : null;
   }
+  figure.zoomed = true;
   function update() {
     figure.redraw();
     bars.replaceChildren();
@@ -169,6 +171,7 @@ function resultStage() {
   let withMasks = true;
   const figure = new Figure({
     source: D.image.source, size: [pageH, pageW], label: "Detections. Click one.", tall: 640,
+    zoom: () => (chosen.detection !== null ? [Array.from(detections.pageBoxes.row(chosen.detection))] : chosen.object !== null ? [objects[chosen.object].page_box] : []),
     point: (x, y) => chooseAt(x * RESIZED_W / pageW, y * RESIZED_H / pageH),
     keys: (dx, dy) => step(dx + dy),
     draw: (pen) => {

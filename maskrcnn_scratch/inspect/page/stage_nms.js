@@ -8,7 +8,13 @@ function nmsExplorer({ selection, noun, groupName, chosenIndex, pick, filter = n
   const info = el("div", {});
   const list = () => selection.order.filter((i) => !selection.filtered(i) && (group < 0 || selection.groups.values[i] === group) && (!after || selection.kept.values[i] >= 0)).slice(0, shown);
   const figure = imageFigure({
-    label: `Candidates of NMS. Click a box to see what became of it.`,
+    label: "Candidates of NMS. Click a box to see what became of it.",
+    zoom: () => {
+      const index = chosenIndex();
+      if (index === null || index < 0) return chosen.object === null ? [] : [objects[chosen.object].box];
+      const by = selection.suppressor ? selection.suppressor.values[index] : -1;
+      return (by >= 0 ? [index, by] : [index]).map((i) => Array.from(selection.boxes.row(i)));
+    },
     point: (x, y) => {
       const under = list().filter((i) => inside(selection.boxes.row(i), x, y)).sort((a, b) => area(selection.boxes.row(a)) - area(selection.boxes.row(b)));
       if (!under.length) return;

@@ -29,8 +29,7 @@ function roiLevelsStage() {
       const [w1, w2] = [Math.max(low, side * side / top), Math.min(top, side * side / low)];
       if (w1 >= w2) continue;
       plot.append(svg("line", { class: "border", x1: x(w1), y1: y(side * side / w1), x2: x(w2), y2: y(side * side / w2) }));
-      const labelX = Math.min(x(w2), W - 14);
-      plot.append(svg("text", { x: labelX - 4, y: y(side * side / w2) - 6, "text-anchor": "end" }, `√(w·h) = ${fixed(side, 0)}`));
+      plot.append(svg("text", { x: x(w1) + 24, y: y(side * side / w1) + 12 }, `√(w·h) = ${fixed(side, 0)}`));
     }
   }
   const points = sides.map(([w, h], i) => svg("circle", { class: "point", cx: x(w), cy: y(h), r: 4, fill: levelColor(proposals.levels.values[i]), onclick: () => choose({ proposal: i }) }));
