@@ -8,7 +8,7 @@ function transformStage() {
     source: D.image.source, size: [originalH, originalW], label: "The image as it was given", tall: 470,
     draw: (pen) => {
       const scale = originalW / pageW;
-      if (objects) objects.forEach((object) => pen.box(object.page_box.map((v) => v * scale), { color: ON_IMAGE.truth, dashed: true, halo: true, width: 1.2 }));
+      if (objects) objects.forEach((object, i) => pen.box(object.page_box.map((v) => v * scale), { color: i === chosen.object ? ON_IMAGE.chosen : ON_IMAGE.truth, dashed: true, halo: true, width: i === chosen.object ? 2 : 1.2 }));
     },
   });
   const after = new Figure({
@@ -20,7 +20,7 @@ function transformStage() {
       drawObjects(pen);
     },
   });
-  onChoice(() => after.redraw());
+  onChoice(() => { before.redraw(); after.redraw(); });
   const { mean, std } = D.image;
   const factor = RESIZED_W / originalW;
   const sides = objects?.map((object) => Math.min(object.box[2] - object.box[0], object.box[3] - object.box[1])) ?? [];
