@@ -1,7 +1,15 @@
 """See inside the model: where a detection comes from, where an object was lost, and a report.
 
 All of it is computed from what ``model.run_stages(images)`` returns. Nothing is collected while the
-model runs.
+model runs::
+
+    stages = model.run_stages(images)
+    print(provenance(model, stages, image=0, detection=0))
+    for missed in explain_missed(model, stages, targets)[0]:
+        print(missed.object, missed.fate.value)
+    plot_anchors(model, stages, x=200, y=120)
+
+``report.write_report`` writes the page of ``maskrcnn inspect``.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ from maskrcnn_scratch.structures import StageOutputs, boxes_to_rois
 MASK_THRESHOLD = 0.5
 CLASS_MASKS = 8  # masks of other classes that are shown of a detection
 WITH_CLASS_MASKS = 100  # detections that have them
-CROP_SIDE = 80  # pixels of the longer side of a pasted mask's picture
+SOFT_SIDE = 80  # pixels of the longer side of the picture of a pasted soft mask
+HARD_SIDE = 400  # and of a thresholded one; larger ones are reduced
 
 
 def collect_selection(selection: Selection | None) -> dict[str, Any] | None:
@@ -204,13 +205,20 @@ def _pasted(soft: Tensor, box: list[float]) -> dict[str, Any]:
     right = min(max(int(box[2] + margin_x) + 1, left + 1), width)
     bottom = min(max(int(box[3] + margin_y) + 1, top + 1), height)
     crop = soft[top:bottom, left:right].float()
-    scale = min(1.0, CROP_SIDE / max(crop.shape))
-    size = [max(1, round(side * scale)) for side in crop.shape]
-    small = torch.nn.functional.interpolate(crop[None, None], size=size, mode="area")[0, 0]
-    hard = rle.encode((crop >= MASK_THRESHOLD).numpy(force=True))
+    hard = _reduced(crop, HARD_SIDE) >= MASK_THRESHOLD
     return {
         "corner": [left, top],
         "size": list(crop.shape),
-        "soft": pack_probabilities(small, 255),
-        "counts": hard["counts"],
+        "soft": pack_probabilities(_reduced(crop, SOFT_SIDE), 255),
+        "hard_size": list(hard.shape),
+        "counts": rle.encode(hard.numpy(force=True))["counts"],
     }
+
+
+def _reduced(picture: Tensor, longer_side: int) -> Tensor:
+    """``[H, W]`` with a longer side of at most ``longer_side``; a smaller one as it is."""
+    scale = longer_side / max(picture.shape)
+    if scale >= 1:
+        return picture
+    size = [max(1, round(side * scale)) for side in picture.shape]
+    return torch.nn.functional.interpolate(picture[None, None], size=size, mode="area")[0, 0]

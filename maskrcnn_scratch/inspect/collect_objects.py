@@ -14,6 +14,7 @@ from maskrcnn_scratch.inspect.missed import Fate, ObjectFate, explain_objects
 from maskrcnn_scratch.inspect.packed import pack
 from maskrcnn_scratch.inspect.selection import Selection
 from maskrcnn_scratch.inspect.targets import resized_targets, rpn_targets
+from maskrcnn_scratch.ops.boxes import clip_boxes_to_image
 from maskrcnn_scratch.structures import IGNORE_LABEL, StageOutputs, Target
 
 # The stage of the report in which each fate is shown.
@@ -65,6 +66,7 @@ def collect_objects(
             "anchor_iou": fate.anchor_iou,
             "candidate": fate.candidate,
             "proposal": fate.proposal,
+            "refined": _refined(model, stages, fate),
             "class_candidate": fate.class_candidate,
             "detection": fate.detection,
             "suppressor": fate.suppressor,
@@ -72,6 +74,16 @@ def collect_objects(
         }
         for fate in fates
     ]
+
+
+def _refined(model: GeneralizedRCNN, stages: StageOutputs, fate: ObjectFate) -> list[float] | None:
+    """The box that the box head predicts for the object's class from the proposal followed."""
+    coder = getattr(model.roi_heads, "box_coder", None)
+    if fate.proposal is None or coder is None:
+        return None
+    deltas = stages.box_regression[0, fate.proposal, fate.label]
+    box = coder.decode(deltas, stages.proposals.boxes[0, fate.proposal])
+    return clip_boxes_to_image(box[None, None], stages.images.sizes[:1])[0, 0].tolist()
 
 
 def _page_size(target: Target) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.inspect.selection import Selection, box_selection, rpn_selection
 from maskrcnn_scratch.inspect.suppression import NO_RANK, NOBODY, Suppression, suppressed_by
 from maskrcnn_scratch.inspect.targets import resized_targets
+from maskrcnn_scratch.ops import max_iou
 from maskrcnn_scratch.ops.boxes import box_iou, clip_boxes_to_image
 from maskrcnn_scratch.structures import StageOutputs, Target
 
@@ -146,22 +148,21 @@ class _Image:
     def fates(self) -> list[ObjectFate]:
         if len(self.gt_labels) == 0:
             return []
-        anchor_iou = box_iou(self.gt_boxes, self.stages.anchors).nan_to_num(0.0)  # [G, A]
+        best_iou, best_anchor, _ = max_iou(self.stages.anchors, self.gt_boxes)  # [G] each
         matched = self.match_detections()
         fates = []
         for index, label in enumerate(self.gt_labels):
-            best = int(anchor_iou[index].argmax())
             known = {
                 "object": index,
                 "label": label,
-                "anchor": best,
-                "anchor_iou": float(anchor_iou[index, best]),
+                "anchor": int(best_anchor[index]),
+                "anchor_iou": float(best_iou[index]),
             }
             detection, iou = matched[index]
             if detection is not None:
                 evidence = self.found(index, detection, iou)
             else:
-                evidence = self.lost(index, label, float(anchor_iou[index, best]))
+                evidence = self.lost(index, label, float(best_iou[index]))
             fates.append(ObjectFate(**{**known, **evidence}))
         return fates
 
@@ -235,6 +236,13 @@ class _Image:
         boxes = self.model.roi_heads.box_coder.decode(deltas, self.proposals)
         return clip_boxes_to_image(boxes[None], self.size)[0]
 
+    @cached_property
+    def decoded_anchors(self) -> Tensor:
+        """The boxes at the deltas of every anchor, ``[A, 4]``."""
+        deltas = self.stages.pred_bbox_deltas[self.image]
+        boxes = self.model.rpn.box_coder.decode(deltas, self.stages.anchors)
+        return clip_boxes_to_image(boxes[None], self.size)[0]
+
     def lost_in_box_head(self, label: int, leads: Tensor) -> dict[str, object]:
         assert self.box is not None
         own = self.scores[:, label].where(leads, -1)
@@ -273,9 +281,7 @@ class _Image:
             )
             return {"fate": fate, **after}
         rpn = self.model.rpn
-        boxes = rpn.box_coder.decode(self.stages.pred_bbox_deltas[self.image], self.stages.anchors)
-        boxes = clip_boxes_to_image(boxes[None], self.size)[0]  # [A, 4]
-        leads = box_iou(gt_box, boxes)[0] >= IOU_FOUND
+        leads = box_iou(gt_box, self.decoded_anchors)[0] >= IOU_FOUND  # [A]
         if bool(leads.any()):
             logits = self.stages.objectness[self.image]
             best = int(logits.where(leads, -torch.inf).argmax())

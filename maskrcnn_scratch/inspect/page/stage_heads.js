@@ -21,9 +21,10 @@ function boxHeadStage() {
       for (const [i, j] of [[0, 1], [2, 1], [0, 3], [2, 3]]) pen.arrow(corner(from, i, j), corner(to, i, j), { color: "#fff", width: 1.5, halo: true });
     },
   });
-  // Of the chosen detection or class row; otherwise of the proposal's best class.
+  // For the class of the chosen class row, of the chosen object, or the proposal's best class.
   function refinedBox() {
     if (chosen.classCandidate !== null && chosen.classCandidate >= 0 && box) return Array.from(box.boxes.row(chosen.classCandidate));
+    if (chosen.object !== null && objects[chosen.object].refined) return objects[chosen.object].refined;
     return boxHead.refined ? Array.from(boxHead.refined.row(chosen.proposal)) : null;
   }
   figure.zoomed = true;
@@ -45,7 +46,7 @@ function boxHeadStage() {
     more.textContent = all ? "Show the best 14" : `Show all ${order.length} classes`;
     const to = refinedBox();
     const moved = to ? `IoU of proposal and refined box ${fixed(iou(Array.from(proposals.boxes.row(chosen.proposal)), to))}.` : `Refined box: ${NOT_AVAILABLE}.`;
-    caption.textContent = `Proposal ${chosen.proposal}, refined for class ${className(own ?? boxHead.labels.values[chosen.proposal])}. ${moved}`;
+    caption.textContent = `Proposal ${chosen.proposal}, refined for class ${className(own ?? truth ?? boxHead.labels.values[chosen.proposal])}. ${moved}`;
   }
   onChoice(update);
   return el("div", { class: "row" },
@@ -83,17 +84,26 @@ const maskPictures = new Map();
 function maskPicture(pasted, color) {
   const key = `${color} ${pasted.corner} ${pasted.counts}`;
   if (!maskPictures.has(key)) {
-    const { size, counts } = pasted;
-    const pixels = decodeRuns(size, counts);
+    const { hard_size: [h, w], counts } = pasted;
+    const pixels = decodeRuns([h, w], counts);
     const value = parseInt(color.slice(1), 16);
-    const rgb = [value >> 16, (value >> 8) & 255, value & 255];
-    const [h, w] = size;
-    // Border pixels are opaque: an outline.
-    const edge = (i) => {
-      const [r, c] = [Math.floor(i / w), i % w];
-      return !(r > 0 && r < h - 1 && c > 0 && c < w - 1 && pixels[i - 1] && pixels[i + 1] && pixels[i - w] && pixels[i + w]);
-    };
-    maskPictures.set(key, raster(h, w, (i) => (pixels[i] ? [...rgb, edge(i) ? 255 : 120] : [0, 0, 0, 0])));
+    const rgb = (value & 255) << 16 | (value & 0xff00) | value >> 16; // a pixel's bytes are r, g, b, a
+    const canvas = el("canvas");
+    canvas.width = w;
+    canvas.height = h;
+    const context = canvas.getContext("2d");
+    const picture = context.createImageData(w, h);
+    const words = new Uint32Array(picture.data.buffer);
+    for (let r = 0, i = 0; r < h; r += 1) {
+      for (let c = 0; c < w; c += 1, i += 1) {
+        if (!pixels[i]) continue;
+        // Pixels at the border are opaque: an outline.
+        const within = r > 0 && r < h - 1 && c > 0 && c < w - 1 && pixels[i - 1] && pixels[i + 1] && pixels[i - w] && pixels[i + w];
+        words[i] = rgb | (within ? 120 : 255) << 24;
+      }
+    }
+    context.putImageData(picture, 0, 0);
+    maskPictures.set(key, canvas);
   }
   return maskPictures.get(key);
 }
