@@ -207,5 +207,6 @@ function resultStage() {
     el("div", { class: "controls" }, el("label", {}, "lowest score shown", input, score),
       detections.masks ? checkbox("masks", true, (on) => { withMasks = on; figure.redraw(); }) : null),
     figure.host,
+    objects ? legend(["chosen", ON_IMAGE.chosen], ["missed object", ON_IMAGE.suppressor, true]) : null,
     el("p", { class: "caption" }, `${plural(detections.count, "detection")}${objects ? `, ${plural(objects.length, "object")} in the annotations, ${objects.filter((o) => o.lost).length} missed` : ""}. Boxes and masks are in the pixels of ${D.image.original[0] === pageH ? "the original image" : "a reduced copy of the original image"}.`));
 }
