@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code."""
+"""Training checkpoints: written atomically, read without running code."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from maskrcnn_scratch.files import write_atomically
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Writes tensors, numbers, strings, lists and dicts of them.
+    """Writes a dict of tensors, numbers, strings, and lists and dicts of them.
 
     Raises:
-        OSError: no space or no permission; a checkpoint that was there before is still there.
+        OSError: no space or no permission; an older checkpoint at ``path`` is kept.
     """
     write_atomically(path, lambda file: torch.save(checkpoint, file))
 
@@ -25,15 +25,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint, or holds objects that could run code.
+        ValueError: the file is not a checkpoint, or contains objects that could run code.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such checkpoint") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).partition("\n")[0] or "it is empty"
+        reason = str(error).partition("\n")[0] or "the file is empty"
         raise ValueError(f"{path}: not a readable checkpoint ({reason})") from error
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
-        raise ValueError(f"{path}: not a checkpoint, it holds no 'model'")
+        raise ValueError(f"{path}: not a checkpoint, it has no 'model'")
     return checkpoint

@@ -1,4 +1,4 @@
-"""Dataclasses from the plain values that JSON files and checkpoints hold."""
+"""Builds dataclasses from the plain values of JSON files and checkpoints."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ T = TypeVar("T")
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """The dataclass of type ``kind`` whose ``dataclasses.asdict``, through JSON, is ``values``.
+    """The inverse of ``dataclasses.asdict``, also after a round trip through JSON.
+
+    Fields without a key get their defaults. Lists become tuples.
 
     Raises:
-        ValueError: a key that there is no field for.
+        ValueError: a key that is not a field of ``kind``.
     """
     types = get_type_hints(kind)
     for key in values.keys() - types.keys():
@@ -30,7 +32,7 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
 
 
 def check_positive(config: Any, *fields: str) -> None:
-    """Raises a ValueError for the first of these fields with a number that is not; None is fine."""
+    """Raises a ValueError if one of these fields, or a number in it, is not positive or None."""
     for name in fields:
         value = getattr(config, name)
         numbers = value if isinstance(value, tuple) else (value,)
@@ -39,5 +41,5 @@ def check_positive(config: Any, *fields: str) -> None:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
+    """Lists, also nested ones, as tuples: JSON has no tuples."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,4 +1,7 @@
-"""JPEG files decoded where the model runs: by nvJPEG on a GPU, through torchvision."""
+"""JPEG files decoded on the device of the model: by nvJPEG on a GPU, through torchvision.
+
+Shapes: H, W height and width in pixels.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor
 
 SUFFIXES = (".jpg", ".jpeg")
 
-# What EXIF orientations ask for to show pixels [3, H, W] upright.
+# EXIF orientation -> function that makes pixels [3, H, W] upright.
 _TURNS: dict[int, Callable[[Tensor], Tensor]] = {
     2: lambda pixels: pixels.flip(2),
     3: lambda pixels: pixels.flip(1, 2),
@@ -24,13 +27,14 @@ _TURNS: dict[int, Callable[[Tensor], Tensor]] = {
 
 
 def read_jpeg(path: str | PathLike[str], device: torch.device | str) -> Tensor:
-    """As ``data.image.read_image``, float32 RGB ``[3, H, W]`` in 0-1, on ``device``.
+    """Reads a JPEG file as float32 RGB ``[3, H, W]`` in 0-1 on ``device``.
 
-    Decoders round differently: pixels differ from Pillow's by a few 255ths.
+    As ``data.image.read_image``, but decoders round differently: pixels differ by a few 255ths.
 
     Raises:
         ImportError: torchvision is not installed.
-        FileNotFoundError, ValueError: the file is missing, or no whole JPEG; named.
+        FileNotFoundError: the file is missing.
+        ValueError: the file is not a complete JPEG. Both name the file.
     """
     try:
         from torchvision.io import ImageReadMode, decode_jpeg, read_file

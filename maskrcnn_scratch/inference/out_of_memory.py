@@ -1,4 +1,4 @@
-"""What to do where memory ran out: which stage it was, and what makes it need less."""
+"""Out-of-memory errors that name the stage and say how to reduce its memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maskrcnn_scratch.structures import Result
 
 _SMALLER = "give fewer images at a time (batch_size), or smaller ones (the model's min_size)"
 
-# By the method that was running, the outermost first: the stage and the advice.
+# (stage, advice) by the method that was running, outermost first.
 _STAGES = {
     "run_batch": ("the model", _SMALLER),
     "extract_features": ("the backbone", _SMALLER),
@@ -22,21 +22,21 @@ _STAGES = {
     "postprocess": (
         "pasting the masks",
         "give fewer images at a time (batch_size), raise box_score_thresh or lower "
-        "box_detections_per_img, or paste yourself what you need: run_batch leaves the masks in "
-        "the frames of their boxes",
+        "box_detections_per_img, or paste the masks yourself: run_batch returns them as M x M "
+        "probabilities inside their boxes",
     ),
 }
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory")
 
 
 def detect_naming_stage(model: nn.Module, images: Iterable[Tensor]) -> list[Result]:
-    """``model(list(images))``, whose memory errors say in which stage.
+    """``model(list(images))``; an out-of-memory error names the stage.
 
-    The allocator's error is let go, with all the tensors that its traceback holds: their memory is
-    free again, and the model can be used on.
+    The allocator's error is not chained: its traceback would keep the tensors of the failed run
+    alive. Their memory is free again, and the model can still be used.
 
     Raises:
-        torch.OutOfMemoryError: with the stage, and what would need less.
+        torch.OutOfMemoryError: with the stage, and how to reduce its memory.
     """
     try:
         return model(list(images))

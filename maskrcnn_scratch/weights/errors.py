@@ -1,4 +1,4 @@
-"""The one error of this package."""
+"""The error that everything in ``weights`` raises."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 
 class WeightsError(RuntimeError):
-    """Weights that cannot be had, read or used; the message says which and why, in one line."""
+    """Weights that cannot be downloaded, read or used; one line says which and why."""
 
 
 @contextmanager
 def naming(source: object) -> Iterator[None]:
-    """Puts the name of the source before the message of a WeightsError raised inside."""
+    """Puts the name of the source at the start of the message of a WeightsError raised inside."""
     try:
         yield
     except WeightsError as error:
