@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.files import write_atomically
-from maskrcnn_scratch.weights.errors import WeightsError
+from maskrcnn_scratch.weights.errors import WeightsError, shown
 from maskrcnn_scratch.weights.pickle_format import (
     ForbiddenGlobal,
     read_array_pickle,
@@ -112,7 +112,7 @@ def _read_torch(file: Path) -> Any:
 
 def _refusal(file: Path, wanted: str) -> WeightsError:
     return WeightsError(
-        f"{file}: refused, nothing of it was run: besides tensors it asks for {wanted}; if you "
+        f"{file}: refused, nothing of it was run: besides tensors it asks for {shown(wanted)}; if you "
         "trust it, load it where it was made and save its state_dict() alone"
     )
 
@@ -128,7 +128,10 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
         if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "fiub":
             value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise WeightsError(f"{file}: expected tensors, {key!r} is a {type(value).__name__}")
+            name = repr(key) if type(key) in (str, int) else f"the key {type(key).__name__}"
+            raise WeightsError(
+                f"{file}: expected tensors, {shown(name)} is a {type(value).__name__}"
+            )
         tensors[key] = value
     if all(map(_WRAPPERS.match, tensors)):
         tensors = {_WRAPPERS.sub("", key, count=1): value for key, value in tensors.items()}
@@ -136,4 +139,4 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
 
 
 def _first_sentence(error: Exception) -> str:
-    return re.split(r"\.\s|\n", str(error))[0] or type(error).__name__
+    return shown(re.split(r"\.\s|\n", str(error))[0] or type(error).__name__, 200)

@@ -188,7 +188,7 @@ def test_other_contents(tmp_path: Path, content: object, culprit: str) -> None:
 
 def test_text_array_in_a_pickle(tmp_path: Path) -> None:
     (tmp_path / "w.pkl").write_bytes(pickle.dumps({"w": np.array(["a"])}))
-    with pytest.raises(WeightsError, match="'w' is a ndarray"):
+    with pytest.raises(WeightsError, match=r"w\.pkl: .*the numpy type 'U1' is no plain number"):
         read_state_dict(tmp_path / "w.pkl")
 
 

@@ -1,0 +1,78 @@
+"""The readers of untrusted bytes, each with small valid inputs to start from."""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from maskrcnn_scratch.weights import read_state_dict
+
+REFUSALS = (ValueError, OSError, RuntimeError)  # what the command line turns into one line
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader.
+
+    Attributes:
+        seeds: valid inputs.
+        tokens: pieces that mean something to it.
+        read: takes the bytes; raises one of ``REFUSALS``, with the file's name, or nothing.
+    """
+
+    seeds: Sequence[bytes]
+    tokens: Sequence[bytes]
+    read: Callable[[bytes, Path], object]
+
+
+def read_weights(data: bytes, folder: Path) -> None:
+    file = folder / "input.bin"
+    file.write_bytes(data)
+    try:
+        tensors = read_state_dict(file)
+    except REFUSALS as error:
+        assert str(file) in str(error) and "\n" not in str(error), error
+        raise
+    # Memory that is not the tensors' own would be read here.
+    assert all(isinstance(tensor.double().sum().item(), float) for tensor in tensors.values())
+    assert sum(tensor.numel() for tensor in tensors.values()) <= 8 * len(data)
+
+
+def pickle_target() -> Target:
+    arrays = OrderedDict(
+        w=np.arange(6, dtype=">f4").reshape(2, 3), n=np.int64(7), flag=np.array([True, False])
+    )
+    nested = {
+        "model": {"a": np.ones((2, 2, 2), "f2").transpose(2, 0, 1)},
+        "__author__": "x",
+        "k": [1.5],
+    }
+    seeds = [pickle.dumps(c, protocol) for c in (arrays, nested) for protocol in (2, 3, 4, 5)]
+    tokens = [opcode.code.encode("latin1") for opcode in pickletools.opcodes]
+    names = ("O", "O8", "V16", "S4", "U1", "M8[s]", "c16", "f8,i4", "|", ">", "=")
+    tokens += [b"\x8c" + bytes([len(name)]) + name.encode() for name in names]
+    tokens += [b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"ccollections\nOrderedDict\n"]
+    tokens += [b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy.core.multiarray\nscalar\n"]
+    tokens += [
+        b"\x85" * 1000,
+        b"2" * 1000,
+        b"K\x3f",
+        b"J\xff\xff\xff\xff",
+        b"\x8c\x01O\x89\x88\x87R",
+    ]
+    return Target(seeds, tokens, read_weights)
+
+
+TARGETS: dict[str, Callable[[], Target]] = {"pickle": pickle_target}
+
+
+def in_a_folder(target: Target, data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        target.read(data, Path(folder))
