@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
 
-from maskrcnn_scratch.structures import Result
+T = TypeVar("T")
 
 _SMALLER = "give fewer images at a time (batch_size), or smaller ones (the model's min_size)"
 
@@ -29,23 +29,28 @@ _STAGES = {
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory")
 
 
-def detect_naming_stage(model: nn.Module, images: Iterable[Tensor]) -> list[Result]:
-    """``model(list(images))``, whose memory errors say in which stage.
+def naming_stage(function: Callable[[], T], stage: str = "the model", advice: str = _SMALLER) -> T:
+    """``function()``, whose memory errors say in which stage.
 
     The allocator's error is let go, with all the tensors that its traceback holds: their memory is
     free again, and the model can be used on.
+
+    Args:
+        stage: what it is called where no method of ``_STAGES`` was running.
+        advice: what would need less there.
 
     Raises:
         torch.OutOfMemoryError: with the stage, and what would need less.
     """
     try:
-        return model(list(images))
-    except RuntimeError as error:
-        cuda = isinstance(error, torch.OutOfMemoryError)
-        if not cuda and not any(message in str(error) for message in _CPU_MESSAGES):
+        return function()
+    except (RuntimeError, MemoryError) as error:
+        # Python, numpy and C++ raise a MemoryError, torch a RuntimeError on the CPU.
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not known and not any(message in str(error) for message in _CPU_MESSAGES):
             raise
         names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-        reached = [stage for name, stage in _STAGES.items() if name in names]
-        stage, advice = reached[-1] if reached else ("the model", _SMALLER)
-        reason = str(error).splitlines()[0]
+        reached = [found for name, found in _STAGES.items() if name in names]
+        stage, advice = reached[-1] if reached else (stage, advice)
+        reason = str(error).partition("\n")[0] or type(error).__name__
     raise torch.OutOfMemoryError(f"out of memory in {stage}: {advice} ({reason})")

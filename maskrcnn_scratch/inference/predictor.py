@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch.data.image import image_to_tensor, read_image
 from maskrcnn_scratch.data.jpeg_on_device import SUFFIXES, read_jpeg
-from maskrcnn_scratch.inference.out_of_memory import detect_naming_stage
+from maskrcnn_scratch.inference.out_of_memory import naming_stage
 from maskrcnn_scratch.inference.prefetch import map_ahead
 from maskrcnn_scratch.structures import Result
 
@@ -50,6 +50,7 @@ class Prediction:
 
         Raises:
             Exception: the ``error``.
+            torch.OutOfMemoryError: the CPU has no memory for the masks.
         """
         if self.error is not None:
             raise self.error
@@ -132,8 +133,9 @@ class Predictor:
             threads: that read images.
 
         Yields:
-            a :class:`Prediction` for each image, in their order. An image that is refused, or a
-            batch that needs too much memory, has an error in its place and stops no other.
+            a :class:`Prediction` for each image, in their order. An image that is refused or needs
+            too much memory has an error in its place and stops no other. Of a batch that needs too
+            much memory each image is tried by itself.
         """
         if batch_size < 1 or threads < 1:
             raise ValueError(
@@ -156,16 +158,24 @@ class Predictor:
 
     def _fill(self, batch: list[Prediction]) -> list[Prediction]:
         """Gives the images that could be read their results."""
-        readable = [prediction for prediction in batch if prediction.error is None]
+        self._fill_at_once([prediction for prediction in batch if prediction.error is None])
+        return batch
+
+    def _fill_at_once(self, readable: list[Prediction]) -> None:
+        """As one batch; where the memory is too small for it, each image by itself."""
         try:
             found = self._detect([p.image for p in readable if p.image is not None])
         except torch.OutOfMemoryError as error:
-            for prediction in readable:
-                prediction.error = error
+            failure = error
         else:
             for prediction, result in zip(readable, found, strict=True):
                 prediction.found = result
-        return batch
+            return
+        if len(readable) == 1:
+            readable[0].error = failure
+        else:
+            for prediction in readable:
+                self._fill_at_once([prediction])
 
     def _predict(self, images: Sequence[ImageLike], names: Sequence[str]) -> list[Result]:
         tensors = [self._load(*pair) for pair in zip(images, names, strict=True)]
@@ -188,9 +198,10 @@ class Predictor:
             return []
         parameter = self._parameter()
         dtype = getattr(self.model, "image_dtype", None) or parameter.dtype
-        return detect_naming_stage(
-            self.model,
-            (image.to(parameter.device, dtype, non_blocking=True) for image in images),
+        return naming_stage(
+            lambda: self.model(
+                [image.to(parameter.device, dtype, non_blocking=True) for image in images]
+            )
         )
 
     def _parameter(self) -> Tensor:
@@ -214,8 +225,14 @@ class Predictor:
 
 
 def _at_least(score_threshold: float, result: Result) -> Result:
-    keep = result["scores"] >= score_threshold
-    return {key: value[keep].cpu() for key, value in result.items()}
+    """The detections with at least this score, on the CPU; all of them are the same tensors."""
+    keep = (result["scores"] >= score_threshold).cpu()
+    every = bool(keep.all())  # then masks of the image's size are not copied
+    return naming_stage(
+        lambda: {k: (value if every else value[keep]).cpu() for k, value in result.items()},
+        "copying the masks",
+        "raise score_threshold, box_score_thresh, or lower box_detections_per_img",
+    )
 
 
 def to_image_tensor(image: ImageLike, name: str = "image") -> Tensor:

@@ -146,18 +146,20 @@ def test_wrong_arguments():
 
 
 class Allocating:
-    """Fails as the allocator does, on the GPU or on the CPU."""
+    """Fails as the allocator does: torch's on the GPU or on the CPU, or that of C++."""
 
-    def __init__(self, on_gpu):
-        self.on_gpu = on_gpu
+    def __init__(self, allocator):
+        self.allocator = allocator
 
     def __call__(self, *args, **kwargs):
-        if self.on_gpu:
+        if self.allocator == "gpu":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 EiB.\nMore.")
+        if self.allocator == "c++":
+            raise MemoryError("std::bad_alloc: cannot allocate")
         return torch.empty(2**60)
 
 
-@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("allocator", ["cpu", "gpu", "c++"])
 @pytest.mark.parametrize(
     "part, stage, advice",
     [
@@ -170,14 +172,14 @@ class Allocating:
     ],
 )
 def test_out_of_memory_names_the_stage_and_the_model_goes_on(
-    part, stage, advice, on_gpu, small_model, photographs, monkeypatch
+    part, stage, advice, allocator, small_model, photographs, monkeypatch
 ):
     predictor = Predictor(small_model)
     image = photographs["cat"][::3, ::3]
     expected = predictor(image)
     owner, _, name = part.rpartition(".")
     with monkeypatch.context() as patch:
-        patch.setattr(small_model.get_submodule(owner), name, Allocating(on_gpu))
+        patch.setattr(small_model.get_submodule(owner), name, Allocating(allocator))
         with pytest.raises(torch.OutOfMemoryError, match=f"out of memory in {stage}: ") as raised:
             predictor(image)
         assert advice in str(raised.value) and "allocate" in str(raised.value)
@@ -193,3 +195,26 @@ def test_other_errors_of_the_model_are_left_as_they_are():
     model.forward = lambda images: torch.ones(2) @ torch.ones(3)
     with pytest.raises(RuntimeError, match="size"):
         Predictor(model)(gray(0))
+
+
+def test_one_large_image_does_not_cost_its_batch_the_results():
+    class Small(Mean):
+        def forward(self, images):
+            if sum(image.shape[-1] for image in images) > 12:
+                raise MemoryError
+            return super().forward(images)
+
+    model = Small()
+    images = [gray(0.1), gray(0.2), torch.zeros(3, 4, 100), gray(0.3), gray(0.4)]
+    predictions = list(Predictor(model).stream(images, batch_size=5))
+    assert scores([*predictions[:2], *predictions[3:]]) == [0.1, 0.2, 0.3, 0.4]
+    with pytest.raises(torch.OutOfMemoryError, match=r"out of memory in the model: .*MemoryError"):
+        predictions[2].result()
+
+
+def test_filtering_by_score_copies_no_masks_that_all_stay():
+    model = Mean()
+    found = {"scores": torch.tensor([0.9, 0.8]), "masks": torch.zeros(2, 1, 4, 4)}
+    model.forward = lambda images: [found]
+    (prediction,) = Predictor(model, score_threshold=0.5).stream([gray(0)])
+    assert prediction.result()["masks"].data_ptr() == found["masks"].data_ptr()
