@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from maskrcnn_scratch.files import write_atomically
+from maskrcnn_scratch.weights.errors import ForbiddenGlobal, shown
+from maskrcnn_scratch.weights.torch_format import is_torch_file, read_torch_file
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -25,14 +26,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint, or holds objects that could run code.
+        ValueError: it is no checkpoint, is damaged (every part has a checksum), or holds objects
+            that could run code.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such checkpoint") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).partition("\n")[0] or "it is empty"
+        if not is_torch_file(path):
+            raise ValueError("no file of torch.save" if path.stat().st_size else "it is empty")
+        checkpoint = read_torch_file(path)
+    except ForbiddenGlobal as error:
+        raise ValueError(f"{path}: not a readable checkpoint (asks for {shown(error)})") from None
+    except Exception as error:  # bytes that are no checkpoint fail in their own ways
+        reason = shown(str(error).partition("\n")[0] or type(error).__name__, 200)
         raise ValueError(f"{path}: not a readable checkpoint ({reason})") from error
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
         raise ValueError(f"{path}: not a checkpoint, it holds no 'model'")

@@ -41,7 +41,7 @@ from maskrcnn_scratch.weights import (
     read_state_dict,
 )
 from maskrcnn_scratch.weights.categories import COCO_CATEGORIES
-from maskrcnn_scratch.weights.loading import load_backbone, load_pretrained
+from maskrcnn_scratch.weights.loading import load_backbone, load_pretrained, warn_of_values
 
 PYRAMID_LEVELS = 5  # P2 to P6
 
@@ -145,6 +145,7 @@ def load_trained(path: str | PathLike[str]) -> TrainedModel:
         names = checkpoint["class_names"]
         config = from_dict(ModelConfig, checkpoint["config"]["model"])
         model: FasterRCNN = build_model(config, max(names, default=0) + 1)
+        warn_of_values(checkpoint["model"], path)
         model.load_state_dict(checkpoint["model"])
         return TrainedModel(model.eval(), names, checkpoint["category_labels"])
     model = load_model(path)

@@ -1,4 +1,4 @@
-"""The one error of this package."""
+"""What goes wrong with weights, and how messages say it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from contextlib import contextmanager
 
 class WeightsError(RuntimeError):
     """Weights that cannot be had, read or used; the message says which and why, in one line."""
+
+
+class ForbiddenGlobal(Exception):
+    """A pickle asks for a name that weights have no use for; the message is the name."""
 
 
 def shown(text: object, length: int = 80) -> str:

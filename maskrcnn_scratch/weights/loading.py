@@ -74,6 +74,7 @@ def load_pretrained(
             raise WeightsError(f"{source}: {key} has another shape: {why}")
         skipped[key] = why
     fitting = {key: t for key, t in theirs.items() if key in ours and key not in skipped}
+    warn_of_values(fitting, source)
     model.load_state_dict(fitting, strict=False)
     report = LoadReport(list(fitting), inflated, skipped)
     if skipped or inflated:
@@ -92,10 +93,21 @@ def load_backbone(body: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     if stem is not None:
         in_channels = body.state_dict()["conv1.weight"].shape[1]
         tensors["conv1.weight"] = inflate_stem(stem, in_channels)
+    warn_of_values(tensors, "backbone weights")
     try:
         body.load_state_dict(tensors)
     except RuntimeError as error:
         raise WeightsError(f"weights of another backbone: {' '.join(str(error).split())}") from None
+
+
+def warn_of_values(state_dict: Mapping[str, Tensor], source: object) -> None:
+    """One warning, which names the first tensor, where weights hold NaN or infinite values."""
+    broken = [
+        key for key, t in state_dict.items() if t.is_floating_point() and not t.isfinite().all()
+    ]
+    if broken:
+        more = f" and {len(broken) - 1} more tensors" * (len(broken) > 1)
+        warnings.warn(f"{source}: NaN or infinite values in {broken[0]}{more}", stacklevel=3)
 
 
 def inflate_stem(weight: Tensor, in_channels: int) -> Tensor:

@@ -21,16 +21,12 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from maskrcnn_scratch.weights.errors import WeightsError
+from maskrcnn_scratch.weights.errors import ForbiddenGlobal, WeightsError
 
 _NUMERIC = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
 _MOST_DIMENSIONS = 64  # numpy's and torch's limit
 _LATIN1 = ("latin1", "latin-1")
 _MARK = object()
-
-
-class ForbiddenGlobal(pickle.UnpicklingError):
-    """The pickle asks for a name that weights have no use for."""
 
 
 class _Name(NamedTuple):

@@ -6,7 +6,6 @@ The format is told by the file's first bytes, not by its name. No format may run
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,18 +16,13 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.files import write_atomically
-from maskrcnn_scratch.weights.errors import WeightsError, shown
-from maskrcnn_scratch.weights.pickle_format import (
-    ForbiddenGlobal,
-    read_array_pickle,
-    write_array_pickle,
-)
+from maskrcnn_scratch.weights.errors import ForbiddenGlobal, WeightsError, shown
+from maskrcnn_scratch.weights.pickle_format import read_array_pickle, write_array_pickle
 from maskrcnn_scratch.weights.safetensors_format import read_safetensors, write_safetensors
+from maskrcnn_scratch.weights.torch_format import is_torch_file, read_torch_file
 
 __all__ = ["read_state_dict", "write_state_dict"]
 
-_ZIP = b"PK\x03\x04"  # torch.save since 1.6
-_TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before: its magic number
 _PICKLE = b"\x80"
 
 _MODEL_KEYS = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
@@ -87,10 +81,10 @@ def write_state_dict(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
 
 
 def _read(file: Path) -> Any:
+    if is_torch_file(file):
+        return read_torch_file(file)
     with file.open("rb") as stream:
-        head = stream.read(len(_TORCH_LEGACY))
-    if head.startswith((_ZIP, _TORCH_LEGACY)):
-        return _read_torch(file)
+        head = stream.read(16)
     if head[5:9] == b"\0\0\0{":  # the length of a header below a terabyte, and the header
         return read_safetensors(file)
     if head.startswith(_PICKLE):
@@ -98,16 +92,6 @@ def _read(file: Path) -> Any:
     raise WeightsError(
         f"{file}: not a weights file (.pth, .safetensors or detectron2 .pkl): it begins {head!r}"
     )
-
-
-def _read_torch(file: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted is None:
-            raise
-        raise _refusal(file, wanted[1]) from None
 
 
 def _refusal(file: Path, wanted: str) -> WeightsError:
@@ -127,6 +111,8 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
     for key, value in content.items():
         if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "fiub":
             value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
+        if isinstance(value, Tensor):
+            _check_tensor(shown(repr(key)), value, file)
         if not isinstance(key, str) or not isinstance(value, Tensor):
             name = repr(key) if type(key) in (str, int) else f"the key {type(key).__name__}"
             raise WeightsError(
@@ -136,6 +122,15 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
     if all(map(_WRAPPERS.match, tensors)):
         tensors = {_WRAPPERS.sub("", key, count=1): value for key, value in tensors.items()}
     return tensors
+
+
+def _check_tensor(name: str, tensor: Tensor, file: Path) -> None:
+    """Raises a WeightsError for tensors that are no plain numbers, or more than the file has."""
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not plain or tensor.is_quantized or tensor.is_complex():
+        raise WeightsError(f"{file}: {name} is no plain tensor of numbers")
+    if tensor.numel() * tensor.itemsize > file.stat().st_size:
+        raise WeightsError(f"{file}: {name} has more values than the file")
 
 
 def _first_sentence(error: Exception) -> str:

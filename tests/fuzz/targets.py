@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import pickletools
 import tempfile
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.weights import read_state_dict
 
 REFUSALS = (ValueError, OSError, RuntimeError)  # what the command line turns into one line
@@ -70,7 +74,52 @@ def pickle_target() -> Target:
     return Target(seeds, tokens, read_weights)
 
 
-TARGETS: dict[str, Callable[[], Target]] = {"pickle": pickle_target}
+def torch_target() -> Target:
+    """The pickle inside the archive of ``torch.save``; the checksums are made to fit."""
+    content = {
+        "model": OrderedDict(a=torch.ones(2, 3), b=torch.nn.Parameter(torch.zeros(3).half())),
+        "epoch": 3,
+        "names": {1: "cat"},
+    }
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    archive = zipfile.ZipFile(stream)
+    parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    seed = parts.pop("archive/data.pkl")
+
+    def read(data: bytes, folder: Path) -> None:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as changed:
+            changed.writestr("archive/data.pkl", data)
+            for name, part in parts.items():
+                changed.writestr(name, part)
+        read_weights(file.getvalue(), folder)
+        read_run(file.getvalue(), folder)
+
+    return Target([seed], pickle_target().tokens, read)
+
+
+def torch_legacy_target() -> Target:
+    stream = io.BytesIO()
+    torch.save({"w": torch.ones(3)}, stream, _use_new_zipfile_serialization=False)
+    return Target([stream.getvalue()], pickle_target().tokens, read_weights)
+
+
+def read_run(data: bytes, folder: Path) -> None:
+    file = folder / "input.bin"
+    file.write_bytes(data)
+    try:
+        load_checkpoint(file)
+    except REFUSALS as error:
+        assert str(file) in str(error) and "\n" not in str(error), error
+        raise
+
+
+TARGETS: dict[str, Callable[[], Target]] = {
+    "pickle": pickle_target,
+    "torch": torch_target,
+    "torch-legacy": torch_legacy_target,
+}
 
 
 def in_a_folder(target: Target, data: bytes) -> None:
