@@ -48,8 +48,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{file}: {kind}")
     try:
         content = _read(file)
-    except WeightsError:
-        raise
+    except WeightsError as error:
+        raise error if str(file) in str(error) else WeightsError(f"{file}: {error}") from None
     except ForbiddenGlobal as error:
         raise _refusal(file, str(error)) from None
     except Exception as error:  # each format fails in its own ways on bytes that are not it

@@ -17,6 +17,7 @@ import torch
 
 from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.weights import read_state_dict
+from maskrcnn_scratch.weights.safetensors_format import write_safetensors
 
 REFUSALS = (ValueError, OSError, RuntimeError)  # what the command line turns into one line
 
@@ -74,6 +75,29 @@ def pickle_target() -> Target:
     return Target(seeds, tokens, read_weights)
 
 
+def safetensors_target() -> Target:
+    def seed(tensors: dict[str, torch.Tensor]) -> bytes:
+        stream = io.BytesIO()
+        write_safetensors(tensors, stream)
+        return stream.getvalue()
+
+    seeds = [seed({"a": torch.ones(2, 3), "b": torch.zeros(4).half()}), seed({"w": torch.eye(2)})]
+    names = (
+        "F32",
+        "BF16",
+        "C64",
+        "F8_E5M2",
+        "F4",
+        "shape",
+        "data_offsets",
+        "[0,",
+        ",-1]",
+        "1e9",
+        "{",
+    )
+    return Target(seeds, [name.encode() for name in names], read_weights)
+
+
 def torch_target() -> Target:
     """The pickle inside the archive of ``torch.save``; the checksums are made to fit."""
     content = {
@@ -117,6 +141,7 @@ def read_run(data: bytes, folder: Path) -> None:
 
 TARGETS: dict[str, Callable[[], Target]] = {
     "pickle": pickle_target,
+    "safetensors": safetensors_target,
     "torch": torch_target,
     "torch-legacy": torch_legacy_target,
 }
