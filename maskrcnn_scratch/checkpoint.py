@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from maskrcnn_scratch.files import write_atomically
-from maskrcnn_scratch.weights.errors import ForbiddenGlobal, shown
+from maskrcnn_scratch.plain_values import shown
+from maskrcnn_scratch.weights.errors import ForbiddenGlobal
 from maskrcnn_scratch.weights.torch_format import is_torch_file, read_torch_file
 
 

@@ -14,12 +14,6 @@ class ForbiddenGlobal(Exception):
     """A pickle asks for a name that weights have no use for; the message is the name."""
 
 
-def shown(text: object, length: int = 80) -> str:
-    """A name out of a file as a message can hold it: one line of ASCII, at most ``length`` long."""
-    escaped = str(text)[: length + 1].encode("unicode_escape").decode()
-    return escaped if len(escaped) <= length else f"{escaped[:length]}..."
-
-
 @contextmanager
 def naming(source: object) -> Iterator[None]:
     """Puts the name of the source before the message of a WeightsError raised inside."""

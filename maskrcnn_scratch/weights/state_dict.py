@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.files import write_atomically
-from maskrcnn_scratch.weights.errors import ForbiddenGlobal, WeightsError, shown
+from maskrcnn_scratch.plain_values import shown
+from maskrcnn_scratch.weights.errors import ForbiddenGlobal, WeightsError
 from maskrcnn_scratch.weights.pickle_format import read_array_pickle, write_array_pickle
 from maskrcnn_scratch.weights.safetensors_format import read_safetensors, write_safetensors
 from maskrcnn_scratch.weights.torch_format import is_torch_file, read_torch_file
