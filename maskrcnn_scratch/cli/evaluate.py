@@ -37,6 +37,7 @@ def evaluate(
     device: str = "auto",
     batch_size: int = 1,
     num_workers: int = 2,
+    allow_outside: bool = False,
 ) -> int:
     """COCO's twelve numbers for boxes and masks.
 
@@ -59,6 +60,7 @@ def evaluate(
         device: Where the model runs: auto, cpu, cuda, cuda:1 ...
         batch_size: Images at a time.
         num_workers: Processes that read images.
+        allow_outside: Read images whose file_name leads out of the folder.
     """
     options: dict[str, Any] = {
         "min_score": min_score,
@@ -75,7 +77,7 @@ def evaluate(
     elif weights is not None and results is None:
         scores = evaluate_weights(
             weights, annotations, images or find_image_folder(annotations), pick_device(device),
-            iou_type,
+            iou_type, allow_outside,
             batch_size=batch_size, num_workers=num_workers, results_file=save_results, **options,
         )  # fmt: skip
     else:
@@ -101,6 +103,7 @@ def evaluate_weights(
     images: Path,
     device: str,
     iou_type: IouType | None,
+    allow_outside: bool,
     **options: Any,
 ) -> Mapping[IouType, CocoScore]:
     """Run the model of a weights file over a data set and score it; as ``evaluate_model``."""
@@ -111,7 +114,7 @@ def evaluate_weights(
     from maskrcnn_scratch.evaluation.model_results import evaluate_model
 
     trained = load_trained(weights)
-    dataset = CocoDataset(annotations, images, trained.category_labels)
+    dataset = CocoDataset(annotations, images, trained.category_labels, allow_outside=allow_outside)
     compare_classes(trained, dataset)
     kinds: tuple[IouType, ...] = (
         ("bbox", "segm") if trained.model.roi_heads.has_mask() else ("bbox",)

@@ -17,7 +17,7 @@ from maskrcnn_scratch.cli import FAILURE, UsageError, pick_device
 if TYPE_CHECKING:
     from maskrcnn_scratch.builders.from_config import TrainedModel
 
-# Files that a folder is searched for; a file named outright may be of any kind that Pillow reads.
+# Files that a folder is searched for; a file named outright may have any name.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 

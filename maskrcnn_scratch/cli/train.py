@@ -101,10 +101,13 @@ def check_output(config: TrainConfig) -> None:
 def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     """Data sets, model and evaluation as the configuration says."""
     assert config.train_annotations is not None and config.train_images is not None
-    images = CocoDataset(config.train_annotations, config.train_images)
+    outside = config.allow_outside
+    images = CocoDataset(config.train_annotations, config.train_images, allow_outside=outside)
     val_set = None
     if config.val_annotations is not None and config.val_images is not None:
-        val_set = CocoDataset(config.val_annotations, config.val_images, images.category_labels)
+        val_set = CocoDataset(
+            config.val_annotations, config.val_images, images.category_labels, allow_outside=outside
+        )
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         scores = evaluate_model(model, val_set, device=device, num_workers=config.num_workers)

@@ -20,8 +20,12 @@ from torch.utils.data import Dataset
 from maskrcnn_scratch.data.coco_json import PackedSegmentation, read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.ops import rle
+from maskrcnn_scratch.plain_values import shown
 
 Target = dict[str, Any]
+
+_LONGEST_PATH = 4096  # characters; Linux's limit in bytes
+_TOO_MUCH = 2.0**63
 
 
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
@@ -42,6 +46,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     Without it the categories get 1 to C in the order of their ids; a trained model needs the
     mapping it was trained with. ``categories`` are the names by id that the file itself has.
 
+    A file name that leads out of the image folder is refused unless ``allow_outside``.
+
     Raises ``FileNotFoundError`` where file or folder are missing; ``ValueError`` for a file that is
     no COCO data set or holds no image, for duplicate image ids and unknown image or category ids;
     and, when an item is read, for a mask that is missing or malformed and an image of another size
@@ -55,10 +61,12 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         category_labels: Mapping[int, int] | None = None,
         apply_exif: bool = True,
         keep_crowd: bool = False,
+        allow_outside: bool = False,
     ) -> None:
         self.annotation_file = Path(annotation_file)
         self.image_folder = Path(image_folder)
         self.apply_exif = apply_exif
+        self.allow_outside = allow_outside
         if not self.image_folder.is_dir():
             raise FileNotFoundError(f"{image_folder}: no such folder of images")
         content = read_coco_json(annotation_file)
@@ -86,6 +94,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         size = int(self.sizes[index, 0]), int(self.sizes[index, 1])
         rows = slice(self._first_rows[index], self._first_rows[index + 1])
+        image = self._read_image(index, size)  # before masks of the size that the file claims
         target = {
             "boxes": torch.from_numpy(self._boxes[rows].astype(np.float32)),
             "labels": torch.from_numpy(self._labels[rows].astype(np.int64)),
@@ -94,12 +103,17 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             "iscrowd": torch.from_numpy(self._crowds[rows].astype(np.uint8)),
             "annotation_ids": torch.from_numpy(self._ids[rows].astype(np.int64)),
             "image_id": int(self.image_ids[index]),
-            "file_name": str(self.file_names[index]),
+            "file_name": self.file_name(index),
         }
-        return self._read_image(index, size), target
+        return image, target
+
+    def file_name(self, index: int) -> str:
+        """Of an image, as the annotation file has it."""
+        start, end = self._file_name_ends[index : index + 2]
+        return self._file_names[start:end].tobytes().decode()
 
     def _read_image(self, index: int, size: tuple[int, int]) -> Tensor:
-        path = self.image_folder / str(self.file_names[index])
+        path = self.image_folder / self.file_name(index)
         image = read_image(path, self.apply_exif)
         found = image.shape[1:]
         if found != size:
@@ -131,28 +145,36 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     def _read_categories(self, categories: list[dict[str, Any]]) -> dict[int, str]:
         try:
-            return {parse_id(c.get("id")): str(c.get("name", c["id"])) for c in categories}
+            return {
+                parse_id(c.get("id")): parse_text(str(c.get("name", c["id"]))) for c in categories
+            }
         except ValueError as error:
             raise ValueError(f"{self.annotation_file}: categories: {error}") from None
 
     def _index_images(self, images: list[dict[str, Any]]) -> None:
         table = np.empty((len(images), 3), np.int64)
+        names: list[bytes] = []
         for row, image in zip(table, images, strict=True):
-            if "file_name" not in image:
+            try:
+                name = parse_file_name(image.get("file_name"), self.allow_outside)
+            except ValueError as error:
                 raise ValueError(
-                    f"{self.annotation_file}: image id {image.get('id')}: no file_name"
-                )
+                    f"{self.annotation_file}: image id {shown(image.get('id'))}: {error}"
+                ) from None
+            names.append(name.encode())
             try:
                 row[:] = parse_id(image.get("id")), image["height"], image["width"]
                 if min(row[1:]) < 1:
                     raise ValueError(f"{row[1]} x {row[2]} pixels")
             except (KeyError, ValueError, TypeError, OverflowError) as error:
                 raise ValueError(
-                    f"{self.annotation_file}: image id {image.get('id')} "
-                    f"({image['file_name']}): id, height or width: {error}"
+                    f"{self.annotation_file}: image id {shown(image.get('id'))} "
+                    f"({shown(name)}): id, height or width: {shown(error)}"
                 ) from None
         self.image_ids, self.sizes = table[:, 0].copy(), table[:, 1:].copy()
-        self.file_names = np.array([image["file_name"] for image in images], np.str_)
+        # Not an array of texts, which gives each name the memory of the longest.
+        self._file_names = np.frombuffer(b"".join(names), np.uint8)
+        self._file_name_ends = np.cumsum([0, *map(len, names)])
         ids, counts = np.unique(self.image_ids, return_counts=True)
         if counts.max() > 1:
             twice = ids[counts.argmax()]
@@ -165,9 +187,10 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         for row, annotation in zip(table, annotations, strict=True):
             try:
                 row[:] = self._parse(annotation, index_of)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise ValueError(
-                    f"{self.annotation_file}: annotation {annotation.get('id')}: {error}"
+                    f"{self.annotation_file}: annotation {shown(annotation.get('id'))}: "
+                    f"{shown(error, 200)}"
                 ) from None
         images = table[:, 0].astype(np.int64)
         limits = self.sizes[images][:, [1, 0, 1, 0]]  # [A, 4]
@@ -200,9 +223,9 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         image_id, category_id = annotation["image_id"], annotation["category_id"]
         parse_id(annotation["id"])
         if image_id not in index_of:
-            raise ValueError(f"unknown image id {image_id!r}")
+            raise ValueError(f"unknown image id {shown(repr(image_id))}")
         if category_id not in self.category_labels:
-            raise ValueError(f"unknown category id {category_id!r}")
+            raise ValueError(f"unknown category id {shown(repr(category_id))}")
         x, y, width, height = parse_bbox(annotation["bbox"])
         return (
             index_of[image_id],
@@ -258,21 +281,45 @@ def to_coco(dataset: Dataset[tuple[Tensor, Target]]) -> dict[str, Any]:
 def parse_id(id: object) -> int:
     """An id; ``ValueError`` unless it is a whole number of 64 bits."""
     if not isinstance(id, (int, float)) or id != id // 1 or abs(id) >= 2**63:
-        raise ValueError(f"id is not a whole number: {id!r}")
+        raise ValueError(f"id is not a whole number: {shown(repr(id))}")
     return int(id)
+
+
+def parse_text(text: str) -> str:
+    """The text; ``ValueError`` unless it can be written as UTF-8 (JSON can spell other ones)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"text with lone surrogates: {shown(text)}") from None
+    return text
+
+
+def parse_file_name(name: object, allow_outside: bool = False) -> str:
+    """A file's path in the image folder; ``ValueError`` where it is none, or leads out of it."""
+    if not isinstance(name, str) or not name:
+        raise ValueError("no file_name")
+    if "\0" in name or len(name) > _LONGEST_PATH:
+        raise ValueError(f"file_name cannot be that of a file: {shown(name)}")
+    path = Path(parse_text(name))
+    if not allow_outside and (path.is_absolute() or path.drive or ".." in path.parts):
+        raise ValueError(
+            f"file_name leads out of the image folder: {shown(name)}; --allow-outside "
+            "(allow_outside=True) reads it all the same"
+        )
+    return name
 
 
 def parse_area(area: object) -> float:
     """An annotation's area in pixels; ``ValueError`` unless it is a number from 0."""
-    if not isinstance(area, (int, float)) or not 0 <= area < math.inf:
-        raise ValueError(f"area is not a number of pixels: {area!r}")
-    return area
+    if not isinstance(area, (int, float)) or not 0 <= area < _TOO_MUCH:
+        raise ValueError(f"area is not a number of pixels: {shown(repr(area))}")
+    return float(area)
 
 
 def parse_crowd(iscrowd: object) -> bool:
     """Whether an annotation is of a crowd; ``ValueError`` unless it is 0, 1 or missing."""
     if iscrowd not in (0, 1, None):
-        raise ValueError(f"iscrowd is neither 0 nor 1: {iscrowd!r}")
+        raise ValueError(f"iscrowd is neither 0 nor 1: {shown(repr(iscrowd))}")
     return bool(iscrowd)
 
 
@@ -280,8 +327,8 @@ def parse_bbox(bbox: object) -> tuple[float, float, float, float]:
     """An annotation's (x, y, width, height); ``ValueError`` unless it is four finite numbers."""
     try:
         x, y, width, height = map(float, bbox)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        raise ValueError(f"bbox is not four numbers: {bbox!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"bbox is not four numbers: {shown(repr(bbox))}") from None
     if not all(map(math.isfinite, (x, y, width, height))):
-        raise ValueError(f"bbox is not finite: {bbox!r}")
+        raise ValueError(f"bbox is not finite: {shown(repr(bbox))}")
     return x, y, width, height

@@ -12,12 +12,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.data.coco import parse_area, parse_bbox, parse_crowd, parse_id
+from maskrcnn_scratch.data.coco import (
+    parse_area,
+    parse_bbox,
+    parse_crowd,
+    parse_file_name,
+    parse_id,
+    parse_text,
+)
 from maskrcnn_scratch.data.coco_json import read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.dataset_check.model_fit import Geometry, ModelFit, fit_model, num_anchors
 from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.ops.boxes import box_iou
+from maskrcnn_scratch.plain_values import shown
 
 Entry = dict[str, Any]
 Severity = Literal["error", "warning"]
@@ -110,8 +118,8 @@ def _well_formed(
             if name in fields and name not in bad and entry[name] < 1
         ]
         if bad:
-            shown = ", ".join(f"{name} is {entry.get(name)!r}" for name in bad)
-            where = f"{what} id {entry.get('id')!r}: {shown}"
+            values = ", ".join(f"{name} is {shown(repr(entry.get(name)))}" for name in bad)
+            where = f"{what} id {shown(repr(entry.get('id')))}: {values}"
             problems.append(Problem("error", f"{what} entry incomplete", where))
         else:
             good.append(entry)
@@ -119,10 +127,13 @@ def _well_formed(
 
 
 def _is(value: object, kind: type) -> bool:
-    if kind is not int:
-        return isinstance(value, kind)
     try:
-        parse_id(value)
+        if kind is int:
+            parse_id(value)
+        elif isinstance(value, str):
+            parse_text(value)
+        else:
+            return False
     except ValueError:
         return False
     return True
@@ -154,7 +165,12 @@ def _check_images(images: list[Entry], folder: Path, decode: bool) -> Iterator[P
     for name in _repeated(image["file_name"] for image in images):
         yield Problem("warning", "image file given twice", image=name)
     for image in images:
-        path = folder / image["file_name"]
+        try:
+            path = folder / parse_file_name(image["file_name"])
+        except ValueError as error:
+            kind = "image file outside of the folder, or no file name"
+            yield Problem("error", kind, f"image id {image['id']}: {error}")
+            continue
         for severity, kind, detail in _check_image_file(path, image, decode):
             yield Problem(severity, kind, detail, image["file_name"])
 

@@ -66,7 +66,7 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
     if not polygons:
         raise ValueError("segmentation holds no polygon")
     polygon = _library().polygon
-    rles = [_rle(polygon(np.asarray(xy, np.float64), *size), size) for xy in polygons]
+    rles = [_rle(polygon(_coordinates(xy), *size), size) for xy in polygons]
     return rles[0] if len(rles) == 1 else merge(rles)
 
 
@@ -79,18 +79,26 @@ def from_segmentation(segmentation: object, size: tuple[int, int]) -> Rle:
     if isinstance(segmentation, Mapping):
         if not {"size", "counts"} <= segmentation.keys():
             raise ValueError("segmentation is an RLE without size or counts")
-        if tuple(segmentation["size"]) != tuple(size):
+        given = segmentation["size"]
+        if not isinstance(given, (list, tuple)) or [*map(type, given)] != [int, int]:
+            raise ValueError("segmentation is an RLE whose size is not (height, width)")
+        if tuple(given) != tuple(size):
             raise ValueError(
                 f"mask is {_by(segmentation['size'])} (height x width), its image {_by(size)}"
             )
         counts = segmentation["counts"]
         if isinstance(counts, (str, bytes)):
-            _library().to_counts(counts, *size)  # raises where the text is damaged
-            return _rle(counts if isinstance(counts, str) else counts.decode("ascii"), size)
-        lengths = np.asarray(counts)
-        if lengths.ndim != 1 or lengths.dtype.kind != "i" or (lengths < 0).any():
-            raise ValueError("segmentation is an RLE whose counts are no list of run lengths")
-        return _rle(_library().from_counts(lengths.astype(np.int64), *size), size)
+            text = counts if isinstance(counts, bytes) else counts.encode("ascii", "replace")
+            _library().to_counts(text, *size)  # raises where the text is damaged
+            return _rle(text.decode("ascii"), size)
+        pixels = size[0] * size[1]
+        if not isinstance(counts, (list, tuple)) or not all(
+            type(length) is int and 0 <= length <= pixels for length in counts
+        ):
+            raise ValueError(
+                "segmentation is an RLE whose counts are no list of run lengths inside the image"
+            )
+        return _rle(_library().from_counts(counts, *size), size)
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, (str, bytes)):
         if any(isinstance(polygon, (int, float)) for polygon in segmentation):
             raise ValueError("segmentation is a list of numbers; a list of polygons is needed")
@@ -122,6 +130,17 @@ def from_packed(packed: ArrayLike, size: tuple[int, int], num_threads: int = 1) 
     """
     words = np.asarray(packed, np.int64).view(np.uint64)
     return [_rle(text, size) for text in _library().packed(words, *size, num_threads)]
+
+
+def _coordinates(polygon: object) -> np.ndarray:
+    """A polygon's numbers, float64; ``ValueError`` where it is no flat list of them."""
+    try:
+        numbers = np.asarray(polygon, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.empty((0, 0))
+    if numbers.ndim != 1:
+        raise ValueError("a polygon is no list of numbers")
+    return numbers
 
 
 def _rle(counts: str, size: Sequence[int]) -> Rle:

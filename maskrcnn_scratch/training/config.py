@@ -26,6 +26,8 @@ class TrainConfig:
     """COCO annotation file for the validation loss and AP."""
     val_images: str | None = None
     """Folder of its images; likewise."""
+    allow_outside: bool = False
+    """Read images whose file_name leads out of their folder."""
     output: str = "runs/train"
     """Folder for checkpoints, logs and the configuration; must not hold another run."""
 
