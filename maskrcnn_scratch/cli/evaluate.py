@@ -58,7 +58,9 @@ def evaluate(
             it "bbox" and "segm" hold such a "stats" each.
         save_results: Write the model's detections to this file, as COCO results.
         device: Where the model runs: auto, cpu, cuda, cuda:1 ...
-        batch_size: Images at a time.
+        batch_size: Images at a time, at most. Only images that are padded to the same size share a
+            batch, since padding changes results: they do not depend on this option, except for
+            rounding.
         num_workers: Processes that read images.
         allow_outside: Read images whose file_name leads out of the folder.
     """

@@ -56,7 +56,9 @@ def predict(
         overwrite: Replace files that are there already.
         device: Where the model runs: auto, cpu, cuda, cuda:1 ...
         precision: Of the networks. bf16 is much faster on hardware that multiplies in it.
-        batch_size: Images that the model gets at a time. More are faster on a GPU.
+        batch_size: Images that the model gets at a time, at most. Only images that are padded to
+            the same size share a batch, since padding changes results: they do not depend on this
+            option, except for rounding.
     """
     import torch
     from tqdm import tqdm

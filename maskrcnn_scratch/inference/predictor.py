@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch.data.image import image_to_tensor, read_image
 from maskrcnn_scratch.data.jpeg_on_device import SUFFIXES, read_jpeg
+from maskrcnn_scratch.evaluation.same_padding import group_by_padding
 from maskrcnn_scratch.inference.out_of_memory import naming_stage
 from maskrcnn_scratch.inference.prefetch import map_ahead
 from maskrcnn_scratch.structures import Result
@@ -97,8 +98,9 @@ class Predictor:
         """What the model finds, on the CPU, in the pixels of the image as it is shown.
 
         Args:
-            images: one image, or a list or tuple of them that the model gets as one batch; kinds as
-                in :func:`to_image_tensor`.
+            images: one image, or a list or tuple of them that the model gets as one batch, as
+                torchvision's models do: padding to the largest of them changes the results of the
+                others a little (:meth:`stream` does not). Kinds as in :func:`to_image_tensor`.
 
         Returns:
             ``boxes`` float ``[D, 4]`` xyxy, ``labels`` int64 ``[D]``, ``scores`` ``[D]``, ``masks``
@@ -128,8 +130,9 @@ class Predictor:
 
         Args:
             images: of any number, kinds as in :func:`to_image_tensor`.
-            batch_size: how many the model gets at a time. On a GPU more are faster, at the price of
-                memory; images of similar sizes share a batch best.
+            batch_size: how many the model gets at a time, at most: of so many consecutive images
+                those that are padded to the same size share a batch. Results therefore do not
+                depend on it, except for rounding (``evaluation.same_padding``).
             threads: that read images.
 
         Yields:
@@ -158,7 +161,10 @@ class Predictor:
 
     def _fill(self, batch: list[Prediction]) -> list[Prediction]:
         """Gives the images that could be read their results."""
-        self._fill_at_once([prediction for prediction in batch if prediction.error is None])
+        readable = [prediction for prediction in batch if prediction.error is None]
+        images = [prediction.image for prediction in readable if prediction.image is not None]
+        for group in group_by_padding(self.model, images):
+            self._fill_at_once([readable[index] for index in group])
         return batch
 
     def _fill_at_once(self, readable: list[Prediction]) -> None:

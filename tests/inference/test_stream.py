@@ -45,6 +45,29 @@ def test_order_and_batches(batch_size, batches):
     assert torch.equal(predictions[3].image, gray(0.3))
 
 
+def test_only_images_of_the_same_padded_size_share_a_batch(small_model):
+    """Before, six images of two sizes in one batch differed from one at a time."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(96, 128), (128, 96), (96, 128), (64, 160), (128, 96), (96, 127)]
+    images = [torch.rand(3, *shape, generator=generator) for shape in shapes]
+    seen = []
+    hook = small_model.backbone.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape))
+    try:
+        together = list(Predictor(small_model).stream(images, batch_size=6))
+        batches = seen.copy()
+        alone = [Predictor(small_model)(image) for image in images]
+    finally:
+        hook.remove()
+    assert sum(batch[0] for batch in batches) == len(images)
+    assert len(batches) < len(images), "nothing was batched"
+    assert {batch[2:] for batch in batches} == {batch[2:] for batch in seen[len(batches) :]}
+    for expected, prediction in zip(alone, together, strict=True):
+        found = prediction.result()
+        assert len(found["scores"]) == len(expected["scores"]) > 0
+        torch.testing.assert_close(found["scores"], expected["scores"], rtol=0, atol=1e-4)
+        torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=0, atol=1e-2)
+
+
 def test_nothing():
     assert list(Predictor(Mean()).stream([])) == []
 
