@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 CSRC := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test cuda-report demo lint format clean check
+.PHONY: help setup test fuzz cuda-report demo lint format clean check
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,13 @@ setup: $(VENV)/built ## virtual environment, dependencies, extension
 
 test: setup ## all tests; set MASKRCNN_DATA to a data folder to test on real data too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+FUZZ_SECONDS ?= 300
+FUZZ_TARGETS ?= pickle safetensors torch torch-legacy rle polygon
+fuzz: setup ## damaged inputs to the readers of files, FUZZ_SECONDS each; findings go to fuzz-findings/
+	for target in $(FUZZ_TARGETS); do \
+	  $(BIN)/python -m tests.fuzz.run $$target --seconds $(FUZZ_SECONDS) --seed $$(date +%s) || exit 1; \
+	done
 
 cuda-report: $(VENV)/installed ## registers, spills and shared memory of each CUDA kernel; needs nvcc
 	$(BIN)/python tools/cuda_report.py

@@ -65,6 +65,11 @@ class Predictor:
         predictor = Predictor(model, score_threshold=0.5)
         result = predictor("street.jpg")
 
+    A process that has computed with several threads must not be forked to compute on in the child:
+    the threads of OpenMP, which torch uses, do not exist there, and the child waits for them without
+    end, as with torch alone. Start processes with the "spawn" method (``multiprocessing``), or call
+    ``torch.set_num_threads(1)`` first in the child, as the workers of a ``DataLoader`` do.
+
     Args:
         model: takes a list of ``[C, H, W]`` tensors, gives a list of dicts of tensors, as
             :class:`MaskRCNN` does. It is switched to evaluation and, with ``device``, moved.

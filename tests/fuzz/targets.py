@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import pickletools
 import tempfile
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from maskrcnn_scratch.checkpoint import load_checkpoint
+from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.weights import read_state_dict
 from maskrcnn_scratch.weights.safetensors_format import write_safetensors
 
@@ -139,9 +141,60 @@ def read_run(data: bytes, folder: Path) -> None:
         raise
 
 
+def read_segmentation(data: bytes, folder: Path) -> None:
+    """JSON as an annotation's segmentation, on an image of 20 x 30."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    size = (20, 30)
+    mask = rle.decode(rle.from_segmentation(value, size))
+    assert mask.shape == size and mask.max() <= 1
+
+
+def rle_target() -> Target:
+    masks = [
+        np.eye(20, 30, dtype=np.uint8),
+        np.zeros((20, 30)),
+        np.random.default_rng(0).random((20, 30)) > 0.5,
+    ]
+    seeds = [json.dumps(rle.encode(mask)).encode() for mask in masks]
+    seeds.append(b'{"size": [20, 30], "counts": [20, 5, 575]}')
+    tokens = [
+        b"4294967296",
+        b"-1",
+        b"18446744073709551616",
+        b"oooooooo",
+        b"0" * 20,
+        b"[20, 30]",
+        b"1e9",
+    ]
+    return Target(seeds, tokens, read_segmentation)
+
+
+def polygon_target() -> Target:
+    seeds = [b"[[1, 2, 8, 2, 8.5, 9.25]]", b"[[0, 0, 30, 0, 30, 20, 0, 20], [3, 3, 9, 3, 9, 9]]"]
+    tokens = [
+        b"1e6",
+        b"-1e6",
+        b"1e300",
+        b"NaN",
+        b"Infinity",
+        b"-0.0",
+        b"2147483648",
+        b"{}",
+        b'"a"',
+        b"[",
+        b"],[",
+    ]
+    return Target(seeds, tokens, read_segmentation)
+
+
 TARGETS: dict[str, Callable[[], Target]] = {
     "pickle": pickle_target,
     "safetensors": safetensors_target,
+    "rle": rle_target,
+    "polygon": polygon_target,
     "torch": torch_target,
     "torch-legacy": torch_legacy_target,
 }
