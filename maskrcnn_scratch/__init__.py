@@ -1,7 +1,7 @@
 """Mask R-CNN with a ResNet-50-FPN, rebuilt from its papers; start at ``generalized_rcnn.py``.
 
-The names below are loaded when they are first asked for, so that ``import maskrcnn_scratch`` and
-``maskrcnn --help`` cost nothing.
+The names below are imported on first use, so that ``import maskrcnn_scratch`` and
+``maskrcnn --help`` do not import torch.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
         MaskRCNN_ResNet50_FPN_Weights,
         ResNet50_Weights,
     )
+
+__version__ = "0.2.0"
 
 _MODULES = {
     "backbone": (

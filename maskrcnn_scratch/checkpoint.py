@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code."""
+"""Training checkpoints: written atomically, read without running code."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from maskrcnn_scratch.weights.torch_format import is_torch_file, read_torch_file
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Writes tensors, numbers, strings, lists and dicts of them.
+    """Writes a dict of tensors, numbers, strings, and lists and dicts of them.
 
     Raises:
-        OSError: no space or no permission; a checkpoint that was there before is still there.
+        OSError: no space or no permission; an older checkpoint at ``path`` is kept.
     """
     write_atomically(path, lambda file: torch.save(checkpoint, file))
 
@@ -27,20 +27,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint, is damaged (every part has a checksum), or holds objects
-            that could run code.
+        ValueError: the file is not a checkpoint, is damaged (every part has a checksum), or
+            contains objects that could run code.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
         if not is_torch_file(path):
-            raise ValueError("no file of torch.save" if path.stat().st_size else "it is empty")
+            what = "not a file of torch.save" if path.stat().st_size else "the file is empty"
+            raise ValueError(what)
         checkpoint = read_torch_file(path)
     except ForbiddenGlobal as error:
         raise ValueError(f"{path}: not a readable checkpoint (asks for {shown(error)})") from None
-    except Exception as error:  # bytes that are no checkpoint fail in their own ways
+    except Exception as error:  # files that are not checkpoints raise many types of errors
         reason = shown(str(error).partition("\n")[0] or type(error).__name__, 200)
         raise ValueError(f"{path}: not a readable checkpoint ({reason})") from error
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
-        raise ValueError(f"{path}: not a checkpoint, it holds no 'model'")
+        raise ValueError(f"{path}: not a checkpoint, it has no 'model'")
     return checkpoint

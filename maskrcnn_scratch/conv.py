@@ -1,4 +1,4 @@
-"""The convolution block that FPN, RPN and the heads are made of."""
+"""The convolution block that the FPN, the RPN and the heads consist of."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from torch import nn
 
 
 class Conv2dNormActivation(nn.Sequential):
-    """Convolution, then normalisation and ReLU where asked for; spatial size kept at stride 1.
+    """Convolution, optional normalisation, optional ReLU: ``[N, in, H, W]`` -> ``[N, out, H, W]``.
 
-    Keys of the state dict: ``0`` is the convolution, ``1`` the normalisation.
+    Padding keeps height and width. Keys of the state dict: ``0`` is the convolution, ``1`` the
+    normalisation.
 
     Args:
-        norm_layer: called with the number of channels; the convolution has a bias only without it.
-        activation: False leaves out the ReLU.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: side of the kernel, odd.
+        dilation: of the convolution.
+        norm_layer: called with the number of channels. Without it the convolution has a bias.
+        activation: whether a ReLU follows.
     """
 
     def __init__(
@@ -47,12 +52,12 @@ class Conv2dNormActivation(nn.Sequential):
 
 
 def accept_old_keys(module: nn.Module, renamed: Mapping[str, str]) -> None:
-    """Lets ``module`` load state dicts from before its convolutions became blocks.
+    """Lets ``module`` load state dicts of torchvision 0.12 and earlier.
 
     Args:
-        renamed: new name of a convolution by its old one, both relative to ``module``.
+        module: whose convolutions were not yet ``Conv2dNormActivation`` then.
+        renamed: the new name of each convolution by its old name, relative to ``module``.
     """
-
     module.register_load_state_dict_pre_hook(partial(_rename, renamed))
 
 

@@ -1,6 +1,6 @@
-"""Faster R-CNN (Ren et al. 2015): which parts it is made of.
+"""Faster R-CNN (Ren et al. 2015): the parts it consists of, and their defaults.
 
-``mask_rcnn.py`` adds the mask branch; ``builders/resnet50_fpn.py`` gives both a ResNet-50.
+``mask_rcnn.py`` adds the mask branch; ``builders/resnet50_fpn.py`` builds both on a ResNet-50.
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from maskrcnn_scratch import interfaces
-from maskrcnn_scratch.check_parts import check_parts
+from maskrcnn_scratch.check_parts import check_parts, check_replaced_parts
 from maskrcnn_scratch.conventions import Conventions
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.roi_heads import (
@@ -19,30 +22,32 @@ from maskrcnn_scratch.roi_heads import (
     TwoMLPHead,
 )
 from maskrcnn_scratch.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
+from maskrcnn_scratch.structures import StageOutputs, Target
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
 
 
 class FasterRCNN(GeneralizedRCNN):
-    """Faster R-CNN on any backbone; every part can be given, and has torchvision's default.
+    """Faster R-CNN on any backbone. Every part is an argument, with torchvision's default.
 
     Args:
-        backbone: gives feature maps by name and has ``out_channels``.
-        num_classes: with the background; None where the predictors are given.
+        backbone: see ``interfaces.Backbone``.
+        num_classes: background included; None if the predictors are passed in.
         min_size, max_size, image_mean, image_std: see ``GeneralizedRCNNTransform``.
-        rpn_anchor_generator: by default one size a level, 32 to 512, and three shapes.
+        rpn_anchor_generator: by default one size per level, 32 to 512 pixels, and three aspect
+            ratios.
         rpn_head: by default ``RPNHead``.
-        rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test: candidates of each level before NMS.
-        rpn_post_nms_top_n_train, rpn_post_nms_top_n_test: proposals of each image after it.
+        rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test: candidates per level before NMS.
+        rpn_post_nms_top_n_train, rpn_post_nms_top_n_test: proposals per image after NMS.
         rpn_nms_thresh, rpn_fg_iou_thresh, rpn_bg_iou_thresh, rpn_batch_size_per_image,
         rpn_positive_fraction, rpn_score_thresh: see ``RegionProposalNetwork``.
-        box_roi_pool: by default 7 x 7 from the maps "0" to "3".
+        box_roi_pool: by default 7 x 7 from the levels "0" to "3".
         box_head, box_predictor: by default ``TwoMLPHead`` and ``FastRCNNPredictor``.
         box_score_thresh, box_nms_thresh, box_detections_per_img, box_fg_iou_thresh,
         box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction, bbox_reg_weights: see
             ``RoIHeads``.
         mask_roi_pool, mask_head, mask_predictor: a mask branch; see ``MaskRCNN``.
-        conventions: of the default parts, where libraries differ.
-        **kwargs: to ``GeneralizedRCNNTransform``: ``size_divisible``, ``fixed_size``, ``paste``.
+        conventions: for the default parts; see ``Conventions``.
+        **kwargs: for ``GeneralizedRCNNTransform``: ``size_divisible``, ``fixed_size``, ``paste``.
 
     Raises:
         ValueError: parts that do not fit together.
@@ -148,10 +153,24 @@ class FasterRCNN(GeneralizedRCNN):
         super().__init__(backbone, rpn, roi_heads, transform)
         check_parts(self)
 
+    def run_stages(self, images: Sequence[Tensor]) -> StageOutputs:
+        check_replaced_parts(self)
+        return super().run_stages(images)
+
+    def losses(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Target] | None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        check_replaced_parts(self)
+        return super().losses(images, targets, generator)
+
 
 def default_roi_pool(
     output_size: int, conventions: Conventions, channels_last: bool = False
 ) -> MultiScaleRoIAlign:
+    """Pools ``[R, F, output_size, output_size]`` from the levels "0" to "3"."""
     return MultiScaleRoIAlign(
         ("0", "1", "2", "3"),
         output_size,
@@ -162,24 +181,30 @@ def default_roi_pool(
 
 
 def out_channels_of(backbone: interfaces.Backbone) -> int:
+    """Channels of the feature maps; raises a ValueError if the backbone does not say."""
     if not hasattr(backbone, "out_channels"):
         raise ValueError(
-            "backbone has no attribute out_channels: set it to the number of channels of its "
+            "the backbone has no attribute out_channels: set it to the number of channels of its "
             "feature maps (the same for all of them)"
         )
     return backbone.out_channels
 
 
 def number_of_classes(num_classes: int | None, name: str, predictor: object) -> int:
-    """Of the predictor to build; 0 if one is given. Raises a ValueError if both or neither are."""
+    """Classes of the predictor to build, background included; 0 if a predictor is passed in.
+
+    Raises:
+        ValueError: both or neither of ``num_classes`` and ``predictor`` are given, or there are
+            fewer than two classes.
+    """
     if (num_classes is None) == (predictor is None):
         raise ValueError(
-            f"give either num_classes or {name}: num_classes is {num_classes}, "
+            f"pass either num_classes or {name}: num_classes is {num_classes}, "
             f"{name} is {'missing' if predictor is None else 'given'}"
         )
     if num_classes is not None and num_classes < 2:
         raise ValueError(
-            f"num_classes is {num_classes}: it counts the background, so that one class of objects "
-            "makes it 2"
+            f"num_classes is {num_classes}: it includes the background, so that one class of "
+            "objects needs num_classes=2"
         )
     return num_classes or 0

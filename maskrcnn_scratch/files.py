@@ -28,9 +28,9 @@ def write_json(path: str | os.PathLike[str], content: object, indent: int | None
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Lets ``write`` fill a file beside ``path``, which replaces it once it is on the disk.
 
-    Of a symbolic link the target is replaced. Where several write one path at a time, it holds what
-    one of them wrote. A new file has the permissions that ``open`` would give it, and one that was
-    there keeps its own. Devices and pipes (all of ``/dev``) cannot be replaced: they are written to.
+    The target of a symbolic link is replaced, not the link. If several processes write one path,
+    it has what one of them wrote. A new file gets the permissions that ``open`` would give it; a
+    file that exists keeps its own. Devices and pipes, and all in ``/dev``, are written to instead.
 
     Raises:
         OSError: the file cannot be written; the message names it, and a file that was there before

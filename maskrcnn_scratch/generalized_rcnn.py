@@ -1,14 +1,14 @@
 """Mask R-CNN (He et al. 2017), stage by stage: read this file first.
 
-    image          -> transform      transform.py
+    images -> transform              transform.py
     -> backbone, FPN                 backbone/resnet.py, fpn.py
     -> anchors, RPN, proposals       rpn/anchors.py, head.py, proposals.py
     -> RoIAlign, box head, NMS       roi_heads/pooler.py, box_head.py, detections.py
     -> RoIAlign, mask head           roi_heads/pooler.py, mask_head.py
     -> paste                         transform.py, ops/paste_masks.py
 
-``faster_rcnn.py`` and ``mask_rcnn.py`` pick the parts; ``builders/resnet50_fpn.py`` puts them on a
-ResNet-50. Shapes: see ``structures``.
+``faster_rcnn.py`` and ``mask_rcnn.py`` choose the parts; ``builders/resnet50_fpn.py`` builds the
+published models. Shapes: see ``structures``.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ from maskrcnn_scratch.transform import GeneralizedRCNNTransform, image_size
 
 
 class GeneralizedRCNN(nn.Module):
-    """A detector in stages: transform, backbone, region proposals, RoI heads.
+    """A two-stage detector: transform, backbone, region proposals, RoI heads.
 
     Args:
-        backbone: see ``interfaces.Backbone``.
-        rpn: says where objects may be.
-        roi_heads: says what they are, where exactly, and which pixels are theirs.
-        transform: makes the batch and brings the results back to the original sizes.
+        backbone: computes feature maps; see ``interfaces.Backbone``.
+        rpn: proposes object regions.
+        roi_heads: classify the proposals, refine their boxes and predict a mask for each.
+        transform: makes the batch, and scales the results back to the original images.
 
-    ``check_target_values = False`` leaves out the one check of ``losses`` that waits for a GPU, for
-    a caller who has made it before the targets went there. ``image_dtype`` is what images should
-    have where it is not the dtype of the parameters (``inference.optimize``).
+    Attributes:
+        check_target_values: whether ``losses`` checks the values of the targets, which synchronises
+            with a GPU. A caller that has checked them on the CPU can switch it off.
+        image_dtype: the dtype that images must have, if it is not that of the parameters
+            (``inference.optimize``).
     """
 
     check_target_values = True
@@ -59,43 +61,51 @@ class GeneralizedRCNN(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
     ) -> dict[str, Tensor] | list[Result]:
-        """The losses in training mode, the detections in eval mode.
+        """``losses`` in training mode, ``detect`` in eval mode.
 
         Args:
-            images: ``[3, H, W]`` floats in 0-1, sizes may differ.
-            targets: one an image, needed in training mode.
+            images: float ``[3, H, W]`` in 0-1 each; sizes may differ.
+            targets: one per image; needed in training mode only.
         """
         if self.training:
             return self.losses(images, targets)
         return self.detect(images)
 
     def detect(self, images: Sequence[Tensor]) -> list[Result]:
-        """What is in each image, best first, in its own pixels.
+        """Detects the objects of each image.
+
+        Args:
+            images: as in ``forward``.
 
         Returns:
-            for each image ``boxes`` ``[D, 4]``, ``labels`` ``[D]``, ``scores`` ``[D]`` and
-            ``masks`` ``[D, 1, H, W]``, soft in 0-1 (threshold them at 0.5). ``D`` may be 0.
+            A dict per image, best detection first, in the pixels of that image: ``boxes``
+            ``[D, 4]``, ``labels`` ``[D]``, ``scores`` ``[D]`` and ``masks`` ``[D, 1, H, W]``,
+            which are probabilities (threshold them at 0.5). ``D`` may be 0.
         """
         return self.run_stages(images).results
 
     def run_stages(self, images: Sequence[Tensor]) -> StageOutputs:
-        """Everything ``detect`` computes on its way; ``.results`` is what it returns."""
-        batch, _ = self.transform(images)  # [N, 3, H, W] and the sizes inside of the padding
+        """Every intermediate result of ``detect``, which returns ``.results`` of it."""
+        batch, _ = self.transform(images)  # [N, 3, H, W], and the image sizes [N, 2]
         stages = self.run_batch(batch)
-        original_sizes = [image_size(image) for image in images]
-        stages.results = self.transform.postprocess(stages.detections, batch.sizes, original_sizes)
+        original_image_sizes = [image_size(image) for image in images]
+        stages.results = self.transform.postprocess(
+            stages.detections, batch.sizes, original_image_sizes
+        )
         return stages
 
     def run_batch(self, batch: ImageList) -> StageOutputs:
-        """The stages from a padded batch to padded detections: all shapes fixed, no waiting."""
-        features = self.extract_features(batch.tensors)  # {"0": [N, 256, H/4, W/4], ..., "pool"}
-        rpn = self.rpn(batch, features)  # of each anchor: objectness [N, A], deltas [N, A, 4]
+        """The stages from a padded batch to padded detections, without host synchronisation."""
+        features = self.extract_features(batch.tensors)  # {"0": [N, F, H/4, W/4], ..., "pool"}
+        rpn = self.rpn(batch, features)  # objectness [N, A], pred_bbox_deltas [N, A, 4]
         proposals = self.rpn.propose(rpn, batch.sizes)  # boxes [N, P, 4]
         class_logits, box_regression, detections = self.roi_heads.detect_boxes(
             features, proposals, batch
         )  # [N, P, C], [N, P, C, 4], boxes [N, D, 4]
         if self.roi_heads.has_mask():
-            detections.masks = self.roi_heads.detect_masks(features, detections, batch)
+            detections.masks = self.roi_heads.detect_masks(
+                features, detections, batch
+            )  # [N, D, 1, M, M]
         return StageOutputs(
             images=batch,
             features=features,
@@ -115,20 +125,24 @@ class GeneralizedRCNN(nn.Module):
         targets: Sequence[Target] | None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """The five losses, each a scalar; their sum is what training minimises.
+        """The five losses, each a scalar. Training minimises their sum.
 
-        Works in eval mode too, as the validation loss: nothing in the model changes, no random
-        number is taken from the global stream, and the same images give the same losses.
+        In eval mode this is the validation loss: the model does not change, no number is drawn from
+        the global generator, and the same images give the same losses.
 
         Args:
             images: as in ``forward``.
-            targets: one an image: ``boxes`` ``[G, 4]``, ``labels`` ``[G]`` from 1, ``masks``
-                ``[G, H, W]``; ``G`` may be 0.
-            generator: draws the anchors and proposals that enter the losses; by default the global
-                one in training mode and a fresh one in eval mode.
+            targets: one per image, in its pixels: ``boxes`` ``[G, 4]``, ``labels`` ``[G]`` from 1,
+                ``masks`` ``[G, H, W]``; ``G`` may be 0.
+            generator: source of random numbers for sampling anchors and proposals; by default the
+                global one in training mode, and one with seed 0 in eval mode.
+
+        Returns:
+            ``loss_classifier``, ``loss_box_reg``, ``loss_mask`` (with a mask branch),
+            ``loss_objectness`` and ``loss_rpn_box_reg``.
 
         Raises:
-            TypeError, ValueError: targets that make no sense, naming image and object.
+            TypeError, ValueError: invalid images or targets, naming the image and the object.
         """
         self.transform.check_images(images)
         if generator is None and not self.training:
@@ -141,9 +155,9 @@ class GeneralizedRCNN(nn.Module):
             self.check_target_values,
         )
         batch, targets = self.transform(images, targets)
-        features = self.extract_features(batch.tensors)
-        rpn = self.rpn(batch, features)
-        proposals = self.rpn.propose(rpn, batch.sizes, phase="training")
+        features = self.extract_features(batch.tensors)  # {"0": [N, F, H/4, W/4], ..., "pool"}
+        rpn = self.rpn(batch, features)  # objectness [N, A], pred_bbox_deltas [N, A, 4]
+        proposals = self.rpn.propose(rpn, batch.sizes, phase="training")  # boxes [N, P, 4]
         rpn_losses = self.rpn.losses(rpn, targets, generator)
         return {
             **self.roi_heads.losses(features, proposals, batch.padded_size, targets, generator),
@@ -151,18 +165,20 @@ class GeneralizedRCNN(nn.Module):
         }
 
     def extract_features(self, images: Tensor) -> dict[str, Tensor]:
-        """``[N, 3, H, W]`` to feature maps by name; a backbone with one map has it under "0".
+        """``[N, 3, H, W]`` to feature maps ``[N, F, H_l, W_l]`` by name, finest first.
+
+        The single map of a backbone that returns a tensor has the name "0".
 
         Raises:
-            ValueError: images of another device or dtype than the backbone's.
+            ValueError: the images are on another device, or of another dtype, than the backbone.
         """
-        parameter = next(self.parameters(), images)  # the first is the backbone's
+        parameter = next(self.parameters(), images)  # the first belongs to the backbone
         device, dtype = parameter.device, self.image_dtype or parameter.dtype
         if images.device != device or (
             images.dtype != dtype and not torch.is_autocast_enabled(device.type)
         ):
             raise ValueError(
-                f"the images are {images.dtype} on {images.device}, the model wants {dtype} on "
+                f"the images are {images.dtype} on {images.device}, the model expects {dtype} on "
                 f"{device}: convert one of them"
             )
         features = self.backbone(images)

@@ -1,9 +1,8 @@
-"""What each component must do to be swapped for another: a ``Protocol`` a component.
+"""What each component must do to be replaced by another one: a ``Protocol`` per component.
 
-Nothing has to inherit from these. Hand any object that fits to ``MaskRCNN(...)``.
+Nothing has to inherit from these. Pass any object that fits to ``MaskRCNN(...)``.
 
-Letters: ``N`` images, ``L`` levels, ``a`` anchors a cell, ``A`` anchors in all, ``R`` RoIs,
-``C`` classes with the background, ``P`` pooled side, ``M`` mask side.
+Shapes: see ``structures``; here ``E`` values describe one RoI.
 """
 
 from __future__ import annotations
@@ -20,40 +19,40 @@ from maskrcnn_scratch.structures import ImageList
 class Backbone(Protocol):
     """Images to feature maps."""
 
-    out_channels: int  # of every feature map
+    out_channels: int  # F, the same for every feature map
 
     def __call__(self, images: Tensor, /) -> dict[str, Tensor] | Tensor:
-        """``[N, 3, H, W]`` -> maps ``[N, out_channels, H_l, W_l]`` by name, finest first.
+        """``[N, 3, H, W]`` -> feature maps ``[N, F, H_l, W_l]`` by name, finest first.
 
-        A single tensor counts as ``{"0": tensor}``.
+        A single tensor is treated as ``{"0": tensor}``.
         """
         ...
 
 
 class AnchorGenerator(Protocol):
-    """Feature map sizes to reference boxes."""
+    """Sizes of the feature maps to reference boxes."""
 
     def num_anchors_per_location(self) -> list[int]:
-        """Anchors a cell at each level."""
+        """Anchors per location, ``a``, of each level."""
         ...
 
     def __call__(
         self, image_list: ImageList, feature_maps: Sequence[Tensor], /
     ) -> Sequence[Tensor]:
-        """Anchors ``[A, 4]`` for each image; all equal, as the images share a padded size."""
+        """Anchors ``[A, 4]`` per image; the same for all, as they share the padded size."""
         ...
 
 
 class RPNHead(Protocol):
-    """Feature maps to objectness and box offsets."""
+    """Feature maps to objectness and box deltas."""
 
     def __call__(self, features: Sequence[Tensor], /) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Logits ``[N, a, H_l, W_l]`` and offsets ``[N, 4 * a, H_l, W_l]`` of each level."""
+        """Objectness logits ``[N, a, H_l, W_l]`` and deltas ``[N, 4 * a, H_l, W_l]`` per level."""
         ...
 
 
 class NMS(Protocol):
-    """Chooses boxes. Soft or class-agnostic suppression goes here."""
+    """Selects boxes. Soft-NMS or class-agnostic NMS can be passed here."""
 
     def __call__(
         self,
@@ -65,13 +64,20 @@ class NMS(Protocol):
         num_groups: int,
         /,
     ) -> tuple[Tensor, Tensor]:
-        """Indices ``[N, max_out]`` of the kept slots, best first, and their number ``[N]``.
+        """Selects up to ``max_out`` boxes per image.
 
         Args:
             boxes: ``[N, K, 4]``.
-            scores: ``[N, K]``; -inf marks a slot that is not to be chosen.
+            scores: ``[N, K]``; -inf marks padding, which must not be selected.
             groups: int64 ``[N, K]`` in ``[0, num_groups)``: levels in the RPN, classes in the box
                 head.
+            iou_threshold: IoU above which the lower-scoring box of a group is suppressed.
+            max_out: number of entries per image in the result.
+            num_groups: number of groups.
+
+        Returns:
+            indices: int64 ``[N, max_out]`` in ``[0, K)``, best first; padding may be any of them.
+            counts: int64 ``[N]``, the number of selected boxes.
         """
         ...
 
@@ -88,70 +94,82 @@ class RoIPooler(Protocol):
         image_shapes: Sequence[tuple[int, int]],
         /,
     ) -> Tensor:
-        """``[R, C, P, P]`` for RoIs ``[R, 5]`` (image index, x1, y1, x2, y2) or a list of boxes.
+        """Pools ``[R, F, S, S]``.
 
-        ``image_shapes`` holds one entry, the padded (height, width) that all images share.
+        Args:
+            features: ``[N, F, H_l, W_l]`` by name.
+            boxes: RoIs ``[R, 5]`` (image index, x1, y1, x2, y2), or a list with boxes ``[R_n, 4]``
+                of each image.
+            image_shapes: the model passes one entry, the padded size (height, width).
         """
         ...
 
 
 class BoxHead(Protocol):
-    """Pooled features to one vector a RoI."""
+    """Pooled features to one vector per RoI."""
 
     def __call__(self, pooled: Tensor, /) -> Tensor:
-        """``[R, channels, P, P]`` -> ``[R, D]``."""
+        """``[R, F, S, S]`` -> ``[R, E]``."""
         ...
 
 
 class BoxPredictor(Protocol):
-    """Vectors to classes and boxes."""
+    """Vectors to class logits and box deltas."""
 
     def __call__(self, box_features: Tensor, /) -> tuple[Tensor, Tensor]:
-        """``[R, D]`` -> class logits ``[R, C]`` and offsets ``[R, 4 * C]``."""
+        """``[R, E]`` -> class logits ``[R, C]`` and box deltas ``[R, C * 4]``."""
         ...
 
 
 class MaskHead(Protocol):
-    """Pooled features to features that masks are read from."""
+    """Pooled features to the features from which masks are predicted."""
 
     def __call__(self, pooled: Tensor, /) -> Tensor:
-        """``[R, channels, P, P]`` -> ``[R, D, P, P]``."""
+        """``[R, F, S, S]`` -> ``[R, E, S, S]``."""
         ...
 
 
 class MaskPredictor(Protocol):
-    """Features to one mask a class."""
+    """Features to one mask per class."""
 
     def __call__(self, mask_features: Tensor, /) -> Tensor:
-        """``[R, D, P, P]`` -> logits ``[R, C, M, M]``.
+        """``[R, E, S, S]`` -> mask logits ``[R, C, M, M]``.
 
-        One with a second argument ``labels [R]`` is asked in inference for the masks of these
-        classes alone, ``[R, M, M]``.
+        If it has a second argument ``labels``, inference passes the label of each RoI, ``[R]``, and
+        expects only the masks of these classes, ``[R, M, M]``.
         """
         ...
 
 
 class Matcher(Protocol):
-    """Boxes to the ground truth that each is responsible for."""
+    """Anchors or proposals to the ground truth that they are trained to predict."""
 
     def __call__(self, gt_boxes: Tensor, boxes: Tensor, /) -> Tensor:
-        """Index of the matched ground truth for each of ``boxes [B, 4]``, int64 ``[B]``.
+        """Matches ``boxes [A, 4]`` of one image to ``gt_boxes [G, 4]``.
 
-        -1 stands for background and -2 for boxes to be ignored.
+        Returns:
+            int64 ``[A]``: the index of the ground truth, ``Matcher.BELOW_LOW_THRESHOLD`` for
+            background, ``Matcher.BETWEEN_THRESHOLDS`` for boxes that take no part in the losses.
         """
         ...
 
 
 class Sampler(Protocol):
-    """Which boxes enter the losses."""
+    """Selects the boxes that enter the losses."""
 
     def __call__(
         self, labels: list[Tensor], /, generator: torch.Generator | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Indices of positives and of negatives, one tensor an image, none of them twice.
+        """Samples positives and negatives.
 
-        ``labels`` holds ``[B]`` for each image: from 1 positive, 0 negative, -1 ignored. A sampler
-        that gives a fixed number of indices puts -1 for one that is missing, and may fill up the
-        positives with negatives.
+        Args:
+            labels: ``[A]`` per image: 1 or more is positive, 0 negative, ``IGNORE_LABEL`` neither.
+            generator: source of random numbers; the global one by default.
+
+        Returns:
+            Indices of positives and indices of negatives, int64, a tensor per image, each index at
+            most once. A sampler that returns a fixed number of indices writes ``NO_SAMPLE``
+            (``targets.sampler``) for missing ones, and may put negatives after the positives in the
+            first tensor.
         """
         ...

@@ -1,8 +1,8 @@
 """The five losses of Mask R-CNN as pure functions of predictions and targets.
 
-K sampled boxes, C classes (background is class 0), M mask side. A label of 1 or more is an object,
-0 is background and -1 a place that no box was drawn for, which does not count. Each loss is a
-scalar; where nothing counts it is a zero that still leads back to the predictions.
+Shapes: see ``structures``; here ``B`` counts the sampled boxes of the whole batch. Labels: 1 or
+more is an object, 0 is background, ``IGNORE_LABEL`` takes no part. Each loss is a scalar; where no
+box takes part it is zero, with a zero gradient for the predictions.
 """
 
 from __future__ import annotations
@@ -11,94 +11,98 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskrcnn_scratch.conventions import SMOOTH_L1_BETA
 from maskrcnn_scratch.host_sync import entries_to_compute
-
-# Where smooth L1 turns from square to linear; Detectron's value, which torchvision keeps.
-SMOOTH_L1_BETA = 1 / 9
+from maskrcnn_scratch.structures import IGNORE_LABEL
 
 
 def loss_objectness(objectness: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross entropy of anchors being objects (Faster R-CNN, Eq. 1, first term).
+    """Binary cross entropy of objectness, over the sampled anchors (Faster R-CNN, Eq. 1, L_cls).
 
     Args:
-        objectness: logits ``[K]`` of the sampled anchors.
-        labels: float ``[K]``.
+        objectness: logits ``[B]``.
+        labels: float ``[B]``.
     """
-    return _mean_binary_cross_entropy(objectness, labels, labels >= 0)
+    return _mean_binary_cross_entropy(objectness, labels, labels != IGNORE_LABEL)
 
 
 def loss_rpn_box_reg(
     pred_bbox_deltas: Tensor, labels: Tensor, regression_targets: Tensor
 ) -> Tensor:
-    """Smooth L1 over the objects among the anchors (Faster R-CNN, Eq. 1, second term).
+    """Smooth L1 over the sampled anchors that are objects (Faster R-CNN, Eq. 1, L_reg).
 
-    Divided by the number of all sampled anchors of the batch, background included.
+    Divided by the number of all sampled anchors, background included, as in torchvision. (The paper
+    divides by the number of anchor locations and weights the term by 10.)
 
     Args:
-        pred_bbox_deltas: ``[K, 4]`` of the sampled anchors.
-        labels: float ``[K]``.
-        regression_targets: ``[K, 4]``, from the box coder; only rows of objects count.
+        pred_bbox_deltas: ``[B, 4]``.
+        labels: float ``[B]``.
+        regression_targets: ``[B, 4]``, from the box coder; only those of objects are used.
     """
-    rows = entries_to_compute(labels > 0)  # [R]
+    objects = entries_to_compute(labels > 0)  # [R]
     return _smooth_l1_sum(
-        pred_bbox_deltas[rows], regression_targets[rows], labels[rows] > 0
-    ) / _number(labels >= 0)
+        pred_bbox_deltas[objects], regression_targets[objects], labels[objects] > 0
+    ) / _count(labels != IGNORE_LABEL)
 
 
 def loss_classifier(class_logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of the sampled proposals' classes (Fast R-CNN, Eq. 1, first term).
+    """Cross entropy of the classes, over the sampled proposals (Fast R-CNN, Eq. 1, L_cls).
 
     Args:
-        class_logits: ``[K, C]``.
-        labels: int64 ``[K]``.
+        class_logits: ``[B, C]``.
+        labels: int64 ``[B]``.
     """
-    total = F.cross_entropy(class_logits, labels, ignore_index=-1, reduction="sum")
-    return total / _number(labels >= 0)
+    total = F.cross_entropy(class_logits, labels, ignore_index=IGNORE_LABEL, reduction="sum")
+    return total / _count(labels != IGNORE_LABEL)
 
 
 def loss_box_reg(box_regression: Tensor, labels: Tensor, regression_targets: Tensor) -> Tensor:
-    """Smooth L1 of the deltas for the true class, over objects only (Fast R-CNN, Eq. 1 to 3).
+    """Smooth L1 of the true class's deltas, over objects only (Fast R-CNN, Eq. 1 to 3, L_loc).
 
-    Divided by the number of all sampled proposals, background included, so that each weighs the
-    same.
+    Divided by the number of all sampled proposals, background included, so that every sampled
+    object has the same weight however many there are.
 
     Args:
-        box_regression: ``[K, C * 4]``, four deltas for each class.
-        labels: int64 ``[K]``.
-        regression_targets: ``[K, 4]``, from the box coder; only rows of objects count.
+        box_regression: ``[B, C * 4]``, four deltas for each class.
+        labels: int64 ``[B]``.
+        regression_targets: ``[B, 4]``, from the box coder; only those of objects are used.
     """
-    rows = entries_to_compute(labels > 0)  # [R]
-    own = labels[rows]
-    deltas = box_regression.unflatten(1, (-1, 4))[rows, own.clamp(min=0)]  # [R, 4]
-    return _smooth_l1_sum(deltas, regression_targets[rows], own > 0) / _number(labels >= 0)
+    objects = entries_to_compute(labels > 0)  # [R]
+    true_class = labels[objects]
+    deltas = box_regression.unflatten(1, (-1, 4))[objects, true_class.clamp(min=0)]  # [R, 4]
+    return _smooth_l1_sum(deltas, regression_targets[objects], true_class > 0) / _count(
+        labels != IGNORE_LABEL
+    )
 
 
 def loss_mask(mask_logits: Tensor, labels: Tensor, mask_targets: Tensor) -> Tensor:
-    """Binary cross entropy of each pixel in the true class's channel (Mask R-CNN, section 3).
+    """Mean binary cross entropy per pixel of the true class's mask (Mask R-CNN, section 3, L_mask).
+
+    The masks of other classes do not take part, so that classes do not compete.
 
     Args:
-        mask_logits: ``[K, C, M, M]`` of the sampled objects.
-        labels: int64 ``[K]``, never background.
-        mask_targets: ``[K, M, M]`` in 0 to 1.
+        mask_logits: ``[B, C, M, M]`` of the sampled objects.
+        labels: int64 ``[B]``, never background.
+        mask_targets: ``[B, M, M]`` in 0 to 1.
     """
     rows = torch.arange(labels.shape[0], device=labels.device)
-    own = mask_logits[rows, labels.clamp(min=0)]  # [K, M, M]
-    return _mean_binary_cross_entropy(own, mask_targets, labels >= 0)
+    of_true_class = mask_logits[rows, labels.clamp(min=0)]  # [B, M, M]
+    return _mean_binary_cross_entropy(of_true_class, mask_targets, labels != IGNORE_LABEL)
 
 
-def _number(counted: Tensor) -> Tensor:
-    """How many of ``counted`` are true, as a divisor: 1 where none is."""
-    return counted.sum().clamp(min=1)
+def _count(takes_part: Tensor) -> Tensor:
+    """How many of ``takes_part`` are true, as a divisor: 1 where none is."""
+    return takes_part.sum().clamp(min=1)
 
 
-def _mean_binary_cross_entropy(logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
-    """Over the rows ``[K, ...]`` that are ``counted [K]``."""
+def _mean_binary_cross_entropy(logits: Tensor, targets: Tensor, takes_part: Tensor) -> Tensor:
+    """Over the rows ``[B, ...]`` for which ``takes_part [B]`` is true."""
     if logits.numel() == 0:
         return logits.sum() * 0
-    weight = counted.to(logits.dtype).reshape(-1, *[1] * (logits.dim() - 1))
+    weight = takes_part.to(logits.dtype).reshape(-1, *[1] * (logits.dim() - 1))
     mean = F.binary_cross_entropy_with_logits(logits, targets, weight)
-    # Exactly 1 where all count: then value and gradient have the bits of the plain mean.
-    return mean * (len(counted) / _number(counted)).to(mean.dtype)
+    # The factor is exactly 1 where all take part: the result then equals the plain mean bit by bit.
+    return mean * (len(takes_part) / _count(takes_part)).to(mean.dtype)
 
 
 def _smooth_l1_sum(deltas: Tensor, targets: Tensor, is_object: Tensor) -> Tensor:

@@ -16,14 +16,14 @@ from maskrcnn_scratch.roi_heads import MaskRCNNHeads, MaskRCNNPredictor
 
 
 class MaskRCNN(FasterRCNN):
-    """Faster R-CNN with a third branch, which draws a mask of each detection (section 3).
+    """Faster R-CNN with a third branch, which predicts a mask for each detection (section 3).
 
     Args:
-        backbone, num_classes: as of ``FasterRCNN``.
-        *args, **kwargs: to ``FasterRCNN``, all of its arguments.
-        mask_roi_pool: by default 14 x 14 from the maps "0" to "3".
+        backbone, num_classes: as for ``FasterRCNN``.
+        *args, **kwargs: all other arguments of ``FasterRCNN``.
+        mask_roi_pool: by default 14 x 14 from the levels "0" to "3".
         mask_head, mask_predictor: by default ``MaskRCNNHeads`` and ``MaskRCNNPredictor``.
-        conventions: of the default parts, where libraries differ.
+        conventions: for the default parts; see ``Conventions``.
 
     Raises:
         ValueError: parts that do not fit together.
@@ -47,7 +47,7 @@ class MaskRCNN(FasterRCNN):
             mask_head = MaskRCNNHeads(out_channels_of(backbone), (256, 256, 256, 256), dilation=1)
         if mask_predictor is None:
             mask_predictor = MaskRCNNPredictor(256, 256, classes)
-        super().__init__(  # type: ignore[misc]  # args end before the three
+        super().__init__(  # type: ignore[misc]  # args end before mask_roi_pool
             backbone,
             num_classes,
             *args,

@@ -1,4 +1,4 @@
-"""The plain values that JSON files and checkpoints hold: as dataclasses, and in messages."""
+"""Plain values of JSON files and checkpoints: builds dataclasses from them, shows them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ T = TypeVar("T")
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """The dataclass of type ``kind`` whose ``dataclasses.asdict``, through JSON, is ``values``.
+    """The inverse of ``dataclasses.asdict``, also after a round trip through JSON.
+
+    Fields without a key get their defaults. Lists become tuples.
 
     Raises:
-        ValueError: no dict, or a key that there is no field for.
+        ValueError: not a dict, or a key that is not a field of ``kind``.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{kind.__name__} is made of names and values, not of {shown(values)}")
+        raise ValueError(f"{kind.__name__} needs names and values, got {shown(values)}")
     types = get_type_hints(kind)
     for key in values.keys() - types.keys():
         close = difflib.get_close_matches(str(key), types, n=1)
@@ -32,7 +34,7 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
 
 
 def check_positive(config: Any, *fields: str) -> None:
-    """Raises a ValueError for the first of these fields with a number that is not; None is fine."""
+    """Raises a ValueError if one of these fields, or a number in it, is not positive or None."""
     for name in fields:
         value = getattr(config, name)
         numbers = value if isinstance(value, tuple) else (value,)
@@ -41,11 +43,11 @@ def check_positive(config: Any, *fields: str) -> None:
 
 
 def shown(text: object, length: int = 80) -> str:
-    """A name out of a file as a message can hold it: one line of ASCII, at most ``length`` long."""
+    """A value from a file for a message: one line of ASCII, at most ``length`` characters."""
     escaped = str(text)[: length + 1].encode("unicode_escape").decode()
     return escaped if len(escaped) <= length else f"{escaped[:length]}..."
 
 
 def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
+    """Lists, also nested ones, as tuples: JSON has no tuples."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -30,7 +30,8 @@ from torch import Tensor
 # "masks" uint8 [G, H, W].
 Target: TypeAlias = Mapping[str, Tensor]
 
-# What a user gets for one image: "boxes" [D, 4], "labels" [D], "scores" [D], "masks" [D, 1, H, W].
+# Detections of one image in its own pixels: "boxes" [D, 4], "labels" [D], "scores" [D],
+# "masks" [D, 1, H, W].
 Result: TypeAlias = dict[str, Tensor]
 
 # Label of a box that takes no part in a loss. Objects have labels from 1, background has label 0.
@@ -153,10 +154,10 @@ def list_to_rois(boxes: Sequence[Tensor]) -> Tensor:
     """
     for n, boxes_in_image in enumerate(boxes):
         if boxes_in_image.dim() != 2 or boxes_in_image.shape[1] != 4:
-            raise ValueError(f"boxes[{n}] must be [K, 4], not {list(boxes_in_image.shape)}")
+            raise ValueError(f"boxes[{n}] must be [R, 4], not {list(boxes_in_image.shape)}")
     return torch.cat(
         [
-            torch.cat((boxes_in_image.new_full((len(boxes_in_image), 1), n), boxes_in_image), dim=1)
+            torch.cat((torch.full_like(boxes_in_image[:, :1], n), boxes_in_image), dim=1)
             for n, boxes_in_image in enumerate(boxes)
         ]
     )

@@ -1,4 +1,7 @@
-"""From images of any size to one normalised, resized, padded batch; and from detections back."""
+"""Images of any size to one normalised, resized, padded batch; detections back to each image.
+
+Shapes: see ``structures``; ``[3, H, W]`` has as many channels as ``image_mean`` has values.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,14 @@ class GeneralizedRCNNTransform(nn.Module):
     """Normalises, resizes and batches images; brings boxes and masks back to the original size.
 
     Args:
-        min_size: the shorter side is resized to this many pixels. Of a sequence, training draws one
-            size an image and inference takes the last.
-        max_size: unless the longer side would then be longer than this.
-        image_mean, image_std: of each channel, for pixels in 0-1.
-        size_divisible: the batch is padded with zeros to a multiple of this.
-        fixed_size: (width, height) that each image is resized to instead.
+        min_size: the shorter side is resized to this many pixels. If it is a sequence, training
+            draws one size per image and inference uses the last.
+        max_size: upper limit of the longer side, in pixels; the shorter side is then smaller.
+        image_mean, image_std: per channel, for pixels in 0-1.
+        size_divisible: height and width of the batch are padded to a multiple of this.
+        fixed_size: (width, height) to which each image is resized instead.
         paste: puts mask probabilities into the image, as ``ops.paste_masks``.
-        _skip_resize: leaves images and targets as they are in training (they come resized).
+        _skip_resize: no resize in training, as in torchvision.
 
     Raises:
         ValueError: image_mean and image_std of different lengths, or no min_size.
@@ -51,7 +54,7 @@ class GeneralizedRCNNTransform(nn.Module):
             )
         self.min_size = (min_size,) if isinstance(min_size, int) else tuple(min_size)
         if not self.min_size:
-            raise ValueError("min_size is empty: give at least one size")
+            raise ValueError("min_size is empty: pass at least one size")
         self.max_size = max_size
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
@@ -63,15 +66,18 @@ class GeneralizedRCNNTransform(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
     ) -> tuple[ImageList, list[Target] | None]:
-        """Makes the batch; ``images`` and ``targets`` themselves are left as they are.
+        """Makes the batch; ``images`` and ``targets`` are not modified.
 
         Args:
-            images: ``[C, H, W]`` floats in 0-1 each, sizes may differ.
-            targets: one an image; boxes and masks are resized along.
+            images: float ``[3, H, W]`` in 0-1 each; sizes may differ.
+            targets: one per image; boxes and masks are resized as the image is.
+
+        Returns:
+            The batch, and copies of the targets in the pixels of the resized images.
 
         Raises:
-            TypeError: pixels that are not floats.
-            ValueError: an image of another shape, device or dtype than asked for, naming its index.
+            TypeError: pixels that are not floating point.
+            ValueError: no images, or a wrong shape, device or dtype, naming the image's index.
         """
         self.check_images(images)
         sizes = [self.resized_size(*image_size(image)) for image in images]
@@ -88,9 +94,9 @@ class GeneralizedRCNNTransform(nn.Module):
         return ImageList(self.batch_images(resized), image_sizes), targets
 
     def check_images(self, images: Sequence[Tensor]) -> None:
-        """Raises an error that names the first image the model can't take."""
+        """Raises an error that names the first image that the model cannot use."""
         if len(images) == 0:
-            raise ValueError("images is empty: give at least one [C, H, W] tensor")
+            raise ValueError("images is empty: pass at least one tensor [C, H, W]")
         channels = len(self.image_mean)
         for index, image in enumerate(images):
             if not isinstance(image, Tensor) or image.dim() != 3:
@@ -101,7 +107,7 @@ class GeneralizedRCNNTransform(nn.Module):
                 )
             if not image.is_floating_point():
                 raise TypeError(
-                    f"images[{index}] is of {image.dtype}: pixels must be of floating type, "
+                    f"images[{index}] is of {image.dtype}: pixels must be floating point, "
                     "in the range 0-1"
                 )
             if image.shape[0] != channels or 0 in image.shape:
@@ -116,40 +122,41 @@ class GeneralizedRCNNTransform(nn.Module):
                 )
 
     def normalize(self, image: Tensor) -> Tensor:
-        """``(image - mean) / std`` for each channel of ``[C, H, W]``."""
+        """``(image - mean) / std`` for each channel of ``[3, H, W]``."""
         mean = on_device(self.image_mean, image.dtype, image.device)
         std = on_device(self.image_std, image.dtype, image.device)
-        return (image - mean[:, None, None]).div_(std[:, None, None])  # one copy, not two
+        return (image - mean[:, None, None]).div_(
+            std[:, None, None]
+        )  # div_: one copy instead of two
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that an image of this size gets; draws ``min_size`` in training."""
+        """(height, width) after the resize; in training ``min_size`` is drawn."""
         if self.training and self._skip_resize:
             return height, width
         min_size = self._draw_min_size() if self.training else self.min_size[-1]
         if self.fixed_size is not None:
             return self.fixed_size[1], self.fixed_size[0]
-        # In an exported graph sizes are symbols: sym_min asks nothing of them, min would.
+        # In an exported graph sizes are symbols. min would compare them, which fixes the result.
         shorter, longer = torch.sym_min(height, width), torch.sym_max(height, width)
         scale = torch.sym_min(min_size / shorter, self.max_size / longer)
         sides: list[Any] = [math.trunc(side * scale) for side in (height, width)]
         return torch.sym_max(sides[0], 1), torch.sym_max(sides[1], 1)
 
     def _draw_min_size(self) -> int:
-        # One draw even where there is nothing to choose, from the stream that torchvision uses, so
-        # that the same seed goes on to sample the same anchors and proposals.
+        # As torchvision: one number from the global generator even if there is only one size. The
+        # same seed then samples the same anchors and proposals.
         index = int(torch.empty(1).uniform_(0.0, float(len(self.min_size))).item())
         return self.min_size[index]
 
     def batch_images(self, images: Sequence[Tensor]) -> Tensor:
-        """Pads ``[C, h, w]`` images into ``[N, C, H, W]``, channels-last.
+        """Pads images ``[3, H_n, W_n]`` with zeros into one batch ``[N, 3, H, W]``, channels-last.
 
-        The memory format is what makes every convolution after it run channels-last, which saves
-        a reordering of the features in each of them.
+        All convolutions then run channels-last, and none has to reorder its input.
         """
         divisor = self.size_divisible
         height = math.ceil(max(image.shape[1] for image in images) / divisor) * divisor
         width = math.ceil(max(image.shape[2] for image in images) / divisor) * divisor
-        if is_tracing():  # TorchScript loses what is written into a part of a tensor
+        if is_tracing():  # a TorchScript trace does not record copies into a slice
             padding = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in images]
             return torch.stack([F.pad(i, p) for i, p in zip(images, padding, strict=True)])
         batch = torch.empty(
@@ -168,16 +175,20 @@ class GeneralizedRCNNTransform(nn.Module):
         image_sizes: Tensor,
         original_image_sizes: Sequence[tuple[int, int]],
     ) -> list[Result]:
-        """One dict an image, in the pixels of the original images.
+        """Removes the padding and scales boxes and masks to the original images.
 
         Args:
             detections: in the pixels of the resized images.
             image_sizes: (height, width) after the resize, ``[N, 2]``.
-            original_image_sizes: (height, width) before it.
+            original_image_sizes: (height, width) before the resize, per image.
+
+        Returns:
+            A dict per image: ``boxes`` ``[D, 4]``, ``labels`` ``[D]``, ``scores`` ``[D]`` and, with
+            a mask branch, ``masks`` ``[D, 1, H, W]`` in 0-1. ``D`` may be 0.
         """
         originals = on_device(original_image_sizes, torch.int64, image_sizes.device)  # [N, 2]
         boxes = resize_boxes(detections.boxes, image_sizes, originals)
-        # A trace keeps the number of detections free only where it stays a tensor.
+        # In a trace, the number of detections stays variable only as a tensor.
         counts = detections.counts
         results = []
         for n, count in enumerate(counts.unbind() if is_tracing() else counts.tolist()):
@@ -201,25 +212,26 @@ class GeneralizedRCNNTransform(nn.Module):
 
 
 def image_size(image: Tensor) -> tuple[int, int]:
-    """(height, width) of ``[C, H, W]``, as numbers also where TorchScript traces sizes."""
+    """(height, width) of ``[3, H, W]``, as numbers also in a TorchScript trace."""
     return int(image.shape[-2]), int(image.shape[-1])
 
 
 def on_device(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers of the host as a tensor; unlike ``torch.tensor(device=...)`` a GPU is not waited for.
+    """Numbers as a tensor on ``device``, without host synchronisation.
 
-    The driver takes the few bytes over before this returns, and copies them in its own time.
+    ``torch.tensor(values, device=...)`` would synchronise with a GPU. Here the driver copies the
+    few bytes to a buffer of its own before ``to`` returns.
     """
     return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """``[C, H, W]`` -> ``[C, *size]``, bilinear, half-pixel centres."""
+    """``[3, H, W]`` -> ``[3, *size]``, bilinear, half-pixel centres."""
     return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def resize_target(target: Target, original: Sequence[int], size: tuple[int, int]) -> Target:
-    """A copy of ``target`` with its boxes and masks (nearest) brought to ``size``."""
+    """A copy of ``target`` with boxes scaled and masks resized (nearest) to ``size``."""
     resized = dict(target)
     resized["boxes"] = resize_boxes(
         target["boxes"][None], torch.tensor([original]), torch.tensor([size])
@@ -231,7 +243,7 @@ def resize_target(target: Target, original: Sequence[int], size: tuple[int, int]
 
 
 def resize_boxes(boxes: Tensor, original: Tensor, size: Tensor) -> Tensor:
-    """Scales ``boxes [N, K, 4]`` from images of ``original [N, 2]`` to those of ``size [N, 2]``."""
+    """Scales ``boxes [N, D, 4]`` from image sizes ``original [N, 2]`` to ``size [N, 2]``."""
     ratio = size.float() / original.float()  # [N, 2], (height, width)
     ratio = ratio.to(boxes.device, non_blocking=True)
     return boxes * ratio.flip(1).repeat(1, 2)[:, None]  # [N, 1, 4], (w, h, w, h)

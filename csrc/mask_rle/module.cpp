@@ -96,7 +96,6 @@ std::string merge_all(const std::vector<std::string>& texts,
 template <typename Encode>
 std::vector<std::string> encode_all(int64_t count, int64_t num_threads, const Encode& encode) {
   std::vector<std::string> texts(count);
-  const py::gil_scoped_release unlocked;
   std::atomic<int64_t> next{0};
   std::exception_ptr failure;
   std::mutex failing;
@@ -163,33 +162,29 @@ std::vector<std::string> packed(
 }  // namespace
 
 PYBIND11_MODULE(_mask_rle, m) {
+  // No function touches a Python object, so other Python threads run meanwhile.
+  const auto unlocked = py::call_guard<py::gil_scoped_release>();
+  const auto height = py::arg("height"), width = py::arg("width");
   m.doc() = "COCO run-length masks; see maskrcnn_scratch.ops.rle";
-  m.def("encode", &encode, py::arg("mask"));
-  m.def("decode", &decode, py::arg("counts"), py::arg("zeros"));
-  m.def("from_counts", &from_counts, py::arg("counts"), py::arg("height"), py::arg("width"));
-  m.def(
-      "to_counts",
-      [](const std::string& text, int64_t height, int64_t width) {
-        return checked_counts(text, height, width);
-      },
-      py::arg("counts"), py::arg("height"), py::arg("width"));
-  m.def("polygon", &polygon, py::arg("xy"), py::arg("height"), py::arg("width"));
-  m.def("merge", &merge_all, py::arg("counts"), py::arg("height"), py::arg("width"),
-        py::arg("intersect"));
+  m.def("encode", &encode, py::arg("mask"), unlocked);
+  m.def("decode", &decode, py::arg("counts"), py::arg("zeros"), unlocked);
+  m.def("from_counts", &from_counts, py::arg("counts"), height, width, unlocked);
+  m.def("to_counts", &checked_counts, py::arg("counts"), height, width, unlocked);
+  m.def("polygon", &polygon, py::arg("xy"), height, width, unlocked);
+  m.def("merge", &merge_all, py::arg("counts"), height, width, py::arg("intersect"), unlocked);
   m.def(
       "area",
       [](const std::string& text, int64_t height, int64_t width) {
         return area(checked_counts(text, height, width));
       },
-      py::arg("counts"), py::arg("height"), py::arg("width"));
+      py::arg("counts"), height, width, unlocked);
   m.def(
       "bounding_box",
       [](const std::string& text, int64_t height, int64_t width) {
         return bounding_box(checked_counts(text, height, width), height);
       },
-      py::arg("counts"), py::arg("height"), py::arg("width"));
-  m.def("paste", &paste, py::arg("masks"), py::arg("boxes"), py::arg("height"), py::arg("width"),
-        py::arg("threshold"), py::arg("num_threads"));
-  m.def("packed", &packed, py::arg("masks"), py::arg("height"), py::arg("width"),
-        py::arg("num_threads"));
+      py::arg("counts"), height, width, unlocked);
+  m.def("paste", &paste, py::arg("masks"), py::arg("boxes"), height, width, py::arg("threshold"),
+        py::arg("num_threads"), unlocked);
+  m.def("packed", &packed, py::arg("masks"), height, width, py::arg("num_threads"), unlocked);
 }

@@ -7,12 +7,15 @@
 namespace mask_rle {
 namespace {
 
-// The boundary is walked on a grid five times finer than the pixels, and is crossed by a pixel's
-// column where that fine grid passes the column's centre line.
+// pycocotools draws the edges of a polygon on a grid five times finer than the pixels, one fine
+// column (or row, for a steep edge) at a time. A pixel column counts an edge where the edge passes
+// the column's centre line, which lies between the fine columns 5x + 2 and 5x + 3. Only these
+// points are computed here, so the cost per edge is the width of the image, however far its ends
+// lie.
 constexpr int64_t kFine = 5;
-constexpr double kFarthest = 1e6;  // pixels; bounds the length of the walk
+constexpr double kFarthest = 1e6;  // pixels: farther corners are taken for damaged data
 
-// A value on the fine grid, as the pixel coordinate of the fine cell's centre.
+// A position on the fine grid, as the pixel coordinate of the fine cell's centre.
 double to_pixel(int64_t fine) {
   return (static_cast<double>(fine) + .5) / kFine - .5;
 }
@@ -20,7 +23,7 @@ double to_pixel(int64_t fine) {
 int64_t to_fine(double pixel) {
   if (!(std::abs(pixel) <= kFarthest)) {
     throw std::invalid_argument("polygon coordinate " + std::to_string(pixel) +
-                                " is not a place in an image");
+                                " is not finite or more than 1e6 pixels away");
   }
   return static_cast<int64_t>(kFine * pixel + .5);
 }
@@ -29,43 +32,69 @@ struct Point {
   int64_t x, y;
 };
 
-// Visits each fine point of the edge, both ends included. Always walked from the end with the lower
-// major coordinate, so that a polygon and its reverse round alike, but visited from `from` to `to`.
-template <typename Visit>
-void walk_edge(Point from, Point to, Visit visit) {
-  const int64_t dx = std::abs(to.x - from.x), dy = std::abs(to.y - from.y);
-  if (dx == 0 && dy == 0) return visit(from);
-  const bool steep = dx < dy;
-  const bool flip = steep ? from.y > to.y : from.x > to.x;
-  if (flip) std::swap(from, to);
-  const int64_t steps = steep ? dy : dx;
-  const double slope = static_cast<double>(steep ? to.x - from.x : to.y - from.y) / steps;
-  const int64_t minor = steep ? from.x : from.y;
-  for (int64_t step = 0; step <= steps; ++step) {
-    const int64_t t = flip ? steps - step : step;
-    const int64_t rounded = static_cast<int64_t>(minor + slope * t + .5);
-    visit(steep ? Point{rounded, from.y + t} : Point{from.x + t, rounded});
+// An edge as pycocotools walks it: from the end with the lower major coordinate, a fine cell per
+// step, so that a polygon and its reverse round alike. The minor coordinate is rounded at each
+// step.
+class Edge {
+ public:
+  Edge(Point a, Point b) : steep_(std::abs(b.x - a.x) < std::abs(b.y - a.y)) {
+    if (steep_ ? a.y > b.y : a.x > b.x) std::swap(a, b);
+    from_ = a;
+    left_ = std::min(a.x, b.x);
+    right_ = std::max(a.x, b.x);
+    steps_ = steep_ ? b.y - a.y : b.x - a.x;
+    if (steps_ > 0) slope_ = static_cast<double>(steep_ ? b.x - a.x : b.y - a.y) / steps_;
   }
-}
 
-// Places where the boundary crosses the centre line of a pixel column, as positions in column
-// order; filling toggles at each.
+  // Calls take(column, y) for each pixel column of [0, width) whose centre line the edge passes; y
+  // is the upper one of the two fine cells beside the line.
+  template <typename Take>
+  void for_each_crossing(int64_t width, const Take& take) const {
+    int64_t column = left_ <= 2 ? 0 : (left_ - 2 + kFine - 1) / kFine;
+    for (; column < width && kFine * column + 3 <= right_; ++column) {
+      take(column, steep_ ? steep_crossing(kFine * column + 2) : flat_crossing(kFine * column + 2));
+    }
+  }
+
+ private:
+  // The minor coordinate after `step` steps.
+  int64_t minor(int64_t step) const {
+    return static_cast<int64_t>((steep_ ? from_.x : from_.y) + slope_ * step + .5);
+  }
+
+  // Each step goes one fine column to the right.
+  int64_t flat_crossing(int64_t x) const {
+    return std::min(minor(x - from_.x), minor(x + 1 - from_.x));
+  }
+
+  // Each step goes one fine row down. Some step goes from x to x + 1, or back if the edge leans
+  // left.
+  int64_t steep_crossing(int64_t x) const {
+    const auto is_before = [&](int64_t step) {
+      return slope_ > 0 ? minor(step) <= x : minor(step) > x;
+    };
+    const double estimate = (static_cast<double>(x - from_.x) + .5) / slope_;
+    int64_t step = static_cast<int64_t>(std::clamp(estimate, 0., static_cast<double>(steps_ - 1)));
+    while (step > 0 && !is_before(step)) --step;  // the estimate is off by a step or so
+    while (step + 1 < steps_ && is_before(step + 1)) ++step;
+    return from_.y + step;
+  }
+
+  bool steep_;
+  Point from_;
+  int64_t left_, right_, steps_;
+  double slope_ = 0;
+};
+
+// Positions, counted down the columns, where the polygon begins or ends. Filling toggles at each.
 Counts crossings(const std::vector<Point>& corners, int64_t height, int64_t width) {
   Counts positions;
-  Point last = corners[0];
-  const auto visit = [&](Point point) {
-    if (point.x != last.x) {
-      const double x = to_pixel(std::min(point.x, last.x));
-      const double y = to_pixel(std::min(point.y, last.y));
-      if (std::floor(x) == x && x >= 0 && x <= width - 1) {
-        const double row = std::ceil(std::clamp(y, 0.0, static_cast<double>(height)));
-        positions.push_back(static_cast<uint32_t>(x * height + row));
-      }
-    }
-    last = point;
-  };
   for (size_t i = 0; i < corners.size(); ++i) {
-    walk_edge(corners[i], corners[(i + 1) % corners.size()], visit);
+    const Edge edge(corners[i], corners[(i + 1) % corners.size()]);
+    edge.for_each_crossing(width, [&](int64_t column, int64_t y) {
+      const double row = std::ceil(std::clamp(to_pixel(y), 0.0, static_cast<double>(height)));
+      positions.push_back(static_cast<uint32_t>(column * height + static_cast<int64_t>(row)));
+    });
   }
   return positions;
 }

@@ -1,5 +1,8 @@
-// What NMS asks of its arguments, on every device.
+// Argument checks of NMS, on every device.
 #pragma once
+
+#include <algorithm>
+#include <utility>
 
 #include "../common/checks.h"
 
@@ -15,23 +18,29 @@ inline void check_nms_arguments(const Tensor& boxes,
   for (const auto& [tensor, name] : {std::pair{&scores, "scores"}, std::pair{&groups, "groups"}}) {
     CHECK_ARGUMENT(
         tensor->dim() == 2 && tensor->size(0) == boxes.size(0) && tensor->size(1) == boxes.size(1),
-        name, " must be [N, K] as boxes is ", shape_of(boxes), ", not ", shape_of(*tensor));
+        name, " must be [N, K] because boxes is ", shape_of(boxes), ", not ", shape_of(*tensor));
     check_same_device(*tensor, boxes, name, "boxes");
   }
   check_dtype(scores, boxes.scalar_type(), "scores");
   check_dtype(groups, ScalarType::Long, "groups");
   CHECK_ARGUMENT(max_out >= 0, "max_out must not be negative, it is ", max_out);
-  CHECK_ARGUMENT(num_groups >= 0, "num_groups must not be negative, it is ", num_groups);
+  check_numel({boxes.size(0), max_out}, "indices");
+  CHECK_ARGUMENT(num_groups >= 0 && num_groups <= INT32_MAX, "num_groups must be in [0, ",
+                 INT32_MAX, "], it is ", num_groups);
 }
 
-// The values of a contiguous CPU tensor. CUDA kernels look at theirs only in checked mode.
-inline void check_groups(const Tensor& groups, int64_t num_groups) {
-  const int64_t slots = groups.size(1);
+// Reads the values of a contiguous CPU tensor, and returns one more than the largest. For CUDA
+// tensors only the checked mode does this.
+inline int64_t check_groups(const Tensor& groups, int64_t num_groups) {
+  const int64_t boxes = groups.size(1);
   const int64_t* group = groups.const_data_ptr<int64_t>();
+  int64_t end = 0;
   for (int64_t i = 0; i < groups.numel(); ++i) {
-    CHECK_ARGUMENT(group[i] >= 0 && group[i] < num_groups, "groups[", i / slots, ", ", i % slots,
+    CHECK_ARGUMENT(group[i] >= 0 && group[i] < num_groups, "groups[", i / boxes, ", ", i % boxes,
                    "] is ", group[i], ", but num_groups is ", num_groups);
+    end = std::max(end, group[i] + 1);
   }
+  return end;
 }
 
 }  // namespace maskrcnn

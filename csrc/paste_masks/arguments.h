@@ -1,4 +1,4 @@
-// What mask pasting asks of its arguments, on every device.
+// Argument checks of mask pasting, on every device.
 #pragma once
 
 #include "../common/checks.h"
@@ -13,10 +13,12 @@ inline void check_paste_arguments(const Tensor& masks,
       masks.dim() == 4 && masks.size(1) == 1 && masks.size(2) == masks.size(3) && masks.size(2) > 0,
       "masks must be [N, 1, M, M], not ", shape_of(masks));
   CHECK_ARGUMENT(boxes.dim() == 2 && boxes.size(0) == masks.size(0) && boxes.size(1) == 4,
-                 "boxes must be [N, 4] as masks is ", shape_of(masks), ", not ", shape_of(boxes));
+                 "boxes must be [N, 4] because masks is ", shape_of(masks), ", not ",
+                 shape_of(boxes));
   check_same_device(masks, boxes, "masks", "boxes");
-  CHECK_ARGUMENT(height >= 0 && width >= 0, "the image size must not be negative, it is (", height,
-                 ", ", width, ")");
+  check_side(height, "the height of the image");
+  check_side(width, "the width of the image");
+  check_numel({masks.size(0), height, width}, "the result");
 }
 
 // Pixels outside the box are 0, and must not reach the threshold.

@@ -1,4 +1,4 @@
-"""Backbones: a ResNet, an FPN on top, and the two as one module."""
+"""Backbones: a ResNet, a feature pyramid on top of it, and both as one module."""
 
 from maskrcnn_scratch.backbone.fpn import (
     FeaturePyramidNetwork,

@@ -7,6 +7,8 @@ C4 --1x1-----(+)----> P4 --3x3--> "2"
 C3 --1x1-----(+)----> P3 --3x3--> "1"
                        | x2
 C2 --1x1-----(+)----> P2 --3x3--> "0"
+
+Shapes: see ``structures``; ``F`` is 256 in all models here.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from maskrcnn_scratch.conv import Conv2dNormActivation, accept_old_keys
 
 
 class LastLevelMaxPool(nn.Module):
-    """P6 as every second pixel of P5: only the RPN uses it, for the largest anchors (4.1)."""
+    """P6 is every second pixel of P5; only the RPN uses it, for the largest anchors (4.1)."""
 
     def forward(
         self, pyramid: list[Tensor], stages: list[Tensor], names: list[str]
@@ -30,11 +32,11 @@ class LastLevelMaxPool(nn.Module):
 
 
 class LastLevelP6P7(nn.Module):
-    """P6 and P7 by strided convolutions (RetinaNet, Lin et al. 2018, section 4).
+    """P6 and P7 by strided convolutions (RetinaNet, Lin et al. 2017, section 4).
 
     Args:
-        in_channels: channels of C5, or ``out_channels`` to start from P5 instead.
-        out_channels: channels of the pyramid.
+        in_channels: channels of C5; if equal to ``out_channels``, P6 is computed from P5 instead.
+        out_channels: channels of the pyramid, ``F``.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -56,13 +58,13 @@ class LastLevelP6P7(nn.Module):
 
 
 class FeaturePyramidNetwork(nn.Module):
-    """Turns the stages of a backbone into maps of equal depth, each aware of the coarser ones.
+    """Feature maps with the same number of channels at every level, merged top-down (section 3).
 
     Args:
-        in_channels_list: channels of each stage, finest first.
-        out_channels: channels of every level of the pyramid.
-        extra_blocks: adds coarser levels: called with the pyramid, the stages and their names,
-            returns the longer pyramid and its names.
+        in_channels_list: channels of each backbone stage, finest first.
+        out_channels: channels of every level of the pyramid, ``F``.
+        extra_blocks: adds coarser levels. It is called with the pyramid, the stages and their
+            names, and returns the longer pyramid and its names.
         norm_layer: called with the number of channels; None for convolutions with a bias.
     """
 
@@ -96,10 +98,13 @@ class FeaturePyramidNetwork(nn.Module):
         accept_old_keys(self, {block: f"{block}.0" for block in blocks})
 
     def forward(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Stages ``{name: [N, C_l, H_l, W_l]}``, finest first, to pyramid of the same names."""
+        """Stages ``[N, channels, H_l, W_l]`` by name -> levels ``[N, F, H_l, W_l]`` by name.
+
+        Both are ordered finest first.
+        """
         stages = list(x.values())
         laterals = [block(stage) for block, stage in zip(self.inner_blocks, stages, strict=True)]
-        for level in range(len(laterals) - 2, -1, -1):  # coarse to fine
+        for level in range(len(laterals) - 2, -1, -1):  # top-down: coarse to fine
             size = laterals[level].shape[-2:]
             laterals[level] += F.interpolate(laterals[level + 1], size=size)
         pyramid = [

@@ -1,4 +1,4 @@
-"""Batch normalisation with fixed statistics: one scale and one bias a channel."""
+"""Batch normalisation with fixed statistics: one scale and one bias per channel."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """``(x - running_mean) / sqrt(running_var + eps) * weight + bias`` with nothing to learn.
+    """``(x - running_mean) / sqrt(running_var + eps) * weight + bias``, all of them fixed.
 
-    Detection batches are too small to estimate statistics from, so those of the ImageNet training
-    are kept (ResNet as used in Faster R-CNN; He et al. 2015, Appendix A).
+    Batches of detection training are too small to estimate statistics, so those of the ImageNet
+    training are kept (He et al. 2015, Appendix A).
 
     Args:
         num_features: channels of the input ``[N, num_features, H, W]``.
-        eps: added to the variance; 0 only for weights that were trained so.
+        eps: added to the variance; see ``Conventions.frozen_batch_norm_eps``.
     """
 
     weight: Tensor
@@ -34,20 +34,20 @@ class FrozenBatchNorm2d(nn.Module):
         self._cached: tuple[list[Any], tuple[Tensor, Tensor], list[Tensor]] | None = None
 
     def scale_and_bias(self) -> tuple[Tensor, Tensor]:
-        """The two vectors ``[num_features]`` that the layer comes down to: ``x * scale + bias``.
+        """Scale and bias, ``[num_features]`` each: the layer computes ``x * scale + bias``.
 
-        Remembered until a buffer is written to or replaced.
+        They are cached until a buffer is written to or replaced.
         """
         buffers = list(self.buffers())
         if torch.compiler.is_compiling() or any(buffer.is_inference() for buffer in buffers):
-            return self._scale_and_bias()  # neither has versions to look at
+            return self._scale_and_bias()  # no version counters to compare
         if buffers[0].is_cuda and torch.cuda.is_current_stream_capturing():
-            return self._scale_and_bias()  # a graph would keep what is remembered for ever
+            return self._scale_and_bias()  # the graph would keep the cached values
         state = [(id(buffer), buffer.data_ptr(), buffer._version) for buffer in buffers]
         if self._cached is None or self._cached[0] != state:
-            with torch.inference_mode(False):  # it may serve in training later
+            with torch.inference_mode(False):  # training may use the cached values later
                 result = self._scale_and_bias()
-            self._cached = state, result, buffers  # kept alive, lest an id be given again
+            self._cached = state, result, buffers  # kept alive, so that no id is reused
         return self._cached[1]
 
     def _scale_and_bias(self) -> tuple[Tensor, Tensor]:
@@ -55,7 +55,7 @@ class FrozenBatchNorm2d(nn.Module):
         return scale, self.bias - self.running_mean * scale
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cached": None}  # copies and files do without
+        return {**self.__dict__, "_cached": None}  # copies and pickles have no cache
 
     def forward(self, x: Tensor) -> Tensor:
         scale, bias = self.scale_and_bias()
@@ -64,7 +64,7 @@ class FrozenBatchNorm2d(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # A trained BatchNorm2d counts its batches; there is nothing to count here.
+        # Weights of a BatchNorm2d also have a batch counter, which is not used here.
         state_dict.pop(prefix + "num_batches_tracked", None)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""The outputs of some children of a module."""
+"""Returns intermediate outputs of a module: here, the stages of a backbone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 
 class IntermediateLayerGetter(nn.ModuleDict):
-    """Runs a module's children in order and returns the outputs of some of them.
+    """Runs the children of a module in order and returns the outputs of some of them by name.
 
     Args:
         model: a module whose direct children are called one after another.
-        return_layers: name of the output by name of the child, such as ``{"layer1": "0"}``;
-            children after the last of them are left out.
+        return_layers: name of the child to name of its output, such as ``{"layer1": "0"}``.
+            Children after the last of them are dropped.
+
+    Raises:
+        ValueError: ``return_layers`` names a child that ``model`` does not have.
     """
 
     def __init__(self, model: nn.Module, return_layers: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
 """ResNet (He et al. 2015, "Deep Residual Learning for Image Recognition").
 
-The variant is the usual one of today, "v1.5": a bottleneck halves the resolution in its 3x3
-convolution rather than, as in the paper, in the 1x1 before it.
+By default the variant "v1.5": a bottleneck has its stride in the 3x3 convolution, not in the 1x1
+convolution before it as in the paper (``Conventions.stride_in_1x1``).
 
     stage    stride   output of ResNet-50
     conv1         2   [N,   64, H/2,  W/2]
@@ -24,7 +24,7 @@ NormLayer = Callable[[int], nn.Module]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (Figure 5, left; ResNet-18 and -34).
+    """Two 3x3 convolutions and a shortcut (Figure 5, left; ResNet-18 and -34).
 
     Args:
         in_channels: channels of the input.
@@ -52,7 +52,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut (Figure 5, right; ResNet-50 and deeper).
+    """1x1, 3x3 and 1x1 convolutions and a shortcut (Figure 5, right; ResNet-50 and deeper).
 
     Args:
         in_channels: channels of the input.
@@ -86,7 +86,7 @@ class Bottleneck(nn.Module):
 
 
 class StrideIn1x1Bottleneck(Bottleneck):
-    """The bottleneck of the paper: its first convolution halves the resolution."""
+    """The bottleneck of the paper: the stride is in the first 1x1 convolution."""
 
     stride_in_1x1 = True
 
@@ -94,7 +94,7 @@ class StrideIn1x1Bottleneck(Bottleneck):
 def projection(
     in_channels: int, out_channels: int, stride: int, norm_layer: NormLayer
 ) -> nn.Sequential | None:
-    """The shortcut's 1x1 convolution, or None where the input already has the right shape."""
+    """The shortcut's 1x1 convolution, or None for an identity shortcut (section 3.3, option B)."""
     if stride == 1 and in_channels == out_channels:
         return None
     conv = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
@@ -102,12 +102,12 @@ def projection(
 
 
 class ResNet(nn.Sequential):
-    """The named layers of a ResNet in order, up to C5; without pooling and classifier.
+    """The layers of a ResNet up to C5, by torchvision's names; no pooling and no classifier.
 
     Args:
         block: ``BasicBlock`` or ``Bottleneck``.
         layers: number of blocks in each of the four stages.
-        widths: of the blocks in each stage.
+        widths: channels of the blocks' 3x3 convolutions in each stage.
         in_channels: channels of the image.
         stem_width: channels of the first convolution.
         norm_layer: called with the number of channels.
@@ -144,7 +144,7 @@ class ResNet(nn.Sequential):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-# Table 1: the block and how many of them each stage has.
+# Table 1: the block, and the number of blocks in each stage.
 ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
@@ -161,12 +161,16 @@ def resnet(
     norm_layer: NormLayer = nn.BatchNorm2d,
     stride_in_1x1: bool = False,
 ) -> ResNet:
-    """A ResNet of the paper by its name, such as ``"resnet50"``.
+    """A ResNet of the paper by its name, with random weights.
 
     Args:
+        name: a key of ``ARCHITECTURES``, such as ``"resnet50"``.
         in_channels: channels of the image.
         norm_layer: called with the number of channels.
-        stride_in_1x1: bottlenecks are ``StrideIn1x1Bottleneck``.
+        stride_in_1x1: see ``Conventions``.
+
+    Raises:
+        ValueError: another name.
     """
     if name not in ARCHITECTURES:
         raise ValueError(f"no ResNet is called {name!r}: choose one of {', '.join(ARCHITECTURES)}")

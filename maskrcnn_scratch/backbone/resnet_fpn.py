@@ -1,4 +1,4 @@
-"""A backbone and its feature pyramid as one module; the ResNet one by name."""
+"""A backbone and its feature pyramid as one module; a ResNet-FPN by name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from maskrcnn_scratch.weights.loading import load_backbone
 
 
 class BackboneWithFPN(nn.Module):
-    """``[N, 3, H, W]`` -> the pyramid's levels by name, ``{"0": [N, channels, H/4, W/4], ...}``.
+    """``[N, 3, H, W]`` -> the levels of the pyramid by name, ``{"0": [N, F, H/4, W/4], ...}``.
 
     Args:
-        backbone: a module whose children are its stages, in order.
-        return_layers: name of the level by name of the child.
-        in_channels_list: channels of those children's outputs.
-        out_channels: channels of every level.
+        backbone: a module whose children are called in order.
+        return_layers: name of the child to name of the level; see ``IntermediateLayerGetter``.
+        in_channels_list: channels of the outputs of these children.
+        out_channels: channels of every level, ``F``.
         extra_blocks: adds coarser levels; ``LastLevelMaxPool`` by default.
         norm_layer: normalisation in the FPN; None for convolutions with a bias.
     """
@@ -59,16 +59,22 @@ def resnet_fpn_backbone(
     extra_blocks: nn.Module | None = None,
     in_channels: int = 3,
 ) -> BackboneWithFPN:
-    """A ResNet with an FPN of 256 channels on its stages.
+    """A ResNet with an FPN of 256 channels, as torchvision's function of the same name.
 
     Args:
         backbone_name: ``"resnet50"`` or another of ``resnet.ARCHITECTURES``.
-        weights: ImageNet weights to start from.
-        norm_layer: of the ResNet, called with the number of channels.
-        trainable_layers: how many of its five layers are trained, from the last; 5 is all.
-        returned_layers: stages that the FPN sees, each in 1-4; all by default.
+        weights: ImageNet weights to start from; random weights by default.
+        norm_layer: normalisation in the ResNet, called with the number of channels.
+        trainable_layers: how many of the five layers are trained, counted from the last; see
+            ``freeze``.
+        returned_layers: input stages of the FPN, each in 1-4; all by default.
         extra_blocks: see ``FeaturePyramidNetwork``.
-        in_channels: of the images; weights are fitted (``weights.loading.inflate_stem``).
+        in_channels: channels of the images; weights are adapted to them
+            (``weights.loading.inflate_stem``).
+
+    Raises:
+        ValueError: an unknown name, layer or number of layers.
+        WeightsError: weights that cannot be downloaded or belong to another network.
     """
     body = resnet(backbone_name, in_channels=in_channels, norm_layer=norm_layer)
     weights = ResNet50_Weights.verify(weights)
@@ -91,7 +97,7 @@ def resnet_with_fpn(
     extra_blocks: nn.Module | None = None,
     norm_layer: Callable[[int], nn.Module] | None = None,
 ) -> BackboneWithFPN:
-    """Puts an FPN on a ResNet and freezes all but its last ``trainable_layers`` layers."""
+    """An FPN on a ResNet, of which all but the last ``trainable_layers`` layers are frozen."""
     stages = tuple(returned_layers or (1, 2, 3, 4))
     if not all(1 <= stage <= 4 for stage in stages):
         raise ValueError(f"returned_layers must be in 1-4, got {list(stages)}")
@@ -107,7 +113,13 @@ def resnet_with_fpn(
 
 
 def freeze(body: ResNet, trainable_layers: int) -> None:
-    """Leaves gradients only to the last ``trainable_layers`` of the five layers of a ResNet."""
+    """Freezes all but the last ``trainable_layers`` of conv1, layer1, layer2, layer3 and layer4.
+
+    With 5, the affine parameters of bn1 are trained too, as in torchvision.
+
+    Raises:
+        ValueError: ``trainable_layers`` is not in 0-5.
+    """
     if not 0 <= trainable_layers <= 5:
         raise ValueError(f"trainable_layers must be in 0-5, got {trainable_layers}")
     trained = ["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable_layers]

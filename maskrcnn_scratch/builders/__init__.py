@@ -1,1 +1,1 @@
-"""Whole models: the four published ones, and those of a training configuration."""
+"""Complete models: the four published ones, and those of a training configuration."""

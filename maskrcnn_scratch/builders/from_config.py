@@ -1,18 +1,18 @@
-"""The models that ``maskrcnn train`` can build, and how a checkpoint becomes one again."""
+"""The models that ``maskrcnn train`` builds, and loading its checkpoints."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from maskrcnn_scratch.backbone import (
     BackboneWithFPN,
@@ -38,10 +38,16 @@ from maskrcnn_scratch.transform import GeneralizedRCNNTransform
 from maskrcnn_scratch.weights import (
     MaskRCNN_ResNet50_FPN_Weights,
     ResNet50_Weights,
+    WeightsEnum,
     read_state_dict,
 )
 from maskrcnn_scratch.weights.categories import COCO_CATEGORIES
-from maskrcnn_scratch.weights.loading import load_backbone, load_pretrained, warn_of_values
+from maskrcnn_scratch.weights.loading import (
+    check_same_shapes,
+    load_backbone,
+    load_pretrained,
+    warn_of_values,
+)
 
 PYRAMID_LEVELS = 5  # P2 to P6
 
@@ -51,61 +57,64 @@ class ModelConfig:
     """Which Mask R-CNN to train."""
 
     architecture: Literal["resnet50_fpn", "small"] = "resnet50_fpn"
-    """The paper's model, or one of 1.8 million parameters that learns on a CPU in minutes."""
+    """The paper's model, or one with 1.8 million parameters that trains on a CPU in minutes."""
     weights: str = "imagenet"
-    """What training starts from: coco (the whole large model), imagenet (its ResNet), none, or a
-    weights file, of any classes."""
+    """Starting weights: coco (the whole resnet50_fpn), imagenet (its ResNet), none, or a weights
+    file, with any number of classes."""
     trainable_backbone_layers: int | None = None
-    """How many of the five ResNet layers are trained, from the last; by default 3, and from
-    scratch all."""
+    """How many of the five ResNet layers are trained, counted from the last; by default 3, or all
+    without starting weights."""
+    frozen_batch_norm_eps: float | None = None
+    """Epsilon of the frozen batch normalisation; by default the one that the starting weights were
+    trained with. Set 0 for a converted copy of the published COCO weights."""
     widths: tuple[int, int, int, int] = (32, 64, 128, 128)
-    """Channels of the small model's stages."""
+    """Channels of each stage of the small model."""
     blocks: tuple[int, int, int, int] = (1, 1, 1, 1)
-    """Residual blocks in the small model's stages."""
+    """Residual blocks in each stage of the small model."""
     min_size: tuple[int, ...] = (800,)
-    """Pixels that the shorter side is resized to; of several one is drawn for each image, and the
-    last serves for inference."""
+    """Pixels to which the shorter side is resized. Of several, training draws one per image, and
+    inference uses the last."""
     max_size: int = 1333
-    """Pixels that the longer side may have."""
+    """Upper limit of the longer side, in pixels."""
     test_scale: float | None = None
-    """Factor that images are resized by for inference, instead of to min_size: for training on
-    crops that show only a part of them."""
+    """Factor by which images are resized in inference, instead of to min_size: for training on
+    crops."""
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
-    """Anchor sizes in pixels of the resized image, split evenly over the five pyramid levels."""
+    """Anchor sizes in pixels of the resized image, divided evenly among the five pyramid levels."""
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height / width of the anchors."""
     pre_nms_top_n: int | None = None
-    """Proposals of a level before NMS; by default 2000 in training and 1000 after."""
+    """Proposals per level before NMS; by default 2000 in training and 1000 in inference."""
     post_nms_top_n: int | None = None
-    """Proposals of an image after NMS; by default 2000 in training and 1000 after."""
+    """Proposals per image after NMS; by default 2000 in training and 1000 in inference."""
     rpn_samples: int = 256
-    """Anchors of an image that enter the losses."""
+    """Anchors sampled per image for the losses."""
     box_samples: int = 512
-    """Proposals of an image that enter the losses."""
+    """Proposals sampled per image for the losses."""
     detections: int = 100
-    """The most detections of an image."""
+    """The most detections per image."""
     subpixel_masks: bool = False
-    """Paste masks without rounding boxes to pixels and pool features without the half-pixel shift:
-    better AP, but not torchvision's convention."""
+    """Paste masks without rounding their boxes to pixels, and pool features with aligned RoIAlign,
+    as detectron2 does and torchvision does not."""
 
     def __post_init__(self) -> None:
-        split_over_levels(self.anchor_sizes)  # raises where it cannot
+        split_over_levels(self.anchor_sizes)  # raises if it cannot
         check_positive(
             self, "min_size", "max_size", "test_scale", "aspect_ratios", "pre_nms_top_n",
             "post_nms_top_n", "rpn_samples", "box_samples", "detections",
         )  # fmt: skip
         if self.architecture == "small" and self.weights in ("coco", "imagenet"):
             raise ValueError(
-                f"there are no {self.weights} weights for the small model: set weights to none, "
-                "or to a file"
+                f"there are no {self.weights} weights for the small model: set weights to none or "
+                "to a file"
             )
 
 
 def split_over_levels(anchor_sizes: Sequence[float]) -> tuple[tuple[float, ...], ...]:
-    """Sizes for ``AnchorGenerator``, evenly over five levels: of ten the first two for P2.
+    """Sizes per level for ``AnchorGenerator``: of ten sizes, the first two are for P2.
 
     Raises:
-        ValueError: their number is no multiple of five, or one is not positive.
+        ValueError: their number is not a multiple of five, or one is not positive.
     """
     per_level, rest = divmod(len(anchor_sizes), PYRAMID_LEVELS)
     if rest or not per_level:
@@ -120,7 +129,7 @@ def split_over_levels(anchor_sizes: Sequence[float]) -> tuple[tuple[float, ...],
 
 
 class TrainedModel(NamedTuple):
-    """A model, and what its labels mean."""
+    """A model and the meaning of its labels."""
 
     model: FasterRCNN  # in eval mode, on the CPU
     class_names: dict[int, str]  # by label, from 1
@@ -130,16 +139,16 @@ class TrainedModel(NamedTuple):
 def load_trained(path: str | PathLike[str]) -> TrainedModel:
     """The model of a checkpoint that ``maskrcnn train`` wrote, or of a weights file.
 
-    A weights file is of one of the models in ``builders``; with 91 outputs its labels are COCO's
-    category ids, otherwise the classes are called by their numbers.
+    A weights file must belong to a model of ``builders.resnet50_fpn``. If that has 91 classes,
+    labels are COCO's category ids; otherwise the class names are the labels as text.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError, WeightsError: it cannot be read, or is of no such model.
+        ValueError, WeightsError: it cannot be read, or belongs to no such model.
     """
     try:
         checkpoint = load_checkpoint(Path(path))
-    except ValueError:  # other formats hold weights as well
+    except ValueError:  # may be a weights file of another format
         checkpoint = {}
     if "category_labels" in checkpoint:
         try:
@@ -174,15 +183,7 @@ def _load_run(checkpoint: dict[str, Any], path: str | PathLike[str]) -> TrainedM
     num_classes = max(names, default=0) + 1
     with torch.device("meta"):  # no memory
         expected = build_model(config, num_classes).state_dict()
-    for key in [*expected, *weights]:
-        if key not in expected or key not in weights:
-            raise ValueError(f"{key} is in {'weights' if key in weights else 'model'} only")
-        here, there = expected[key], weights[key]
-        if not isinstance(there, Tensor) or (here.shape, here.dtype) != (there.shape, there.dtype):
-            raise ValueError(
-                f"{key} should be {here.dtype} {list(here.shape)}, not "
-                + (f"{there.dtype} {list(there.shape)}" if isinstance(there, Tensor) else "a value")
-            )
+    check_same_shapes(expected, weights)
     warn_of_values(weights, path)
     model = build_model(config, num_classes)
     model.load_state_dict(weights)
@@ -190,7 +191,7 @@ def _load_run(checkpoint: dict[str, Any], path: str | PathLike[str]) -> TrainedM
 
 
 def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
-    """The model without its starting weights; ``num_classes`` includes the background."""
+    """The model with random weights; ``num_classes`` includes the background."""
     sizes = split_over_levels(config.anchor_sizes)
     options: dict[str, Any] = {
         "min_size": config.min_size,
@@ -215,7 +216,7 @@ def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
 
 
 class TransformByScale(GeneralizedRCNNTransform):
-    """Resizes by a factor in inference; in training, and in all else, it is as ``transform``."""
+    """Resizes by a factor in inference; otherwise the same as ``transform``."""
 
     def __init__(self, transform: GeneralizedRCNNTransform, test_scale: float) -> None:
         super().__init__(
@@ -232,41 +233,66 @@ class TransformByScale(GeneralizedRCNNTransform):
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         if self.training:
             return super().resized_size(height, width)
-        # As in the base class sizes may be symbols.
+        # Sizes may be symbols, as in the base class.
         scale = torch.sym_min(self.test_scale, self.max_size / torch.sym_max(height, width))
         sides: list[Any] = [math.trunc(side * scale + 0.5) for side in (height, width)]
         return torch.sym_max(sides[0], 1), torch.sym_max(sides[1], 1)
 
 
 def resnet50_fpn(config: ModelConfig) -> BackboneWithFPN:
-    """The large model's backbone: from scratch with batch norm that learns, else a frozen one."""
+    """A ResNet-50-FPN with BatchNorm2d, or FrozenBatchNorm2d if there are starting weights."""
     from_scratch = config.weights == "none"
     trained_layers = config.trainable_backbone_layers
     if trained_layers is None:
         trained_layers = 5 if from_scratch else 3
     return resnet_fpn_backbone(
         backbone_name="resnet50",
-        # The published COCO weights were trained without the epsilon.
         norm_layer=nn.BatchNorm2d
         if from_scratch
-        else partial(FrozenBatchNorm2d, eps=0.0 if config.weights == "coco" else 1e-5),
+        else partial(FrozenBatchNorm2d, eps=frozen_batch_norm_eps(config)),
         trainable_layers=trained_layers,
     )
 
 
+def frozen_batch_norm_eps(config: ModelConfig) -> float:
+    """``config.frozen_batch_norm_eps``, or the one that the starting weights were trained with."""
+    weights = starting_weights(config)
+    if isinstance(weights, Path) and not weights.is_file():
+        weights = None  # load_starting_weights raises the error; a trained model needs no file
+    return Conventions(frozen_batch_norm_eps=config.frozen_batch_norm_eps).eps_for(weights)
+
+
+def with_resolved_eps(config: ModelConfig) -> ModelConfig:
+    """``config`` with its epsilon as a number.
+
+    A training run stores it: when its checkpoint is loaded, the weights file may be gone.
+    """
+    return replace(config, frozen_batch_norm_eps=frozen_batch_norm_eps(config))
+
+
+def starting_weights(config: ModelConfig) -> WeightsEnum | Path | None:
+    """What ``config.weights`` names."""
+    named: dict[str, WeightsEnum | None] = {
+        "coco": MaskRCNN_ResNet50_FPN_Weights.DEFAULT,
+        "imagenet": ResNet50_Weights.IMAGENET1K_V1,
+        "none": None,
+    }
+    return named[config.weights] if config.weights in named else Path(config.weights)
+
+
 def load_starting_weights(model: MaskRCNN, config: ModelConfig) -> None:
-    """Loads what ``config.weights`` names into a model that ``build_model`` made.
+    """Loads the weights that ``config.weights`` names into a model from ``build_model``.
 
     Raises:
-        FileNotFoundError, WeightsError: there is no such file, or it is of another model.
+        FileNotFoundError, WeightsError: there is no such file, or it belongs to another model.
     """
-    if config.weights == "coco":
-        load_pretrained(model, MaskRCNN_ResNet50_FPN_Weights.DEFAULT.get_state_dict())
-    elif config.weights == "imagenet":
-        body = model.get_submodule("backbone.body")
-        load_backbone(body, ResNet50_Weights.IMAGENET1K_V1.get_state_dict())
-    elif config.weights != "none":
-        load_pretrained(model, read_state_dict(config.weights), source=config.weights)
+    weights = starting_weights(config)
+    if isinstance(weights, Path):
+        load_pretrained(model, read_state_dict(weights), source=str(weights))
+    elif isinstance(weights, ResNet50_Weights):
+        load_backbone(model.get_submodule("backbone.body"), weights.get_state_dict())
+    elif weights is not None:
+        load_pretrained(model, weights.get_state_dict(), source=str(weights))
 
 
 def small_maskrcnn(
@@ -276,14 +302,14 @@ def small_maskrcnn(
     conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
     **kwargs: Any,
 ) -> MaskRCNN:
-    """Mask R-CNN for small images and little time, made of the same parts as the large one.
+    """A small Mask R-CNN for small images, from the same parts as the large one.
 
     Args:
         num_classes: background included.
         widths: channels of the four stages, at strides 4 to 32.
-        blocks: residual blocks in each of them.
-        conventions: where libraries differ.
-        **kwargs: to ``MaskRCNN``.
+        blocks: residual blocks in each stage.
+        conventions: see ``Conventions``.
+        **kwargs: for ``MaskRCNN``.
     """
     channels = 64
     body: OrderedDict[str, nn.Module] = OrderedDict(

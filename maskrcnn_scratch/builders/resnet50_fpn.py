@@ -3,10 +3,10 @@
     maskrcnn_resnet50_fpn        the model of the paper
     maskrcnn_resnet50_fpn_v2     with batch normalisation and deeper heads (Li et al. 2021, "Bench-
                                  marking Detection Transfer Learning with Vision Transformers")
-    fasterrcnn_resnet50_fpn      each without its mask branch
+    fasterrcnn_resnet50_fpn      the same two without the mask branch
     fasterrcnn_resnet50_fpn_v2
 
-``load_model`` builds whichever of them a weights file is for.
+``load_model`` builds the one that a weights file belongs to.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,6 @@ MODELS = {
     "fasterrcnn_resnet50_fpn_v2": _Model(FasterRCNN, FasterRCNN_ResNet50_FPN_V2_Weights, v2=True),
 }
 
-# Trained when FrozenBatchNorm2d had no epsilon.
-_WITHOUT_EPS = (MaskRCNN_ResNet50_FPN_Weights.COCO_V1, FasterRCNN_ResNet50_FPN_Weights.COCO_V1)
-
 _ARGUMENTS = {
     name for part in (FasterRCNN, GeneralizedRCNNTransform) for name in signature(part).parameters
 }
@@ -81,21 +79,25 @@ def maskrcnn_resnet50_fpn(
     """Mask R-CNN with a ResNet-50-FPN, as torchvision's function of the same name.
 
     Args:
-        weights: of the whole model: published ones, such as ``"DEFAULT"``, or a file as a ``Path``,
-            in any layout of ``weights.layouts``. For another number of classes the last layers of
-            the predictors start afresh, and a warning lists them.
-        progress: shows a bar while downloading.
-        num_classes: with the background; by default what ``weights`` were trained for, or 91.
-        weights_backbone: likewise of the ResNet alone, where there are no ``weights``.
-        trainable_backbone_layers: how many of the ResNet's five layers are trained, from the last:
-            3 by default. Without any weights all are, and their batch normalisation is an ordinary
-            one instead of a frozen one.
-        **kwargs: ``in_channels`` of the images, by default what ``weights`` have or 3; weights for
-            three are fitted (``weights.loading.inflate_stem``). ``conventions``, by default those
-            of the library that ``weights`` come from. The rest to ``MaskRCNN``.
+        weights: weights of the whole model: the name of published ones, such as ``"DEFAULT"``, or a
+            file as a ``Path``, in any layout of ``weights.layouts``. If the number of classes
+            differs, the last layers of the predictors are initialised at random, and a warning
+            lists them.
+        progress: whether to show a progress bar while downloading.
+        num_classes: background included; by default as in ``weights``, or 91.
+        weights_backbone: weights of the ResNet, used if there are no ``weights``.
+        trainable_backbone_layers: how many of the ResNet's five layers are trained, counted from
+            the last; 3 by default. Without any weights all are trained, with BatchNorm2d instead of
+            FrozenBatchNorm2d.
+        **kwargs: ``in_channels`` of the images, by default as in ``weights``, or 3; weights for
+            three channels are adapted (``weights.loading.inflate_stem``). ``conventions``, by
+            default those of the library that ``weights`` come from. All others are arguments of
+            ``MaskRCNN``.
 
     Raises:
-        WeightsError: weights that cannot be had or are not of this model.
+        TypeError: an argument that the model does not have.
+        ValueError: weights of an unknown name, or parts that do not fit together.
+        WeightsError: weights that cannot be downloaded or read, or belong to another model.
     """
     return _build(
         MODELS["maskrcnn_resnet50_fpn"],
@@ -117,9 +119,9 @@ def maskrcnn_resnet50_fpn_v2(
     trainable_backbone_layers: int | None = None,
     **kwargs: Any,
 ) -> MaskRCNN:
-    """``maskrcnn_resnet50_fpn`` with ordinary batch normalisation everywhere and deeper heads.
+    """``maskrcnn_resnet50_fpn`` with BatchNorm2d in backbone, FPN and heads, and deeper heads.
 
-    The RPN head has two convolutions, the box head four and one fully connected layer.
+    The RPN head has two convolutions; the box head has four and one fully connected layer.
     """
     return _build(
         MODELS["maskrcnn_resnet50_fpn_v2"],
@@ -175,23 +177,23 @@ def fasterrcnn_resnet50_fpn_v2(
 
 
 def load_model(file: str | os.PathLike[str], **kwargs: Any) -> FasterRCNN:
-    """The model that a weights file is of, with its weights, in eval mode.
+    """The model that a weights file belongs to, with its weights, in eval mode.
 
     Args:
-        file: in any layout of ``weights.layouts``, of one of the four models. (A checkpoint of
-            ``maskrcnn train`` may be of others: see ``load_trained``.)
-        **kwargs: to the model's builder.
+        file: weights of one of the four models, in any layout of ``weights.layouts``. For a
+            checkpoint of ``maskrcnn train`` see ``load_trained``.
+        **kwargs: for the model's builder.
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeightsError: it cannot be read, or is of no such model.
+        WeightsError: it cannot be read, or does not belong to one of the four models.
     """
     path = Path(file)
     state_dict = read_state_dict(path)
     with naming(path):
         name = to_torchvision(state_dict)[1]
     if name == BACKBONE:
-        raise WeightsError(f"{path}: weights of a ResNet-50 alone, without a detector")
+        raise WeightsError(f"{path}: weights of a ResNet-50 only, without a detector")
     try:
         return _build(MODELS[name], path, **kwargs).eval()
     except (IndexError, RuntimeError, ValueError, MemoryError) as error:
@@ -214,8 +216,8 @@ def _build(
 ) -> Any:
     """One of the four models; the arguments are those of the public functions."""
     if unknown := kwargs.keys() - _ARGUMENTS:  # before anything is downloaded
-        hint = ": weights are named by weights=" if "pretrained" in min(unknown) else ""
-        raise TypeError(f"{min(unknown)!r} is no argument of {which.class_.__name__}{hint}")
+        hint = ": use weights= instead" if "pretrained" in min(unknown) else ""
+        raise TypeError(f"{min(unknown)!r} is not an argument of {which.class_.__name__}{hint}")
     whole = weights if isinstance(weights, Path) else which.published.verify(weights)
     source: WeightsEnum | Path | None = whole
     if source is None and isinstance(weights_backbone, Path):
@@ -225,21 +227,23 @@ def _build(
     if source is None and trainable_backbone_layers is not None:
         warnings.warn(
             f"trainable_backbone_layers={trainable_backbone_layers} is ignored: without weights "
-            "there is nothing worth freezing, all layers are trained",
+            "all layers are trained",
             stacklevel=3,
         )
-    state_dict, origin = _read(source, progress)
+    state_dict, conventions_of_source = _read(source, progress)
     if num_classes is None:
         num_classes = _rows(state_dict, whole) if whole and _CLASSES in state_dict else 91
     if in_channels is None:
         stem = state_dict.get(_STEM)
         in_channels = stem.shape[1] if stem is not None and stem.dim() == 4 and len(stem) else 3
-    conventions = (conventions or origin).with_channels(in_channels)
+    conventions = (conventions or conventions_of_source).with_channels(in_channels)
 
     body = resnet(
         "resnet50",
         in_channels=in_channels,
-        norm_layer=FrozenBatchNorm2d if source and not which.v2 else nn.BatchNorm2d,
+        norm_layer=partial(FrozenBatchNorm2d, eps=conventions.eps_for(source))
+        if source and not which.v2
+        else nn.BatchNorm2d,
         stride_in_1x1=conventions.stride_in_1x1,
     )
     if whole is None and source is not None:
@@ -253,23 +257,19 @@ def _build(
     )
     if which.v2:
         anchors = kwargs.get("rpn_anchor_generator")
-        anchors_per_cell = 3 if anchors is None else anchors.num_anchors_per_location()[0]
-        parts = _v2_parts(backbone.out_channels, anchors_per_cell, which.class_ is MaskRCNN)
+        num_anchors = 3 if anchors is None else anchors.num_anchors_per_location()[0]
+        parts = _v2_parts(backbone.out_channels, num_anchors, which.class_ is MaskRCNN)
         kwargs = {**parts, **kwargs}
     model = which.class_(backbone, num_classes, conventions=conventions, **kwargs)
     if whole is not None:
         load_pretrained(model, state_dict, source=str(whole))
-        if _without_eps(whole):
-            for module in model.modules():
-                if isinstance(module, FrozenBatchNorm2d):
-                    module.eps = 0.0
     return model
 
 
 def _read(
     source: WeightsEnum | Path | None, progress: bool
 ) -> tuple[dict[str, Tensor], Conventions]:
-    """The tensors under torchvision's names, and the conventions they were trained with."""
+    """The tensors by torchvision's names, and the conventions of the library they come from."""
     if source is None:
         return {}, Conventions.torchvision()
     if isinstance(source, Path):
@@ -280,12 +280,13 @@ def _read(
     if layout is not None:
         with naming(source):
             state_dict = LAYOUTS[layout].to_torchvision(state_dict)
-    origin = Conventions.detectron2() if layout == "detectron2" else Conventions.torchvision()
-    return state_dict, origin
+    if layout == "detectron2":
+        return state_dict, Conventions.detectron2()
+    return state_dict, Conventions.torchvision()
 
 
 def _rows(state_dict: dict[str, Tensor], source: object) -> int:
-    """Classes of the box predictor's tensors, which must agree: layers are made of that size."""
+    """The number of classes, on which the tensors of the box predictor must agree."""
     rows = {
         name: tuple(state_dict[key].shape[:1])
         for name in ("cls_score.weight", "cls_score.bias", "bbox_pred.weight", "bbox_pred.bias")
@@ -298,18 +299,11 @@ def _rows(state_dict: dict[str, Tensor], source: object) -> int:
     return classes
 
 
-def _without_eps(weights: WeightsEnum | Path) -> bool:
-    """Whether the weights are, a file by its name, those that were trained without an epsilon."""
-    if isinstance(weights, Path):
-        return any(member.url.endswith(f"/{weights.name}") for member in _WITHOUT_EPS)
-    return weights in _WITHOUT_EPS
-
-
-def _v2_parts(channels: int, anchors_per_cell: int, has_mask: bool) -> dict[str, nn.Module]:
-    """What the second recipe puts in place of the default heads."""
+def _v2_parts(channels: int, num_anchors: int, has_mask: bool) -> dict[str, nn.Module]:
+    """The heads of the "v2" models, for ``num_anchors`` anchors per location."""
     widths = (256, 256, 256, 256)
     parts = {
-        "rpn_head": RPNHead(channels, anchors_per_cell, conv_depth=2),
+        "rpn_head": RPNHead(channels, num_anchors, conv_depth=2),
         "box_head": FastRCNNConvFCHead((channels, 7, 7), widths, (1024,), nn.BatchNorm2d),
     }
     if has_mask:

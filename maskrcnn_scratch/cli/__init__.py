@@ -1,7 +1,7 @@
-"""The ``maskrcnn`` command. Each of its commands is a function in a file of its own.
+"""The ``maskrcnn`` command. Each subcommand is a function in its own file.
 
-The function's signature and docstring become the options and their help. It returns the exit status
-and reports what is wrong with its input by raising an error whose message names the culprit.
+The signature and docstring of the function become the options and their help. The function returns
+the exit status. For bad input it raises an error whose message names the file or option.
 """
 
 from __future__ import annotations
@@ -12,41 +12,44 @@ import warnings
 from collections.abc import Collection, Sequence
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
+
+from maskrcnn_scratch import __version__
 
 # Command -> help. The first word is the file in this folder, the last the function in it.
 COMMANDS = {
-    "predict": "find objects in images: overlay pictures, JSON, COCO results",
-    "train": "train on a data set in COCO format, from the start or resumed",
-    "evaluate": "COCO's box and mask AP of a model or of saved results",
-    "export": "write a model as ONNX, torch.export program or compiled package",
-    "data check": "find what is wrong with a data set, and how it fits the model",
+    "predict": "detect objects in images: overlay images, JSON, COCO results",
+    "train": "train on a data set in COCO format, or resume a run",
+    "evaluate": "compute COCO's box and mask AP of a model or of saved results",
+    "export": "export a model as ONNX, torch.export program or compiled package",
+    "data check": "check a data set for problems, and how it fits the model",
+    "data convert": "rewrite a data set of another tool in COCO format",
     "parity": "compare every part of the model with torchvision",
-    "weights show": "what a weights file holds, and which model it fits",
-    "weights convert": "rewrite weights for torchvision, detectron2, timm or as safetensors",
+    "weights show": "show the content of a weights file, and which model it fits",
+    "weights convert": "convert weights for torchvision, detectron2, timm or to safetensors",
 }
 
-EXTRAS = ("train", "export", "inspect", "parity")  # those named as the command they are for
+EXTRAS = ("train", "export", "inspect", "parity")  # extras with the name of their command
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130  # exit status
 
 
 class UsageError(ValueError):
-    """The command was called in a way that cannot work; nothing was done."""
+    """The arguments of the command are wrong. Nothing was done."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command and gives its exit status.
+    """Runs one command and returns its exit status.
 
-    0 is success, 1 a failure, 2 wrong usage, 130 Ctrl-C. ``args`` are by default this process's.
+    0 is success, 1 a failure, 2 wrong usage, 130 Ctrl-C. ``args`` are by default those of the
+    process.
     """
     args = sys.argv[1:] if args is None else list(args)
     if not args or args[0] in ("-h", "--help"):
         print(_help())
         return 0 if args else USAGE
     if args[0] == "--version":
-        print(f"maskrcnn_scratch {version('maskrcnn_scratch')}")
+        print(f"maskrcnn_scratch {__version__}")
         return 0
     for command in COMMANDS:
         words = command.split()
@@ -58,13 +61,13 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     return _complain(
         "maskrcnn",
-        f"no command {' '.join(args[:2])!r}; there are {', '.join(group or COMMANDS)}",
+        f"no command {' '.join(args[:2])!r}; the commands are {', '.join(group or COMMANDS)}",
         USAGE,
     )
 
 
 def pick_device(name: str) -> str:
-    """``name`` if this machine has it; for "auto" CUDA where there is a GPU, else the CPU."""
+    """``name`` if this machine has that device; for "auto" CUDA if there is a GPU, else the CPU."""
     import torch
 
     if name == "auto":
@@ -83,19 +86,19 @@ def _help(commands: Collection[str] = COMMANDS) -> str:
         [
             "usage: maskrcnn COMMAND ...",
             "",
-            "Mask R-CNN: train it, measure it, use it.",
+            "Train, evaluate and use Mask R-CNN.",
             "",
             *(f"  {command:{width}}  {COMMANDS[command]}" for command in commands),
             "",
-            "maskrcnn COMMAND --help lists a command's options. With MASKRCNN_TRACEBACK=1 in the",
-            "environment an error shows where it came from.",
+            "maskrcnn COMMAND --help lists the options of a command. MASKRCNN_TRACEBACK=1 in the",
+            "environment shows the traceback of an error.",
         ]
     )
 
 
 def _run(command: str, args: Sequence[str]) -> int:
     words, program = command.split(), f"maskrcnn {command}"
-    plain, warnings.formatwarning = warnings.formatwarning, partial(_format_warning, program)
+    plain, warnings.formatwarning = warnings.formatwarning, partial(_format_warning, program, set())
     try:
         import tyro
 
@@ -117,8 +120,13 @@ def _run(command: str, args: Sequence[str]) -> int:
         warnings.formatwarning = plain
 
 
-def _format_warning(program: str, message: Warning | str, *_: Any) -> str:
-    return f"{program}: warning: {message}\n"
+def _format_warning(program: str, shown: set[str], message: Warning | str, *_: Any) -> str:
+    """One line for each warning of a command; nothing for one that was shown before."""
+    text = f"{program}: warning: {message}\n"
+    if text in shown:
+        return ""
+    shown.add(text)
+    return text
 
 
 def _complain(program: str, message: str, status: int) -> int:

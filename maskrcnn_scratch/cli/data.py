@@ -1,4 +1,4 @@
-"""``maskrcnn data check``: what is wrong with a data set, and how it fits the model."""
+"""``maskrcnn data check``: finds problems of a data set, and shows how it fits the model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import tyro
 
 from maskrcnn_scratch.cli import UsageError
-from maskrcnn_scratch.data.coco_json import find_image_folder
+from maskrcnn_scratch.data.image_folder import find_image_folder
 from maskrcnn_scratch.dataset_check.checks import Problem, Report, check_dataset
 from maskrcnn_scratch.dataset_check.model_fit import Geometry, ModelFit
 from maskrcnn_scratch.files import write_json
 
 BAR = 30  # characters of a full bar
 DEFAULT_GEOMETRY = Geometry()
-WORTHWHILE = 0.02  # what other anchors must bring in IoU to be suggested
+WORTHWHILE = 0.02  # gain of mean IoU from which other anchors are suggested
 
 
 def check(
@@ -28,20 +28,20 @@ def check(
     show: int = 5,
     json: Path | None = None,
 ) -> int:
-    """Look for what would break or mislead training, and show how the objects fit the model.
+    """Check a data set for problems that break or mislead training, and its fit to the model.
 
-    Exit status 1 if there is an error, 0 if there are warnings at most.
+    The exit status is 1 if there are errors, and 0 if there are only warnings or no problems.
 
     Args:
-        paths: COCO annotation files, or folders that hold them.
-        images: Folder of the images; by default it is looked for around the annotation file.
-        geometry: The model to fit.
-        decode: Decode every image, which finds truncated ones.
-        show: Examples of each kind of problem; 0 shows all.
-        json: Write everything found to this file.
+        paths: COCO annotation files, or folders that contain them.
+        images: Folder of the images; by default it is searched near the annotation file.
+        geometry: Sizes in the model.
+        decode: Decode every image, which finds truncated files.
+        show: Number of examples shown for each kind of problem; 0 shows all.
+        json: Write the report to this file.
     """
     if not paths:
-        raise UsageError("give at least one COCO annotation file, or a folder that holds some")
+        raise UsageError("give at least one COCO annotation file, or a folder that contains one")
     reports = [
         check_dataset(file, images or find_image_folder(file), geometry, decode)
         for path in paths
@@ -55,13 +55,17 @@ def check(
 
 
 def find_annotation_files(path: Path) -> list[Path]:
-    """The file itself; of a folder the ``instances*.json`` in it and its ``annotations``."""
+    """The file itself; for a folder ``instances*.json`` in it and in its ``annotations``.
+
+    Raises:
+        FileNotFoundError: the folder has no such file.
+    """
     if not path.is_dir():
         return [path]
     folders = (path, path / "annotations")
     files = [file for folder in folders for file in sorted(folder.glob("instances*.json"))]
     if not files:
-        raise FileNotFoundError(f"{path}: no instances*.json in it or in its annotations/")
+        raise FileNotFoundError(f"{path}: no instances*.json in the folder or in annotations/")
     return files
 
 
@@ -73,8 +77,8 @@ def format_report(report: Report, show: int) -> Iterator[str]:
         yield (
             f"  {statistics['images']} images, {statistics['images_without_annotations']} of them "
             f"without annotations; {statistics['annotations']} annotations, "
-            f"{statistics['crowds']} of them crowds, up to "
-            f"{statistics['most_annotations_in_an_image']} in an image"
+            f"{statistics['crowds']} of them crowds, at most "
+            f"{statistics['most_annotations_per_image']} per image"
         )
         counts = list(statistics["annotations_per_category"].items())
         shown = ", ".join(f"{name} {count}" for name, count in counts[:8])
@@ -95,33 +99,34 @@ def _format_problems(problems: list[Problem], severity: str, show: int) -> Itera
     for kind, found in by_kind.items():
         yield f"  {severity}: {kind} ({len(found)})"
         for problem in found[:show]:
-            places = [problem.image] if problem.image else []
+            names = [problem.image] if problem.image else []
             if problem.annotation_id is not None:
-                places.append(f"annotation {problem.annotation_id}")
-            yield "      " + ": ".join(filter(None, [", ".join(places), problem.detail]))
+                names.append(f"annotation {problem.annotation_id}")
+            yield "      " + ": ".join(filter(None, [", ".join(names), problem.detail]))
         if len(found) > show:
             yield f"      ... and {len(found) - show} more (--show 0 lists all)"
 
 
 def _format_fit(fit: ModelFit, statistics: dict[str, Any]) -> Iterator[str]:
     shape = fit.suggested
-    yield f"  in the model (shorter side {shape.min_size}, longer at most {shape.max_size} pixels):"
-    yield "    IoU of an object's best anchor"
+    yield f"  fit to the model (shorter side {shape.min_size}, longer side up to {shape.max_size}):"
+    yield "    objects by the IoU of their best anchor"
     yield from _bars(fit.anchor_iou_histogram)
-    yield "    level that an object is pooled from"
+    yield "    objects by the pyramid level that they are pooled from"
     yield from _bars(fit.roi_levels)
     matching = statistics["matching"]
     yield (
-        f"    IoUs of all anchors with the {matching['objects']} objects of {matching['image']}: "
-        f"{matching['iou_matrix_megabytes']:.0f} MB where a matcher keeps them (this one does not)"
+        f"    an IoU matrix of all anchors and the {matching['objects']} objects of "
+        f"{matching['image']} takes {matching['iou_matrix_megabytes']:.0f} MB (this package's "
+        "matcher does not store it)"
     )
     best = f"    mean IoU of the best anchors: {fit.mean_anchor_iou:.2f}"
     if fit.suggested_mean_anchor_iou < fit.mean_anchor_iou + WORTHWHILE:
-        yield f"{best}; no others that were tried are much better"
+        yield f"{best}; none of the other anchors tried is much better"
     else:
         sizes = " ".join(map(str, shape.anchor_sizes))
         ratios = " ".join(f"{ratio:g}" for ratio in shape.aspect_ratios)
-        yield f"{best}; {fit.suggested_mean_anchor_iou:.2f} with these:"
+        yield f"{best}; {fit.suggested_mean_anchor_iou:.2f} with these anchors:"
         yield f"      --anchor-sizes {sizes} --aspect-ratios {ratios}"
 
 
@@ -130,3 +135,33 @@ def _bars(counts: dict[str, int]) -> Iterator[str]:
     for name, count in counts.items():
         bar = "#" * round(BAR * count / most)
         yield f"      {name:8} {bar:{BAR}} {count:7}  {100 * count / total:5.1f}%"
+
+
+def convert(
+    source: tyro.conf.Positional[Path],
+    destination: tyro.conf.Positional[Path],
+    split: tuple[float, ...] = (),
+    seed: int = 0,
+) -> int:
+    """Rewrite a data set of another tool in COCO format.
+
+    Reads labelme, Pascal VOC, YOLO, CVAT XML, VIA, Label Studio, folders of PNG instance masks and
+    COCO; the format is recognised by its content. Images are linked where the file system allows
+    it, and copied otherwise.
+
+    Args:
+        source: Annotation file, or folder of the data set.
+        destination: New folder, which gets images/ and annotations/.
+        split: Fractions of the images for training, validation and, if there is a third, test,
+            such as 0.8 0.2; by default all images are in one file.
+        seed: Of the order in which images are drawn for the split.
+    """
+    from maskrcnn_scratch.data.convert import split_content, write_dataset
+    from maskrcnn_scratch.data.formats import read_dataset
+
+    if split and (len(split) not in (2, 3) or min(split) <= 0 or abs(sum(split) - 1) > 1e-6):
+        raise UsageError(f"--split takes two or three positive fractions that add up to 1: {split}")
+    content, images = read_dataset(source)
+    for file in write_dataset(split_content(content, split, seed), images, destination):
+        print(file)
+    return 0

@@ -1,24 +1,20 @@
-"""``maskrcnn evaluate``: COCO's box and mask AP of a model, or of results that a file holds."""
+"""``maskrcnn evaluate``: COCO's box and mask AP of a model, or of a results file."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maskrcnn_scratch.cli import UsageError, pick_device
-from maskrcnn_scratch.data.coco_json import find_image_folder, read_json
-from maskrcnn_scratch.evaluation.coco_ap import METRICS, CocoScore, IouType, score
+from maskrcnn_scratch.data.coco_json import read_json
+from maskrcnn_scratch.data.image_folder import find_image_folder
+from maskrcnn_scratch.evaluation.coco_ap import METRICS, NOT_COMPUTED, CocoScore, IouType, score
 from maskrcnn_scratch.files import write_json
 
-if TYPE_CHECKING:
-    from maskrcnn_scratch.builders.from_config import TrainedModel
-    from maskrcnn_scratch.data.coco import CocoDataset
-
 TITLES = {"bbox": "boxes", "segm": "masks"}
-CONFUSIONS = 15  # lines of them
+CONFUSIONS = 15  # number of lines shown
 
 
 def evaluate(
@@ -28,7 +24,8 @@ def evaluate(
     images: Path | None = None,
     iou_type: IouType | None = None,
     min_score: float = 0.0,
-    max_detections: int = 100,
+    max_detections: int | None = None,
+    crowds_as_objects: bool = False,
     per_class: bool = False,
     tide: bool = False,
     confusion_matrix: bool = False,
@@ -39,40 +36,43 @@ def evaluate(
     num_workers: int = 2,
     allow_outside: bool = False,
 ) -> int:
-    """COCO's twelve numbers for boxes and masks.
+    """Compute COCO's twelve metrics for boxes and masks.
 
-    Give either --results, detections in a COCO results file, or --weights, a model to run first.
+    Give either --results, a COCO results file, or --weights, a model that is run first.
 
     Args:
         annotations: COCO annotation file with the ground truth.
-        results: Results to score.
+        results: COCO results file to score.
         weights: Weights or checkpoint of the model to score.
-        images: Folder of the images; by default it is looked for around the annotation file.
-        iou_type: Score boxes or masks only; by default both, of results what they hold.
-        min_score: Leave out detections with lower scores.
-        max_detections: Detections of an image and category that count.
-        per_class: Show each class.
-        tide: Show what each kind of error costs.
-        confusion_matrix: Show which class was taken for which.
-        json: Write all of it to this file. With --iou-type "stats" are the twelve numbers, without
-            it "bbox" and "segm" hold such a "stats" each.
+        images: Folder of the images; by default it is searched near the annotation file.
+        iou_type: Score only boxes or only masks; by default both, if the results have both.
+        min_score: Drop detections with lower scores.
+        max_detections: Maximum number of detections per image and category that count. By default
+            100, as in COCO, or more if the model gives more or an image has more objects.
+        crowds_as_objects: Score annotations with iscrowd 1 as single objects.
+        per_class: Show the metrics of each class.
+        tide: Show how much AP50 each kind of error costs.
+        confusion_matrix: Show which classes were confused.
+        json: Write all numbers to this file. With --iou-type, "stats" has the twelve metrics;
+            without it, "bbox" and "segm" have a "stats" each.
         save_results: Write the model's detections to this file, as COCO results.
-        device: Where the model runs: auto, cpu, cuda, cuda:1 ...
-        batch_size: Images at a time, at most. Only images that are padded to the same size share a
-            batch, since padding changes results: they do not depend on this option, except for
-            rounding.
+        device: Device of the model: auto, cpu, cuda, cuda:1 ...
+        batch_size: Largest number of images per batch. Only images that are padded to the same
+            size form a batch, since padding changes results: they do not depend on this option,
+            except for rounding.
         num_workers: Processes that read images.
         allow_outside: Read images whose file_name leads out of the folder.
     """
     options: dict[str, Any] = {
         "min_score": min_score,
         "max_detections": max_detections,
+        "crowds_as_objects": crowds_as_objects,
         "tide": tide,
         "confusion_matrix": confusion_matrix,
     }
     scores: Mapping[IouType, CocoScore]
     if results is not None and save_results is not None:
-        raise UsageError("--save-results is for the results of --weights")
+        raise UsageError("--save-results needs --weights")
     if results is not None and weights is None:
         kinds = (iou_type,) if iou_type else iou_types_of(read_json(results))
         scores = {kind: score(annotations, results, kind, **options) for kind in kinds}
@@ -92,9 +92,9 @@ def evaluate(
 
 
 def iou_types_of(results: object) -> tuple[IouType, ...]:
-    """What the results allow to score: masks where there is one, boxes always."""
+    """The IoU types that the results can be scored for: boxes, and masks if a result has one."""
     entries = results if isinstance(results, list) else []
-    if any("segmentation" in entry for entry in entries if isinstance(entry, dict)):
+    if any(entry.get("segmentation") for entry in entries if isinstance(entry, dict)):
         return ("bbox", "segm")
     return ("bbox",)
 
@@ -108,16 +108,24 @@ def evaluate_weights(
     allow_outside: bool,
     **options: Any,
 ) -> Mapping[IouType, CocoScore]:
-    """Run the model of a weights file over a data set and score it; as ``evaluate_model``."""
+    """Runs the model of a weights file on a data set and scores it; as ``evaluate_model``."""
     from tqdm import tqdm
 
     from maskrcnn_scratch.builders.from_config import load_trained
+    from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
     from maskrcnn_scratch.data.coco import CocoDataset
     from maskrcnn_scratch.evaluation.model_results import evaluate_model
 
     trained = load_trained(weights)
-    dataset = CocoDataset(annotations, images, trained.category_labels, allow_outside=allow_outside)
-    compare_classes(trained, dataset)
+    dataset = CocoDataset(
+        annotations,
+        images,
+        lambda names: match_categories(names, trained.class_names, trained.category_labels),
+        allow_outside=allow_outside,
+    )
+    warn_about_classes(
+        annotations, dataset.categories, dataset.category_labels, trained.class_names, "the model"
+    )
     kinds: tuple[IouType, ...] = (
         ("bbox", "segm") if trained.model.roi_heads.has_mask() else ("bbox",)
     )
@@ -131,22 +139,6 @@ def evaluate_weights(
     )
 
 
-def compare_classes(trained: TrainedModel, dataset: CocoDataset) -> None:
-    """Warns where model and data set do not speak of the same classes."""
-    missing, renamed = [], []
-    for category, label in trained.category_labels.items():
-        in_model, in_file = trained.class_names[label], dataset.categories.get(category)
-        if in_file is None:
-            missing.append(f"{in_model!r} (id {category})")
-        elif in_model not in (in_file, str(label)):  # a number where the weights have no names
-            renamed.append(f"{in_file!r} (id {category}), which the model learned as {in_model!r}")
-    for verb, found in (("lacks", missing), ("has", renamed)):
-        if found:
-            more = f" and {len(found) - 3} more" * (len(found) > 3)
-            shown = ", ".join(found[:3])
-            warnings.warn(f"{dataset.annotation_file} {verb} {shown}{more}", stacklevel=2)
-
-
 def format_scores(scores: Mapping[IouType, CocoScore], per_class: bool) -> Iterator[str]:
     """The scores as lines of text."""
     yield from format_table(
@@ -154,19 +146,19 @@ def format_scores(scores: Mapping[IouType, CocoScore], per_class: bool) -> Itera
     )
     for kind, found in scores.items():
         if per_class:
-            yield from ("", f"{TITLES[kind]} by class")
+            yield from ("", f"{TITLES[kind]} per class")
             columns = list(next(iter(found.per_class.values()), {}))
             yield from format_table(
                 ("", *columns),
                 [(name, *values.values()) for name, values in found.per_class.items()],
             )
         if found.tide:
-            yield from ("", f"{TITLES[kind]}: errors, and what each kind costs in AP50")
+            yield from ("", f"{TITLES[kind]}: errors, and the AP50 that each kind costs")
             names, costs = list(found.tide["counts"]), found.tide["delta_ap"]
             numbers = ("number", *map(str, found.tide["counts"].values()))
             yield from format_table(("", *names), [numbers, ("cost", *map(costs.get, names))])
         if found.confusion_matrix:
-            yield from ("", f"{TITLES[kind]}: what was most often taken for what, at IoU 0.5")
+            yield from ("", f"{TITLES[kind]}: most frequent confusions at IoU 0.5")
             yield from _format_confusions(**found.confusion_matrix)
 
 
@@ -182,10 +174,10 @@ def _format_confusions(matrix: list[list[int]], names: list[str]) -> Iterator[st
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    """Aligned columns of texts and numbers; -1, where there is nothing to find, is a dash."""
+    """Aligned columns of texts and numbers. -1, which means "not computed", is a dash."""
     cells = [
         [
-            str(cell) if isinstance(cell, str) else "-" if cell == -1 else f"{cell:.3f}"
+            str(cell) if isinstance(cell, str) else "-" if cell == NOT_COMPUTED else f"{cell:.3f}"
             for cell in row
         ]
         for row in rows

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from maskrcnn_scratch.builders.from_config import load_trained
-from maskrcnn_scratch.export import Certificate, ExportOptions, export_to_file
+from maskrcnn_scratch.export import ExportOptions, VerificationReport, export_to_file
 from maskrcnn_scratch.export.to_file import Format
 from maskrcnn_scratch.export.verification import TOLERANCES
 from maskrcnn_scratch.inference.predictor import to_image_tensor
@@ -24,10 +24,11 @@ def export(
     preprocessed: bool = False,
     images: tuple[Path, ...] = (),
 ) -> int:
-    """Write a model to a file that runs without its Python code, and a certificate beside it.
+    """Write a model to a file that runs without its Python code, and a verification report.
 
-    The certificate, OUTPUT.json, says how far the exported model's detections are from those of the
-    model itself. Exit status 1 if they are farther than they may be.
+    The report, OUTPUT.json, compares the exported model's detections with those of the model in
+    Python. Exit status 1 where they differ by more than the tolerances, or where there were none
+    to compare.
 
     Args:
         output: File to write.
@@ -37,34 +38,34 @@ def export(
             for C++ as well.
         batch: Number of images, all of one size.
         dynamic: Sizes and number of images may differ from call to call.
-        raw_masks: Masks in the frames of their boxes instead of the image's.
+        raw_masks: Masks of 28 x 28 pixels inside their boxes, to be pasted outside the model.
         preprocessed: Take normalised, resized and padded images instead of RGB in 0-1.
-        images: Images that the certificate is measured on; by default generated ones.
+        images: Images that the file is verified on; by default generated ones.
     """
-    certificate = export_to_file(
+    report = export_to_file(
         load_trained(weights).model,
         output,
         ExportOptions(image_size, batch, dynamic, preprocessed, raw_masks),
         format,
         [to_image_tensor(path, str(path)) for path in images] or None,
     )
-    print("\n".join(format_certificate(certificate)))
-    print(f"{output}: {certificate.verdict} ({output}.json)")
-    return int(certificate.verdict == "beyond tolerance")
+    print("\n".join(format_report(report)))
+    print(f"{output}: {report.verdict} ({output}.json)")
+    return int(report.verdict != "passed")
 
 
-def format_certificate(certificate: Certificate) -> list[str]:
-    """The errors as a table, and a hint where there was nothing to find any in."""
+def format_report(report: VerificationReport) -> list[str]:
+    """The errors as a table, and a hint where there were no detections to compare."""
     lines = [
         "  height  width  images  detections  unmatched" + "".join(f"{k:>10}" for k in TOLERANCES)
     ]
-    for trial in certificate.trials:
+    for trial in report.trials:
         height, width = trial.image_size
         lines.append(
             f"{height:8}{width:7}{len(trial.num_detections):8}{sum(trial.num_detections):12}"
             f"{trial.unmatched:11}" + "".join(f"{trial.errors[k]:10.1e}" for k in TOLERANCES)
         )
     lines.append(f"{'allowed':>46}" + "".join(f"{value:10.1e}" for value in TOLERANCES.values()))
-    if certificate.verdict == "nothing to compare":
-        lines.append("The model found nothing: give images that it knows with --images.")
+    if report.verdict == "no detections to compare":
+        lines.append("The model detects nothing in these images: give other ones with --images.")
     return lines

@@ -1,4 +1,4 @@
-"""``maskrcnn predict``: what a model finds in images, as pictures and as data."""
+"""``maskrcnn predict``: detections of a model in images, as overlay images and as data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskrcnn_scratch.cli import FAILURE, UsageError, pick_device
 if TYPE_CHECKING:
     from maskrcnn_scratch.builders.from_config import TrainedModel
 
-# Files that a folder is searched for; a file named outright may have any name.
+# Suffixes of images in folders. A file given by name may have any suffix.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -40,25 +40,25 @@ def predict(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     batch_size: int = 1,
 ) -> int:
-    """Find objects in images.
+    """Detect objects in images.
 
-    png is the picture with boxes, names and masks. json has boxes, labels and scores, rle masks as
-    well, as COCO RLE. coco is one file for all images, in COCO's format for results.
+    Formats: png is the image with boxes, class names and masks. json has boxes, labels and scores;
+    rle has masks as well, as COCO RLE. coco is one file for all images, in COCO's results format.
 
-    The exit status is 1 if an image could not be read; the others are done all the same.
+    If an image cannot be read, the others are still processed, and the exit status is 1.
 
     Args:
         images: Image files, folders of images, or glob patterns in quotes.
         weights: COCO_V1 (downloaded), a weights file, or a checkpoint of maskrcnn train.
-        score_threshold: Leave out detections with lower scores.
-        format: What to write.
-        out: Folder to write to.
-        overwrite: Replace files that are there already.
-        device: Where the model runs: auto, cpu, cuda, cuda:1 ...
-        precision: Of the networks. bf16 is much faster on hardware that multiplies in it.
-        batch_size: Images that the model gets at a time, at most. Only images that are padded to
-            the same size share a batch, since padding changes results: they do not depend on this
-            option, except for rounding.
+        score_threshold: Drop detections with lower scores.
+        format: Formats to write.
+        out: Output folder.
+        overwrite: Replace existing files.
+        device: Device of the model: auto, cpu, cuda, cuda:1 ...
+        precision: Precision of the networks. bf16 is for hardware with bf16 arithmetic.
+        batch_size: Largest number of images per batch. Only images that are padded to the same
+            size form a batch, since padding changes results: they do not depend on this option,
+            except for rounding.
     """
     import torch
     from tqdm import tqdm
@@ -90,7 +90,7 @@ def predict(
         assert prediction.image is not None
         return writer.write(file, prediction.image, result, paths, image_id)
 
-    # Threads read the next images and write the last ones while the model has these.
+    # Threads read the next images and write the last results while the model runs.
     written = map_ahead(write, todo, threads=1, ahead=2)
     failed = 0
     bar = tqdm(total=len(files), unit=" images", disable=None, leave=False)
@@ -105,7 +105,7 @@ def predict(
                 else:
                     tqdm.write(f"{file}: {found}")
                 bar.update()
-    finally:  # Ctrl-C keeps what was found so far
+    finally:  # after Ctrl-C, too: keep the results so far
         if "coco" in formats:
             writer.write_coco(outputs[0]["coco"])
     print(f"{len(files) - failed} of {len(files)} images done, results in {out}")
@@ -117,9 +117,9 @@ def _naming(file: Path, error: Exception) -> str:
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
-    """The files that the arguments name, in their order, each once; folders and globs sorted."""
+    """The image files of the arguments, each once, in order. Folders and globs are sorted."""
     if not arguments:
-        raise UsageError("name at least one image, folder of images or glob pattern")
+        raise UsageError("give at least one image, folder of images or glob pattern")
     files: dict[Path, Path] = {}
     for argument in arguments:
         path = Path(argument)
@@ -131,7 +131,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
             found = [Path(name) for name in sorted(glob(argument, recursive=True))]
             found = [file for file in found if _is_image(file)]
         if not found:
-            kind = "no images in it" if path.is_dir() else "no such image file"
+            kind = "no images in the folder" if path.is_dir() else "no such image file"
             raise UsageError(f"{argument}: {kind}")
         for file in found:
             files.setdefault(file.resolve(), file)
@@ -143,17 +143,17 @@ def _is_image(path: Path) -> bool:
 
 
 def check_outputs(images: Sequence[Path], outputs: Sequence[Path], overwrite: bool) -> None:
-    """Raises unless writing ``outputs`` loses nothing, or only what may be lost."""
+    """Raises a UsageError if an output is an input image, or exists and must not be replaced."""
     sources = {image.resolve() for image in images}
     for path in outputs:
         if path.resolve() in sources:
-            raise UsageError(f"{path} is one of the images: choose another --out")
+            raise UsageError(f"{path} is one of the input images: choose another --out")
         if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists: choose another --out, or --overwrite")
+            raise UsageError(f"{path} exists: choose another --out, or use --overwrite")
 
 
 def load(weights: str, score_threshold: float) -> TrainedModel:
-    """The model that ``--weights`` names, giving only detections above the threshold."""
+    """The model of ``--weights``, with this score threshold."""
     from maskrcnn_scratch.builders.from_config import load_trained
     from maskrcnn_scratch.weights import MaskRCNN_ResNet50_FPN_Weights, WeightsError
     from maskrcnn_scratch.weights.download import download_weights
@@ -163,7 +163,7 @@ def load(weights: str, score_threshold: float) -> TrainedModel:
         try:
             file = download_weights(MaskRCNN_ResNet50_FPN_Weights[weights].url)
         except WeightsError as error:
-            raise WeightsError(f"{error}, or anywhere and name it with --weights FILE") from error
+            raise WeightsError(f"{error}, or elsewhere and pass it with --weights FILE") from error
     trained = load_trained(file)
     trained.model.roi_heads.score_thresh = score_threshold
     return trained

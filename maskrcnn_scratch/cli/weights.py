@@ -13,6 +13,7 @@ from torch import Tensor
 from maskrcnn_scratch.builders.from_config import load_trained
 from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.cli import UsageError
+from maskrcnn_scratch.conventions import frozen_batch_norm_eps_of
 from maskrcnn_scratch.plain_values import shown
 from maskrcnn_scratch.weights import WeightsError, read_state_dict, write_state_dict
 from maskrcnn_scratch.weights.errors import naming
@@ -55,6 +56,8 @@ def convert(
     print(f"{input} ({layout}) -> {output} ({to}): {len(state_dict)} -> {len(converted)} tensors")
     if layout == "detectron2" and to != "detectron2":
         print("Run them with conventions=Conventions.detectron2(): the conversion cannot say so.")
+    if frozen_batch_norm_eps_of(input) == 0:
+        print("Run them with conventions=Conventions(frozen_batch_norm_eps=0.0), as the input.")
     return 0
 
 

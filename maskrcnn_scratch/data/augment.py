@@ -1,6 +1,6 @@
-"""Augmentation by torchvision.transforms.v2, seeded item by item.
+"""Augmentation by torchvision.transforms.v2, with a seed for each item.
 
-Legend: N objects, H W height and width.
+Shapes: G objects of one image; H, W its height and width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from maskrcnn_scratch.data.loader import Draw, Target
+from maskrcnn_scratch.data.batch import Target
+from maskrcnn_scratch.data.loader import Draw
 
 try:
     from torchvision.transforms import v2
@@ -26,34 +27,34 @@ except ImportError as error:
     ) from error
 
 Transform = Callable[[Image, Target], tuple[Image, Target]]
-ROUNDING = 0.01  # pixels that a box may lie outside and still count as whole
+ROUNDING = 0.01  # pixels by which a box may exceed the image without being clipped
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Which random changes a training image goes through, in this order."""
+    """The random transforms of a training image, in the order of their application."""
 
     horizontal_flip: bool = True
-    """Mirror left and right, half of the time."""
+    """Mirror left and right with probability 0.5."""
     vertical_flip: bool = False
-    """Mirror top and bottom, half of the time."""
+    """Mirror top and bottom with probability 0.5."""
     rotate90: bool = False
-    """Turn by 0, 90, 180 or 270 degrees."""
+    """Rotate by 0, 90, 180 or 270 degrees, each with probability 0.25."""
     crop: tuple[int, int] | None = None
-    """Cut out a square with a side of this many pixels, from smallest to largest."""
+    """Crop a random square. Its side is drawn between these two numbers of pixels."""
     scale_jitter: tuple[float, float] | None = None
-    """Resize by a factor in this range, 1 being what fits the square of ``scale_jitter_size``, then
-    crop or pad to that square. (0.1, 2.0) is large-scale jitter (Ghiasi et al., Simple Copy-Paste,
-    section 4)."""
+    """Resize by a factor drawn from this range, then crop or pad to a square of
+    ``scale_jitter_size``. With factor 1 the image just fits the square. (0.1, 2.0) is large-scale
+    jitter (Ghiasi et al., Simple Copy-Paste, section 4)."""
     scale_jitter_size: int = 1024
-    """Side of the square that ``scale_jitter`` makes, in pixels."""
+    """Side of the square in pixels, for ``scale_jitter``."""
     photometric: bool = False
-    """Distort brightness, contrast, saturation and hue (SSD, section 2.2)."""
+    """Change brightness, contrast, saturation and hue at random (SSD, section 2.2)."""
     gamma: tuple[float, float] | None = None
-    """Raise intensities to a power in this range."""
+    """Raise intensities to a power drawn from this range."""
 
     def build(self) -> v2.Compose:
-        """The transform: (image, target) of tv_tensors in and out."""
+        """The transform, from (image, target) of tv_tensors to (image, target) of tv_tensors."""
         steps: list[v2.Transform] = []
         if self.horizontal_flip:
             steps.append(v2.RandomHorizontalFlip())
@@ -75,10 +76,11 @@ class Augmentation:
 
 
 class AugmentedDataset(Dataset[tuple[Tensor, Target]]):
-    """A data set seen through a random transform, for training.
+    """A data set with a random transform applied to each item, for training.
 
-    Indexed by :class:`~maskrcnn_scratch.data.loader.Draw`. What is drawn depends on (seed, epoch,
-    image) alone: not on the worker, nor on what was read before. No global random state changes.
+    It is indexed by :class:`~maskrcnn_scratch.data.loader.Draw`. The random numbers depend only on
+    (seed, epoch, image), not on the worker or on items read before. The global random state does
+    not change.
     """
 
     def __init__(
@@ -101,29 +103,29 @@ class AugmentedDataset(Dataset[tuple[Tensor, Target]]):
 
 
 def augment(image: Tensor, target: Target, transform: Transform) -> tuple[Tensor, Target]:
-    """Image [3, H, W] and target through a v2 transform; objects that vanish are left out.
+    """Applies a v2 transform to an image [3, H, W] and its target.
 
-    A box cut by the new border is drawn anew around what is left of its mask. An object vanishes
-    when no pixel of its mask is left or a side of its box is under one pixel. ``area`` becomes the
-    number of pixels left.
+    A box that crosses the new border is replaced by the box around the rest of its mask. An object
+    is dropped if its mask has no pixel left, or if a side of its box is shorter than one pixel.
+    ``area`` becomes the number of mask pixels. A target without objects stays one.
     """
     size = tuple(image.shape[-2:])
     boxes = BoundingBoxes(
         target["boxes"],
         format="XYXY",
         canvas_size=size,
-        clamping_mode=None,  # so that cut boxes can be told
+        clamping_mode=None,  # boxes that cross the border are found below
     )
     image, target = transform(
         Image(image), {**target, "boxes": boxes, "masks": Mask(target["masks"])}
     )
     boxes, masks = target["boxes"].as_subclass(Tensor), target["masks"].as_subclass(Tensor)
     height, width = image.shape[-2:]
-    inside = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))  # [N, 4]
-    area = masks.count_nonzero((1, 2))  # [N]
-    cut = ((boxes - inside).abs() > ROUNDING).any(1) & (area > 0)  # [N]
+    inside = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))  # [G, 4]
+    area = masks.count_nonzero((1, 2))  # [G]
+    cut = ((boxes - inside).abs() > ROUNDING).any(1) & (area > 0)  # [G]
     boxes = inside.index_put((cut,), boxes_of_masks(masks[cut]))
-    keep = (area > 0) & (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)  # [N]
+    keep = (area > 0) & (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)  # [G]
     target |= {"boxes": boxes, "masks": masks, "area": area.to(torch.float32)}
     per_object = {name for name, value in target.items() if isinstance(value, Tensor)}
     kept = {name: target[name][keep] if name in per_object else target[name] for name in target}
@@ -131,9 +133,12 @@ def augment(image: Tensor, target: Target, transform: Transform) -> tuple[Tensor
 
 
 def boxes_of_masks(masks: Tensor) -> Tensor:
-    """Tight boxes float32 [N, 4], xyxy half-open, of masks [N, H, W], none of them empty."""
-    columns, rows = masks.any(1).to(torch.uint8), masks.any(2).to(torch.uint8)  # [N, W], [N, H]
-    low = torch.stack([columns.argmax(1), rows.argmax(1)], 1)  # [N, 2]
+    """Tight boxes (x1, y1, x2, y2), float32 [G, 4], of masks [G, H, W], none of which is empty.
+
+    x2 and y2 are one past the last pixel of the mask.
+    """
+    columns, rows = masks.any(1).to(torch.uint8), masks.any(2).to(torch.uint8)  # [G, W], [G, H]
+    low = torch.stack([columns.argmax(1), rows.argmax(1)], 1)  # [G, 2]
     high = torch.stack(
         [
             columns.shape[1] - columns.flip(1).argmax(1),
@@ -145,7 +150,7 @@ def boxes_of_masks(masks: Tensor) -> Tensor:
 
 
 class RandomRotate90(v2.Transform):
-    """Turn by 0, 90, 180 or 270 degrees, exactly: no pixel is interpolated."""
+    """Rotates by 0, 90, 180 or 270 degrees, without interpolation."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         return {"turns": int(torch.randint(4, ()))}
@@ -162,7 +167,10 @@ class RandomRotate90(v2.Transform):
 
 
 class RandomSquareCrop(v2.Transform):
-    """Cut out a square whose side is drawn from min_side to max_side, or what the image allows."""
+    """Crops a square whose side is drawn from min_side to max_side.
+
+    A side of the crop is never longer than that side of the image.
+    """
 
     def __init__(self, min_side: int, max_side: int) -> None:
         super().__init__()
@@ -184,7 +192,7 @@ class RandomSquareCrop(v2.Transform):
 
 
 class RandomGamma(v2.Transform):
-    """Raise intensities to a power drawn from low to high."""
+    """Raises intensities to a power drawn from low to high."""
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()

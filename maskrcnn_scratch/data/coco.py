@@ -1,13 +1,12 @@
 """Data sets in COCO format, as map-style data sets of (image, target).
 
-Legend: N objects of one image, A annotations of the file, H W height and width of an image.
+Shapes: G objects of one image; H, W its height and width.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,75 +16,104 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from maskrcnn_scratch.data.batch import Target
+from maskrcnn_scratch.data.coco_fields import (
+    parse_area,
+    parse_bbox,
+    parse_crowd,
+    parse_file_name,
+    parse_id,
+    parse_text,
+)
 from maskrcnn_scratch.data.coco_json import PackedSegmentation, read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
+from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.plain_values import shown
 
-Target = dict[str, Any]
-
-_LONGEST_PATH = 4096  # characters; Linux's limit in bytes
-_TOO_MUCH = 2.0**63
+CategoryLabels = Callable[[Mapping[int, str]], Mapping[int, int]]
 
 
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
     """Images and instance masks of a COCO annotation file.
 
-    Item: the image, float32 RGB [3, H, W] in 0-1, and a dict of
+    An item is the image, float32 RGB [3, H, W] in 0-1, and a dict with
 
-    - ``boxes`` float32 [N, 4], xyxy in pixels, inside the image; ``labels`` int64 [N], from 1;
-      ``masks`` uint8 [N, H, W]; ``area`` float32 [N]; ``iscrowd`` uint8 [N];
-    - ``annotation_ids`` int64 [N], ``image_id`` int and ``file_name`` str, for messages.
+    - ``boxes`` float32 [G, 4], (x1, y1, x2, y2) in pixels, inside the image; ``labels`` int64 [G],
+      from 1; ``masks`` uint8 [G, H, W]; ``area`` float32 [G]; ``iscrowd`` uint8 [G];
+    - ``annotation_ids`` int64 [G], ``image_id`` int and ``file_name`` str, for messages.
 
-    Images without annotations are items with N = 0. Crowd regions are left out unless
-    ``keep_crowd``. Boxes are clipped to their image; an annotation of whose box nothing is left is
-    left out, with one warning for all. Masks (polygons, compressed and uncompressed RLE) are drawn
-    when an item is read, as pycocotools draws them.
+    An image without annotations is an item with G = 0. Boxes are clipped to their image. Boxes
+    without area inside the image are dropped, with one warning for all. Masks are decoded when an
+    item is read, as pycocotools decodes them, from polygons or RLE, compressed or not.
 
-    ``category_labels`` maps category ids to labels, and is kept as the attribute of that name.
-    Without it the categories get 1 to C in the order of their ids; a trained model needs the
-    mapping it was trained with. ``categories`` are the names by id that the file itself has.
+    Args:
+        annotation_file: COCO annotations.
+        image_folder: the folder that ``file_name`` is relative to, as in ``locate_image``.
+        category_labels: label of each category id, or a function that returns it for the names by
+            category id; kept as an attribute. Objects of other categories of the file are dropped.
+            By default categories get labels from 1 in the order of their ids; a category 0 without
+            annotations, as Roboflow writes, gets none. Pass a trained model's own mapping to it.
+        apply_exif: rotate images by their EXIF orientation.
+        keep_crowd: include crowd regions, which are dropped by default.
+        crowds_as_objects: treat every annotation as a single object, whatever its ``iscrowd``.
+        allow_outside: read images whose ``file_name`` leads out of ``image_folder``.
 
-    A file name that leads out of the image folder is refused unless ``allow_outside``.
+    Attributes:
+        categories: the file's names by category id.
+        crowd_only: names of the labelled categories whose annotations are all crowd regions.
 
-    Raises ``FileNotFoundError`` where file or folder are missing; ``ValueError`` for a file that is
-    no COCO data set or holds no image, for duplicate image ids and unknown image or category ids;
-    and, when an item is read, for a mask that is missing or malformed and an image of another size
-    than its entry. Each names the file and the id.
+    Raises:
+        FileNotFoundError: the file or the folder is missing.
+        ValueError: the file is not a COCO data set or has no image; an image id is used twice; an
+            image or category id is unknown. When an item is read: its mask is missing or
+            malformed, or the image's size differs from its entry, or the image is outside of the
+            folder. Each names the file and the id.
     """
 
     def __init__(
         self,
         annotation_file: str | PathLike[str],
         image_folder: str | PathLike[str],
-        category_labels: Mapping[int, int] | None = None,
+        category_labels: Mapping[int, int] | CategoryLabels | None = None,
         apply_exif: bool = True,
         keep_crowd: bool = False,
+        crowds_as_objects: bool = False,
         allow_outside: bool = False,
     ) -> None:
         self.annotation_file = Path(annotation_file)
         self.image_folder = Path(image_folder)
         self.apply_exif = apply_exif
         self.allow_outside = allow_outside
+        self.crowds_as_objects = crowds_as_objects
         if not self.image_folder.is_dir():
             raise FileNotFoundError(f"{image_folder}: no such folder of images")
         content = read_coco_json(annotation_file)
         if not content["images"]:
-            raise ValueError(f"{annotation_file}: the data set holds no image")
+            raise ValueError(f"{annotation_file}: the data set has no image")
         self.categories = self._read_categories(content["categories"])
         if category_labels is None:
-            category_labels = {id: label for label, id in enumerate(sorted(self.categories), 1)}
+            ids = _without_placeholder(self.categories, content["annotations"])
+            category_labels = {id: label for label, id in enumerate(ids, 1)}
+        elif callable(category_labels):
+            category_labels = category_labels(self.categories)
         self.category_labels = dict(category_labels)
         self.class_names = {
             label: self.categories.get(category, str(category))
             for category, label in self.category_labels.items()
         }
         self._index_images(content["images"])
-        self._index_annotations(content["annotations"], keep_crowd)
+        annotations = [
+            annotation
+            for annotation in content["annotations"]
+            if not self._is_of_no_label(annotation.get("category_id"))
+        ]
+        self.crowd_only = [] if crowds_as_objects else self._find_crowd_only(annotations)
+        self._index_annotations(annotations, keep_crowd)
 
     @property
     def num_classes(self) -> int:
-        """Classes of a model for these labels, background included."""
+        """Number of classes of a model for these labels, background included."""
         return max(self.category_labels.values(), default=0) + 1
 
     def __len__(self) -> int:
@@ -94,7 +122,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         size = int(self.sizes[index, 0]), int(self.sizes[index, 1])
         rows = slice(self._first_rows[index], self._first_rows[index + 1])
-        image = self._read_image(index, size)  # before masks of the size that the file claims
+        image = self._read_image(index, size)  # before masks of the size in the file
         target = {
             "boxes": torch.from_numpy(self._boxes[rows].astype(np.float32)),
             "labels": torch.from_numpy(self._labels[rows].astype(np.int64)),
@@ -108,25 +136,30 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         return image, target
 
     def file_name(self, index: int) -> str:
-        """Of an image, as the annotation file has it."""
+        """The ``file_name`` of an image's entry."""
         start, end = self._file_name_ends[index : index + 2]
         return self._file_names[start:end].tobytes().decode()
 
     def _read_image(self, index: int, size: tuple[int, int]) -> Tensor:
-        path = self.image_folder / self.file_name(index)
+        try:
+            path = locate_image(self.image_folder, self.file_name(index), self.allow_outside)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.annotation_file}: image id {self.image_ids[index]}: {error}"
+            ) from None
         image = read_image(path, self.apply_exif)
         found = image.shape[1:]
         if found != size:
-            turned = self.apply_exif and image_size(path, apply_exif=False) == size
+            fits_unrotated = self.apply_exif and image_size(path, apply_exif=False) == size
             raise ValueError(
                 f"{path}: image id {self.image_ids[index]} is {found[0]} x {found[1]} (height x "
                 f"width), but {size[0]} x {size[1]} in {self.annotation_file}"
-                + ("; it fits with apply_exif=False" if turned else "")
+                + ("; it fits with apply_exif=False" if fits_unrotated else "")
             )
         return image
 
     def _draw_masks(self, rows: slice, size: tuple[int, int]) -> np.ndarray:
-        """Masks uint8 [N, H, W] of these annotations."""
+        """Masks uint8 [G, H, W] of these annotations."""
         masks = np.zeros((rows.stop - rows.start, *size), np.uint8)
         for mask, row in zip(masks, range(rows.start, rows.stop), strict=True):
             packed = self._segmentations[
@@ -139,7 +172,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
                 mask[:] = rle.decode(rle.from_segmentation(segmentation, size))
             except ValueError as error:
                 raise ValueError(
-                    f"{self.annotation_file}: annotation {self._ids[row]}: {error}"
+                    f"{self.annotation_file}: annotation {self._ids[row]}: {shown(error, 200)}"
                 ) from None
         return masks
 
@@ -151,12 +184,27 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         except ValueError as error:
             raise ValueError(f"{self.annotation_file}: categories: {error}") from None
 
+    def _is_of_no_label(self, category: Any) -> bool:
+        """Whether the file defines a category that has no label."""
+        return (
+            isinstance(category, int)
+            and category in self.categories
+            and category not in self.category_labels
+        )
+
+    def _find_crowd_only(self, annotations: list[dict[str, Any]]) -> list[str]:
+        crowds: dict[Any, bool] = {}
+        for annotation in annotations:
+            category = repr(annotation.get("category_id"))
+            crowds[category] = crowds.get(category, True) and bool(annotation.get("iscrowd"))
+        return [name for id, name in self.categories.items() if crowds.get(repr(id))]
+
     def _index_images(self, images: list[dict[str, Any]]) -> None:
         table = np.empty((len(images), 3), np.int64)
         names: list[bytes] = []
         for row, image in zip(table, images, strict=True):
             try:
-                name = parse_file_name(image.get("file_name"), self.allow_outside)
+                name = parse_file_name(image.get("file_name"))
             except ValueError as error:
                 raise ValueError(
                     f"{self.annotation_file}: image id {shown(image.get('id'))}: {error}"
@@ -172,16 +220,16 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
                     f"({shown(name)}): id, height or width: {shown(error)}"
                 ) from None
         self.image_ids, self.sizes = table[:, 0].copy(), table[:, 1:].copy()
-        # Not an array of texts, which gives each name the memory of the longest.
+        # In an array of str each name would have the size of the longest.
         self._file_names = np.frombuffer(b"".join(names), np.uint8)
         self._file_name_ends = np.cumsum([0, *map(len, names)])
         ids, counts = np.unique(self.image_ids, return_counts=True)
         if counts.max() > 1:
             twice = ids[counts.argmax()]
-            raise ValueError(f"{self.annotation_file}: image id {twice} stands there twice")
+            raise ValueError(f"{self.annotation_file}: image id {twice} is used twice")
 
     def _index_annotations(self, annotations: list[dict[str, Any]], keep_crowd: bool) -> None:
-        """Flat arrays, sorted by image; ``_first_rows[i]`` is where image ``i`` begins."""
+        """Makes arrays of all objects, by image. ``_first_rows[i]`` is image ``i``'s first row."""
         index_of = {image_id: index for index, image_id in enumerate(self.image_ids.tolist())}
         table = np.empty((len(annotations), 8))  # image index, label, x, y, w, h, area, crowd
         for row, annotation in zip(table, annotations, strict=True):
@@ -193,14 +241,14 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
                     f"{shown(error, 200)}"
                 ) from None
         images = table[:, 0].astype(np.int64)
-        limits = self.sizes[images][:, [1, 0, 1, 0]]  # [A, 4]
+        limits = self.sizes[images][:, [1, 0, 1, 0]]  # [annotations, 4]
         boxes = np.clip(np.hstack([table[:, 2:4], table[:, 2:4] + table[:, 4:6]]), 0, limits)
-        visible = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)  # [A]
-        wanted = keep_crowd | (table[:, 7] == 0)  # [A]
+        visible = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)  # [annotations]
+        wanted = keep_crowd | (table[:, 7] == 0)  # [annotations]
         if not visible[wanted].all():
             ids = [annotations[row]["id"] for row in np.flatnonzero(wanted & ~visible)]
             warnings.warn(
-                f"{self.annotation_file}: left out {len(ids)} annotations whose box is degenerate "
+                f"{self.annotation_file}: dropped {len(ids)} annotations whose box is degenerate "
                 f"or outside its image: {', '.join(map(str, ids[:10]))}{' ...' * (len(ids) > 10)}",
                 stacklevel=3,
             )
@@ -232,103 +280,15 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             self.category_labels[category_id],
             *(x, y, width, height),
             parse_area(annotation.get("area", width * height)),
-            parse_crowd(annotation.get("iscrowd")),
+            parse_crowd(annotation.get("iscrowd")) and not self.crowds_as_objects,
         )
 
 
-def to_coco(dataset: Dataset[tuple[Tensor, Target]]) -> dict[str, Any]:
-    """The content of a COCO annotation file, masks as compressed RLE, for a data set in memory.
-
-    For any data set whose items, ``category_labels`` and ``class_names`` are as of
-    :class:`CocoDataset`; reads every item once.
-    """
-    names: dict[int, str] = dataset.class_names  # type: ignore[attr-defined]
-    categories = {
-        label: category
-        for category, label in dataset.category_labels.items()  # type: ignore[attr-defined]
-    }
-    images, annotations = [], []
-    for index in range(len(dataset)):  # type: ignore[arg-type]
-        image, target = dataset[index]
-        height, width = image.shape[1:]
-        images.append(
-            {
-                "id": target["image_id"],
-                "file_name": target["file_name"],
-                "height": height,
-                "width": width,
-            }
-        )
-        for row, (x1, y1, x2, y2) in enumerate(target["boxes"].tolist()):
-            annotations.append(
-                {
-                    "id": int(target["annotation_ids"][row]),
-                    "image_id": target["image_id"],
-                    "category_id": categories[int(target["labels"][row])],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": float(target["area"][row]),
-                    "iscrowd": int(target["iscrowd"][row]),
-                    "segmentation": rle.encode(target["masks"][row].numpy()),
-                }
-            )
-    return {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": categories[label], "name": names[label]} for label in categories],
-    }
-
-
-def parse_id(id: object) -> int:
-    """An id; ``ValueError`` unless it is a whole number of 64 bits."""
-    if not isinstance(id, (int, float)) or id != id // 1 or abs(id) >= 2**63:
-        raise ValueError(f"id is not a whole number: {shown(repr(id))}")
-    return int(id)
-
-
-def parse_text(text: str) -> str:
-    """The text; ``ValueError`` unless it can be written as UTF-8 (JSON can spell other ones)."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"text with lone surrogates: {shown(text)}") from None
-    return text
-
-
-def parse_file_name(name: object, allow_outside: bool = False) -> str:
-    """A file's path in the image folder; ``ValueError`` where it is none, or leads out of it."""
-    if not isinstance(name, str) or not name:
-        raise ValueError("no file_name")
-    if "\0" in name or len(name) > _LONGEST_PATH:
-        raise ValueError(f"file_name cannot be that of a file: {shown(name)}")
-    path = Path(parse_text(name))
-    if not allow_outside and (path.is_absolute() or path.drive or ".." in path.parts):
-        raise ValueError(
-            f"file_name leads out of the image folder: {shown(name)}; --allow-outside "
-            "(allow_outside=True) reads it all the same"
-        )
-    return name
-
-
-def parse_area(area: object) -> float:
-    """An annotation's area in pixels; ``ValueError`` unless it is a number from 0."""
-    if not isinstance(area, (int, float)) or not 0 <= area < _TOO_MUCH:
-        raise ValueError(f"area is not a number of pixels: {shown(repr(area))}")
-    return float(area)
-
-
-def parse_crowd(iscrowd: object) -> bool:
-    """Whether an annotation is of a crowd; ``ValueError`` unless it is 0, 1 or missing."""
-    if iscrowd not in (0, 1, None):
-        raise ValueError(f"iscrowd is neither 0 nor 1: {shown(repr(iscrowd))}")
-    return bool(iscrowd)
-
-
-def parse_bbox(bbox: object) -> tuple[float, float, float, float]:
-    """An annotation's (x, y, width, height); ``ValueError`` unless it is four finite numbers."""
-    try:
-        x, y, width, height = map(float, bbox)  # type: ignore[call-overload]
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"bbox is not four numbers: {shown(repr(bbox))}") from None
-    if not all(map(math.isfinite, (x, y, width, height))):
-        raise ValueError(f"bbox is not finite: {shown(repr(bbox))}")
-    return x, y, width, height
+def _without_placeholder(
+    categories: Mapping[int, str], annotations: list[dict[str, Any]]
+) -> list[int]:
+    """The category ids in order, without a category 0 that has no annotation."""
+    ids = sorted(categories)
+    if len(ids) > 1 and ids[0] == 0 and all(each.get("category_id") != 0 for each in annotations):
+        return ids[1:]
+    return ids

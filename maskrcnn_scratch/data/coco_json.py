@@ -1,46 +1,75 @@
-"""Reading COCO's JSON files."""
+"""Reading COCO's JSON files, also as annotation tools write them.
+
+Fields that nobody reads here (``info``, ``licenses``, ...) may have any content. JSON may be UTF-8
+or UTF-16, with or without a byte order mark.
+"""
 
 from __future__ import annotations
 
 import json
 import pickle
-import re
-from mmap import ACCESS_READ, mmap
+import warnings
 from os import PathLike
-from pathlib import Path
 from typing import Any
+
+NUMBERS = {
+    "images": ("id", "height", "width"),
+    "annotations": ("id", "image_id", "category_id", "area", "iscrowd"),
+    "categories": ("id",),
+}
 
 
 class PackedSegmentation(bytes):
-    """An annotation's ``segmentation`` while it waits: a tenth of the memory of its lists."""
+    """An annotation's ``segmentation``, serialised until it is needed to save memory.
+
+    An estimate: a tenth of the memory of the lists of a polygon.
+    """
 
     @classmethod
     def pack(cls, segmentation: object) -> PackedSegmentation:
         return cls(pickle.dumps(segmentation, protocol=pickle.HIGHEST_PROTOCOL))
 
     def unpack(self) -> Any:
-        # Only ever what pack() wrote in this process or its parent.
+        # The bytes were written by pack() in this process or its parent.
         return pickle.loads(self)
 
 
 def read_coco_json(path: str | PathLike[str]) -> dict[str, Any]:
-    """A COCO annotation file, with each ``segmentation`` as :class:`PackedSegmentation`.
+    """Reads a COCO annotation file, with each ``segmentation`` as a :class:`PackedSegmentation`.
 
-    Packing happens while the file is parsed, so that a large one never stands in memory whole.
-    Raises ``FileNotFoundError``, or ``ValueError`` for a file that is not JSON or not COCO.
+    Segmentations are packed while the file is parsed, so that the lists of a large file are never
+    in memory together. Numbers given as text, polygons that are not in a list, and names that are
+    not text are converted, with one warning. A file without ``annotations``, such as COCO's
+    ``image_info`` files, has none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not JSON or not COCO annotations.
     """
-    content = read_json(path, _pack_segmentation)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: not COCO annotations but a {type(content).__name__}")
-    for key in ("images", "annotations", "categories"):
-        entries = content.get(key)
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise ValueError(f"{path}: not COCO annotations, {key!r} is no list of objects")
-    return content
+    reader = _Reader()
+    content = read_json(path, reader.pack_segmentation)
+    return _checked(content, str(path), reader)
+
+
+def coco_content(content: dict[str, Any], name: str = "annotations") -> dict[str, Any]:
+    """The content of a COCO annotation file, as ``read_coco_json`` returns it for a file.
+
+    Raises:
+        ValueError: it is not COCO annotations; the message begins with ``name``.
+    """
+    reader = _Reader()
+    packed = dict(content)
+    for key in NUMBERS:
+        if isinstance(entries := content.get(key), list):
+            packed[key] = [
+                reader.pack_segmentation(dict(entry)) if isinstance(entry, dict) else entry
+                for entry in entries
+            ]
+    return _checked(packed, name, reader)
 
 
 def read_json(path: str | PathLike[str], object_hook: Any = None) -> Any:
-    """Any JSON file; ``FileNotFoundError`` or ``ValueError`` name it."""
+    """Reads a JSON file; raises a FileNotFoundError or ValueError that names it."""
     try:
         with open(path, "rb") as file:
             return json.load(file, object_hook=object_hook)
@@ -50,29 +79,75 @@ def read_json(path: str | PathLike[str], object_hook: Any = None) -> Any:
         raise ValueError(f"{path}: not JSON ({error})") from None
 
 
-def find_image_folder(annotation_file: str | PathLike[str]) -> Path:
-    """The folder near an annotation file that holds its first image, else the file's own folder.
-
-    Of ``instances_X.json`` that is X, ``images`` or the folder itself, here or one folder up.
-    """
-    path = Path(annotation_file)
-    names = (path.stem.removeprefix("instances_"), "images", ".")
-    folders = [base / name for base in (path.parent, path.parent.parent) for name in names]
-    first = _first_file_name(path)
-    return next((each for each in folders if first and (each / first).is_file()), path.parent)
-
-
-def _first_file_name(path: Path) -> str | None:
-    """Found without parsing a file that may be large."""
-    try:
-        with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            found = re.search(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', content)
-            return str(json.loads(found[1])) if found else None
-    except (OSError, ValueError):
-        return None
+def _checked(content: Any, name: str, reader: _Reader) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{name}: not COCO annotations but a {type(content).__name__}")
+    if content.get("annotations") is None and "images" in content:
+        content["annotations"] = []
+    for key in NUMBERS:
+        entries = content.get(key)
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError(f"{name}: not COCO annotations, {key!r} is not a list of objects")
+        for entry in entries:
+            reader.convert(entry, key)
+    if reader.found:
+        shown = "; ".join(f"{what} ({count})" for what, count in reader.found.items())
+        warnings.warn(f"{name}: converted {shown}", stacklevel=3)
+    return content
 
 
-def _pack_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
-    if "segmentation" in entry:
-        entry["segmentation"] = PackedSegmentation.pack(entry["segmentation"])
-    return entry
+class _Reader:
+    """Converts what can only mean one thing, and counts the conversions by kind."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, int] = {}
+
+    def convert(self, entry: dict[str, Any], kind: str) -> None:
+        """Converts the fields of one entry of ``images``, ``annotations`` or ``categories``."""
+        for field in NUMBERS[kind]:
+            if field in entry:
+                value = self._number(entry[field])
+                whole = isinstance(value, float) and value.is_integer()
+                entry[field] = int(value) if whole else value
+        bbox = entry.get("bbox")
+        if isinstance(bbox, list) and str in map(type, bbox):
+            entry["bbox"] = [self._number(value) for value in bbox]
+        if kind == "categories" and not isinstance(entry.get("name"), str):
+            if entry.get("name") is not None:
+                self._count("names that are not text")
+            entry["name"] = str(entry.get("id") if entry.get("name") is None else entry["name"])
+
+    def pack_segmentation(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The hook of the JSON parser: packs ``segmentation`` where an object has it."""
+        if "segmentation" in entry:
+            polygons = entry["segmentation"]
+            if isinstance(polygons, list):
+                polygons = self._polygons(polygons)
+            entry["segmentation"] = PackedSegmentation.pack(polygons)
+        return entry
+
+    def _polygons(self, polygons: list[Any]) -> list[Any]:
+        if len(polygons) >= 6 and all(isinstance(value, (int, float, str)) for value in polygons):
+            self._count("polygons that are not in a list")
+            polygons = [polygons]
+        return [
+            [self._number(value) for value in polygon]
+            if isinstance(polygon, list) and str in set(map(type, polygon))
+            else polygon
+            for polygon in polygons
+        ]
+
+    def _number(self, value: Any) -> Any:
+        """Text as the number that it shows; other values, and other text, as they are."""
+        if isinstance(value, str):
+            for kind in (int, float):
+                try:
+                    number = kind(value)
+                except ValueError:
+                    continue
+                self._count("numbers given as text")
+                return number
+        return value
+
+    def _count(self, kind: str) -> None:
+        self.found[kind] = self.found.get(kind, 0) + 1

@@ -1,6 +1,6 @@
-"""Image files to tensors: the one place that opens an image.
+"""Image files to tensors. All code that reads images uses this file.
 
-Legend: 3 channels (always RGB), H height, W width.
+Shapes: H, W height and width in pixels; the 3 channels are always RGB.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
 def read_image(path: str | PathLike[str], apply_exif: bool = True) -> Tensor:
-    """Read an image file as float32 RGB [3, H, W] in 0-1; modes as in :func:`image_to_tensor`.
+    """Reads an image file as float32 RGB [3, H, W] in 0-1. Modes: see :func:`image_to_tensor`.
 
-    ``apply_exif`` turns the image as its EXIF orientation says, which is how viewers show it.
+    ``apply_exif`` rotates the image by its EXIF orientation, as image viewers do.
 
-    Raises ``FileNotFoundError`` for a missing file and ``ValueError`` for one that is truncated or
-    no image; both name the file.
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: the file is truncated or is not an image. Both name the file.
     """
     with _open(path) as image:
         image.load()
@@ -38,9 +39,9 @@ def read_image(path: str | PathLike[str], apply_exif: bool = True) -> Tensor:
 
 
 def image_size(path: str | PathLike[str], apply_exif: bool = True) -> tuple[int, int]:
-    """(height, width) of what :func:`read_image` returns.
+    """(height, width) of the image that :func:`read_image` returns.
 
-    Reads no more than it must: pixels only of formats that may have their EXIF at the end (PNG).
+    Reads only the header, except for formats that may store EXIF after the pixels (PNG).
     """
     with _open(path) as image:
         width, height = image.size
@@ -53,8 +54,11 @@ def image_to_tensor(image: Image.Image) -> Tensor:
     """A PIL image of any mode as float32 RGB [3, H, W] in 0-1.
 
     Grayscale is repeated to three channels, palettes and CMYK are converted, alpha is dropped.
-    8-bit values are divided by 255 (torchvision's ``to_tensor``), 16-bit ones by 65535, where
-    Pillow's own conversion would clip at 255. Float images must lie in 0-1, else ``ValueError``.
+    8-bit values are divided by 255 (torchvision's ``to_tensor``). 16-bit values are divided by
+    65535; Pillow's own conversion would clip them at 255.
+
+    Raises:
+        ValueError: an image with float values outside 0-1.
     """
     if image.mode == "F" or image.mode.startswith("I"):
         return torch.from_numpy(_deep_grayscale(image)).expand(3, -1, -1).contiguous()
@@ -63,7 +67,7 @@ def image_to_tensor(image: Image.Image) -> Tensor:
 
 
 def _deep_grayscale(image: Image.Image) -> np.ndarray:
-    """Modes I;16* and I (how Pillow opens 16-bit files) and F as float32 [H, W] in 0-1."""
+    """Modes F, I and I;16* (Pillow's modes for 16-bit files) as float32 [H, W] in 0-1."""
     gray = np.array(image).astype(np.float32)
     if image.mode != "F":
         gray /= _UINT16_MAX
@@ -96,10 +100,10 @@ def readable_formats() -> tuple[str, ...]:
 
 @contextmanager
 def _open(path: str | PathLike[str]) -> Iterator[Image.Image]:
-    """Open an image; whatever Pillow finds wrong inside the block names the file."""
+    """Opens an image. An error of Pillow inside the block is raised again with the file's name."""
     check_is_file(path)
     try:
         with Image.open(path, formats=readable_formats()) as image:
             yield image
-    except Exception as error:  # each format fails in its own ways on bytes that are not it
+    except Exception as error:  # each format raises errors of its own for damaged files
         raise ValueError(f"{path}: cannot be read as an image ({error})") from None

@@ -1,4 +1,7 @@
-"""JPEG files decoded where the model runs: by nvJPEG on a GPU, through torchvision."""
+"""JPEG files decoded on the device of the model: by nvJPEG on a GPU, through torchvision.
+
+Shapes: H, W height and width in pixels.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from maskrcnn_scratch.data.image import check_is_file
 
 SUFFIXES = (".jpg", ".jpeg")
 
-# What EXIF orientations ask for to show pixels [3, H, W] upright.
+# EXIF orientation -> function that makes pixels [3, H, W] upright.
 _TURNS: dict[int, Callable[[Tensor], Tensor]] = {
     2: lambda pixels: pixels.flip(2),
     3: lambda pixels: pixels.flip(1, 2),
@@ -26,13 +29,14 @@ _TURNS: dict[int, Callable[[Tensor], Tensor]] = {
 
 
 def read_jpeg(path: str | PathLike[str], device: torch.device | str) -> Tensor:
-    """As ``data.image.read_image``, float32 RGB ``[3, H, W]`` in 0-1, on ``device``.
+    """Reads a JPEG file as float32 RGB ``[3, H, W]`` in 0-1 on ``device``.
 
-    Decoders round differently: pixels differ from Pillow's by a few 255ths.
+    As ``data.image.read_image``, but decoders round differently: pixels differ by a few 255ths.
 
     Raises:
         ImportError: torchvision is not installed.
-        FileNotFoundError, ValueError: the file is missing, or no whole JPEG; named.
+        FileNotFoundError: the file is missing.
+        ValueError: the file is not a complete JPEG. Both name the file.
     """
     try:
         from torchvision.io import ImageReadMode, decode_jpeg, read_file
@@ -40,7 +44,7 @@ def read_jpeg(path: str | PathLike[str], device: torch.device | str) -> Tensor:
         raise ImportError("decoding on the device needs torchvision") from error
     check_is_file(path)
     try:
-        with Image.open(path, formats=("JPEG", "MPO")) as image:
+        with Image.open(path, formats=("JPEG",)) as image:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         pixels = decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB, device=device)
     except (OSError, RuntimeError) as error:

@@ -1,8 +1,8 @@
 """From a data set to batches: order, sharding, seeds and collation.
 
-Every random choice is a function of (seed, epoch, image), never of what was drawn before. Training
-that stops and goes on at step k therefore sees exactly the items an uninterrupted run sees, on any
-number of workers, and two processes see between them the batches of one.
+Every random choice is a function of (seed, epoch, image) and not of earlier draws. A run that is
+resumed at step k therefore reads the same items as an uninterrupted run, with any number of
+workers, and two processes together read the batches of one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -21,27 +21,34 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-Target = dict[str, Any]
+from maskrcnn_scratch.data.batch import Target, collate
 
 
 class Draw(NamedTuple):
-    """An image's index in its data set, and the epoch it is read for, which seeds augmentation."""
+    """Index of an image in its data set, and the epoch it is read for. Both seed augmentation."""
 
     epoch: int
     image: int
 
 
 class TrainingBatches(Sampler[list[Draw]]):
-    """Endless batches of one process, epoch after epoch, beginning at step ``start``.
+    """Endless batches of one process, epoch after epoch, from step ``start`` on.
 
-    Each epoch is a permutation drawn from (seed, epoch). With ``aspect_ratio_groups`` portrait and
-    landscape images do not meet in a batch, which saves padding; the few left over at the end of an
-    epoch do. A step's batch of ``batch_size * world_size`` images is the same however many
-    processes share it: process ``rank`` takes its ``batch_size`` consecutive images. The last batch
-    of an epoch is filled up from the epoch's beginning, so that all processes take the same steps.
+    Each epoch is a permutation drawn from (seed, epoch). With ``aspect_ratio_groups`` a batch has
+    either portrait or landscape images, which saves padding; only the last batches of an epoch mix
+    them. The global batch of a step has ``batch_size * world_size`` images and does not depend on
+    the number of processes: process ``rank`` takes ``batch_size`` consecutive images of it. The
+    last batch of an epoch is completed with the epoch's first images, so that all processes take
+    the same number of steps.
 
-    ``sizes`` [images, 2] holds each image's (height, width). Set ``start`` before iterating to
-    resume: step k is batch ``k % steps_per_epoch`` of epoch ``k // steps_per_epoch``.
+    Args:
+        sizes: (height, width) of each image, ``[images, 2]``.
+        batch_size: images per batch of one process.
+        start: first step to read. Set it before iterating to resume a run: step k is batch
+            ``k % steps_per_epoch`` of epoch ``k // steps_per_epoch``.
+
+    Raises:
+        ValueError: there is no image, or ``batch_size`` is less than 1.
     """
 
     def __init__(
@@ -79,27 +86,21 @@ class TrainingBatches(Sampler[list[Draw]]):
             skip = 0
 
     def global_batches(self, epoch: int) -> list[list[int]]:
-        """The batches of all processes together in this epoch, as indices."""
+        """The global batches of an epoch, as indices of images."""
         size = self.batch_size * self.world_size
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.groups)).tolist()
         batches: list[list[int]] = []
-        waiting: dict[bool, list[int]] = {False: [], True: []}
+        incomplete: dict[bool, list[int]] = {False: [], True: []}  # by group
         for index in order:
-            group = waiting[bool(self.groups[index])]
+            group = incomplete[bool(self.groups[index])]
             group.append(index)
             if len(group) == size:
                 batches.append(group.copy())
                 group.clear()
-        rest = waiting[False] + waiting[True]
+        rest = incomplete[False] + incomplete[True]
         while len(rest) % size:
             rest += order[: size - len(rest) % size]
         return batches + [rest[at : at + size] for at in range(0, len(rest), size)]
-
-
-def collate(items: Sequence[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
-    """Lists of images and of targets: images of one batch differ in size."""
-    images, targets = zip(*items, strict=True)
-    return list(images), list(targets)
 
 
 def training_loader(
@@ -107,7 +108,7 @@ def training_loader(
 ) -> DataLoader[Any]:
     """Endless loader over ``batches``; ``dataset`` takes a :class:`Draw` as its index.
 
-    Leaves the global random state alone, so that it can be made anew when training resumes.
+    It does not change the global random state, so that a resumed run draws the same numbers.
     """
     return DataLoader(
         dataset,
@@ -127,7 +128,7 @@ def evaluation_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader[Any]:
-    """This process's share of the data set in order: each image goes to exactly one process."""
+    """Loader of this process's share of a data set, in order. Each image is read by one process."""
     share = range(rank, len(dataset), world_size)  # type: ignore[arg-type]
     return DataLoader(
         Subset(dataset, share),
@@ -141,12 +142,12 @@ def evaluation_loader(
 
 
 def without_worker_traceback(loader: Iterable[Any]) -> Iterator[Any]:
-    """The loader's batches; an error in a worker is raised with the message it had there."""
+    """The loader's batches. An error in a worker is raised with its own message only."""
     try:
         yield from loader
     except Exception as error:
         text = str(error)
-        # The message stands after the traceback and the error's name, perhaps with its module's.
+        # The message follows the traceback and the name of the error, with or without its module.
         heads = list(re.finditer(rf"^([\w.]+\.)?{type(error).__name__}: ", text, re.MULTILINE))
         if not text.startswith("Caught ") or not heads:
             raise
@@ -154,14 +155,14 @@ def without_worker_traceback(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 def leave_signals_to_parent(worker: int) -> None:
-    """Workers go on until the parent is done with them, and end with it if it is killed.
+    """Makes a worker ignore signals that are meant for the parent process.
 
-    Ctrl-C reaches every process of a terminal, and SIGTERM every process of a job that is ended:
-    without workers the parent could not finish its step and save. The parent itself sends SIGTERM
-    to workers that it left behind, and waits for their end before it exits.
+    Ctrl-C reaches every process of a terminal, and SIGTERM may reach every process of a job. The
+    parent needs its workers to finish the step and save. A SIGTERM that the parent itself sends at
+    its exit still ends the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":  # elsewhere the sender is not told
+    if sys.platform == "linux":  # only Linux reports the sender of a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_exit_when_told_by_parent, daemon=True).start()
 

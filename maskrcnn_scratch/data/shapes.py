@@ -1,9 +1,9 @@
-"""Generated data: coloured circles, squares and triangles, overlapping, on noise.
+"""Generated data: overlapping coloured circles, squares and triangles on noise.
 
-Small enough to learn in minutes on a CPU, and hard enough that a model must tell classes by their
-outline, separate touching objects and draw only what is visible.
+A small model learns it in minutes on a CPU. It still has to classify objects by their outline,
+separate objects that touch, and segment only the visible part of each.
 
-Legend: N objects of one image, S side of the image.
+Shapes: G objects of one image; H, W its height and width, which are equal.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from maskrcnn_scratch.data.coco import Target, to_coco
+from maskrcnn_scratch.data.batch import Target
+from maskrcnn_scratch.data.to_coco import to_coco
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.ops import rle
 
 CLASSES = ("circle", "square", "triangle")
 MAX_OBJECTS = 4
-MIN_VISIBLE = 0.4  # fraction of each object that later ones leave uncovered
-PLACEMENTS = 20  # tries to place one object before the image goes without it
+MIN_VISIBLE = 0.4  # fraction of each object that must stay visible
+PLACEMENTS = 20  # attempts to place an object before it is skipped
 NOISE = 24.0  # standard deviation, in 8-bit levels
 
 
 class ShapesDataset(Dataset[tuple[Tensor, Target]]):
-    """``length`` images of S x S pixels with 1 to 4 objects, items as of ``CocoDataset``.
+    """``length`` square images with 1 to 4 objects. Items are as in ``CocoDataset``.
 
-    Item ``index`` depends on (seed, index, side) alone. Objects lie wholly inside the image, and
-    nearer ones hide parts of those behind; masks and boxes show what is left visible.
+    Item ``index`` depends only on (seed, index, side). Objects lie completely inside the image and
+    may hide parts of others. Masks and boxes cover the visible part.
+
+    Raises:
+        ValueError: ``length`` is less than 1.
     """
 
     category_labels = {label: label for label in range(1, len(CLASSES) + 1)}
@@ -70,18 +74,18 @@ class ShapesDataset(Dataset[tuple[Tensor, Target]]):
         }
 
     def _draw(self, index: int) -> tuple[np.ndarray, list[int], np.ndarray]:
-        """Image uint8 [S, S, 3], labels and visible masks bool [N, S, S], farthest first."""
+        """Image uint8 [H, W, 3], labels and visible masks bool [G, H, W], farthest object first."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
         image = np.full((self.side, self.side, 3), rng.uniform(60, 200))
         labels: list[int] = []
         masks = np.zeros((0, self.side, self.side), bool)
-        whole = np.zeros(0)  # [N] area of each object with nothing before it
+        whole = np.zeros(0)  # [G] area of each object, hidden pixels included
         for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
             for _ in range(PLACEMENTS):
                 label = int(rng.integers(1, len(CLASSES) + 1))
-                shape = _shape(label, rng, self.side)  # [S, S]
+                shape = _shape(label, rng, self.side)  # [H, W]
                 visible = masks & ~shape
                 if (visible.sum((1, 2)) >= MIN_VISIBLE * whole).all():
                     labels.append(label)
@@ -95,11 +99,11 @@ class ShapesDataset(Dataset[tuple[Tensor, Target]]):
 
 
 def _shape(label: int, rng: np.random.Generator, side: int) -> np.ndarray:
-    """Mask bool [S, S] of one object; its radius is 8 to 22 percent of the side."""
+    """Mask bool [H, W] of one object. Its radius is 8 to 22 percent of the side."""
     radius = rng.uniform(0.08, 0.22) * side
     x, y = rng.uniform(radius, side - radius, 2)
-    columns = np.arange(side) + 0.5 - x  # [S] pixel centres, from the object's centre
-    rows = (np.arange(side) + 0.5 - y)[:, None]  # [S, 1]
+    columns = np.arange(side) + 0.5 - x  # [W] pixel centres relative to the object's centre
+    rows = (np.arange(side) + 0.5 - y)[:, None]  # [H, 1]
     if CLASSES[label - 1] == "circle":
         return columns**2 + rows**2 <= radius**2
     if CLASSES[label - 1] == "square":
@@ -108,14 +112,14 @@ def _shape(label: int, rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def write_coco(dataset: ShapesDataset, folder: str | PathLike[str]) -> Path:
-    """Write PNG images and ``instances.json`` into ``folder``; returns the path of the latter.
+    """Writes PNG images and ``instances.json`` into ``folder`` and returns the latter's path.
 
-    ``CocoDataset`` reads back the same items, bit for bit.
+    ``CocoDataset`` reads the same items back, bit for bit.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(dataset.file_names):
-        pixels = (dataset[index][0] * 255).round().to(torch.uint8)  # [3, S, S]
+        pixels = (dataset[index][0] * 255).round().to(torch.uint8)  # [3, H, W]
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / name)
     write_json(folder / "instances.json", to_coco(dataset))
     return folder / "instances.json"

@@ -1,1 +1,1 @@
-"""What is wrong with a data set, and how its objects fit a model."""
+"""Finds problems of a data set, and measures how its objects fit a model."""

@@ -1,7 +1,11 @@
-"""The data doctor: what in a COCO data set would break or mislead training, and where."""
+"""The dataset check: finds what would break or mislead training, in a COCO data set.
+
+Shapes: G objects of all images of the data set together.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,16 +16,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.data.coco import (
+from maskrcnn_scratch.data.coco_fields import (
+    has_type,
     parse_area,
     parse_bbox,
     parse_crowd,
     parse_file_name,
-    parse_id,
-    parse_text,
 )
 from maskrcnn_scratch.data.coco_json import read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
+from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.dataset_check.model_fit import Geometry, ModelFit, fit_model, num_anchors
 from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.ops.boxes import box_iou
@@ -31,7 +35,7 @@ Entry = dict[str, Any]
 Severity = Literal["error", "warning"]
 Finding = tuple[Severity, str, str]  # severity, kind, detail
 
-# What an entry needs to be looked at any further.
+# Fields that an entry must have for the other checks.
 IMAGE_FIELDS = {"id": int, "file_name": str, "height": int, "width": int}
 ANNOTATION_FIELDS = {"id": int, "image_id": int, "category_id": int}
 CATEGORY_FIELDS = {"id": int, "name": str}
@@ -40,11 +44,11 @@ IOU_BYTES = 4  # float32
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in one place."""
+    """One problem of one entry, image file or annotation."""
 
     severity: Severity
     kind: str
-    """What is wrong, in the same words wherever it is."""
+    """What is wrong; the same text for all problems of a kind."""
     detail: str = ""
     image: str | None = None
     """File name of the image."""
@@ -60,7 +64,7 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     statistics: dict[str, Any] = field(default_factory=dict)
     fit: ModelFit | None = None
-    """None where no object has a usable box."""
+    """None if no object has a usable box."""
 
     def of(self, severity: Severity) -> list[Problem]:
         """The problems of this severity."""
@@ -77,19 +81,25 @@ def check_dataset(
     geometry: Geometry | None = None,
     decode_images: bool = True,
 ) -> Report:
-    """Look at every entry, image file and mask of a COCO data set.
+    """Checks every entry, image file and mask of a COCO data set.
 
-    Errors are what training or evaluation cannot use, warnings what is likely to be a mistake.
-    ``decode_images=False`` reads only the headers of image files, and misses truncated ones. Never
-    raises for what is in the files: one that is no COCO data set is an error in the report.
+    Errors make training or evaluation fail or ignore objects. Warnings are probable mistakes.
+    ``decode_images=False`` reads only the headers of image files, which misses truncated ones.
+    Nothing in the files raises an error: a file that is not COCO annotations is an error in the
+    report.
     """
     report = Report(str(annotation_file), str(image_folder))
     problems = report.problems
     try:
-        content = read_coco_json(annotation_file)
+        with warnings.catch_warnings(record=True) as converted:
+            warnings.simplefilter("always")
+            content = read_coco_json(annotation_file)
     except (OSError, ValueError) as error:
         problems.append(Problem("error", "not COCO annotations", str(error)))
         return report
+    for warning in converted:
+        detail = str(warning.message).removeprefix(f"{annotation_file}: ")
+        problems.append(Problem("warning", "values of an unusual type", detail))
     categories = _well_formed(content["categories"], "category", CATEGORY_FIELDS, problems)
     images = _well_formed(content["images"], "image", IMAGE_FIELDS, problems)
     annotations = _well_formed(content["annotations"], "annotation", ANNOTATION_FIELDS, problems)
@@ -108,10 +118,10 @@ def check_dataset(
 def _well_formed(
     entries: list[Entry], what: str, fields: Mapping[str, type], problems: list[Problem]
 ) -> list[Entry]:
-    """The entries with all ``fields``; the others go to ``problems``."""
+    """The entries with all ``fields``. Each of the others is added to ``problems``."""
     good = []
     for entry in entries:
-        bad = [name for name, kind in fields.items() if not _is(entry.get(name), kind)]
+        bad = [name for name, kind in fields.items() if not has_type(entry.get(name), kind)]
         bad += [
             name
             for name in ("height", "width")
@@ -126,19 +136,6 @@ def _well_formed(
     return good
 
 
-def _is(value: object, kind: type) -> bool:
-    try:
-        if kind is int:
-            parse_id(value)
-        elif isinstance(value, str):
-            parse_text(value)
-        else:
-            return False
-    except ValueError:
-        return False
-    return True
-
-
 def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iterator[Problem]:
     if not categories:
         yield Problem("error", "no categories")
@@ -146,15 +143,19 @@ def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iter
         for value in _repeated(category[name] for category in categories):
             yield Problem("error", f"category {name} given twice", repr(value))
     used = {annotation["category_id"] for annotation in annotations}
+    with_objects = {a["category_id"] for a in annotations if not a.get("iscrowd")}
     for category in categories:
         shown = f"{category['name']!r} (id {category['id']})"
         if category["id"] == 0:
-            detail = f"{shown}: 0 is the background where category ids are taken as labels"
+            detail = f"{shown}: code that uses category ids as labels takes 0 as background"
             yield Problem("warning", "category id 0", detail)
         if category["name"].lower() == "background":
             yield Problem("warning", "background as a category", shown)
         if category["id"] not in used:
             yield Problem("warning", "category without annotations", shown)
+        elif category["id"] not in with_objects:
+            detail = f"{shown}: iscrowd is 1 throughout; for single objects use --crowds-as-objects"
+            yield Problem("error", "category with crowds only", detail)
 
 
 def _check_images(images: list[Entry], folder: Path, decode: bool) -> Iterator[Problem]:
@@ -166,7 +167,7 @@ def _check_images(images: list[Entry], folder: Path, decode: bool) -> Iterator[P
         yield Problem("warning", "image file given twice", image=name)
     for image in images:
         try:
-            path = folder / parse_file_name(image["file_name"])
+            path = locate_image(folder, parse_file_name(image["file_name"]))
         except ValueError as error:
             kind = "image file outside of the folder, or no file name"
             yield Problem("error", kind, f"image id {image['id']}: {error}")
@@ -217,11 +218,11 @@ def _check_annotation(
 ) -> Iterator[Finding]:
     category = annotation["category_id"]
     if category not in category_ids:
-        hint = "; 0 is the background, objects need another" if category == 0 else ""
+        hint = "; 0 is the background, objects need another id" if category == 0 else ""
         yield "error", "unknown category", f"id {category}{hint}"
     for name, parse in (("area", parse_area), ("iscrowd", parse_crowd)):
         if name not in annotation:
-            yield "warning", f"no {name}", "COCO's evaluation needs it"
+            yield "warning", f"no {name}", "COCO's evaluation uses it"
             continue
         try:
             parse(annotation[name])
@@ -252,9 +253,9 @@ def _check_box(
     elif x >= size[1] or y >= size[0] or x + width <= 0 or y + height <= 0:
         yield "error", "box outside its image", shown
     elif x < -1 or y < -1 or x + width > size[1] + 1 or y + height > size[0] + 1:
-        yield "warning", "box reaches outside its image", shown
+        yield "warning", "box exceeds its image", shown
     elif width < 1 or height < 1:
-        yield "warning", "box under one pixel", shown
+        yield "warning", "box smaller than one pixel", shown
 
 
 def _check_mask(
@@ -270,13 +271,13 @@ def _check_mask(
     elif box and box[2] > 0 and box[3] > 0:
         both = _xyxy([box, rle.bounding_box(mask)])
         iou = float(box_iou(both[:1], both[1:]))
-        # Where an object has few pixels, rounding to them already costs half the IoU.
+        # For an object of a few pixels, rounding to whole pixels can already halve the IoU.
         if iou < 0.5 and (both[0] - both[1]).abs().max() > 2:
-            yield "warning", "box and mask disagree", f"IoU of the box with the mask's {iou:.2f}"
+            yield "warning", "box and mask disagree", f"IoU {iou:.2f} of the box and the mask's box"
 
 
 def _is_usable(annotation: Entry, images: dict[int, Entry]) -> bool:
-    """Whether there is a box that says where in its image the object is."""
+    """Whether the annotation has a valid box inside a known image."""
     image = images.get(annotation["image_id"])
     try:
         box = parse_bbox(annotation.get("bbox"))
@@ -290,7 +291,7 @@ def _is_usable(annotation: Entry, images: dict[int, Entry]) -> bool:
 def _check_fit(
     report: Report, objects: list[Entry], images: dict[int, Entry], geometry: Geometry
 ) -> None:
-    """Adds to the report how the objects fit the model, and which of them no anchor reaches."""
+    """Adds the fit of the objects to the report, and a warning for each that no anchor matches."""
     owners = [images[annotation["image_id"]] for annotation in objects]  # [G]
     resized = {id: geometry.resized(i["height"], i["width"]) for id, i in images.items()}
     originals = torch.tensor([(image["height"], image["width"]) for image in owners])  # [G, 2]
@@ -299,13 +300,13 @@ def _check_fit(
     boxes = _xyxy([parse_bbox(annotation["bbox"]) for annotation in objects]) * scale
     report.fit = fit_model(boxes, sizes, geometry)
 
-    for index in report.fit.unreached:
+    for index in report.fit.unmatched:
         width, height = (boxes[index, 2:] - boxes[index, :2]).tolist()
         detail = (
-            f"{height:.0f} x {width:.0f} (height x width) once the image is resized to "
+            f"{height:.0f} x {width:.0f} (height x width) after the image is resized to "
             f"{sizes[index, 0]} x {sizes[index, 1]}"
         )
-        kind = "no anchor reaches the object (best IoU under 0.3)"
+        kind = "no anchor matches the object (best IoU below 0.3)"
         name, id = owners[index]["file_name"], objects[index]["id"]
         report.problems.append(Problem("warning", kind, detail, name, id))
 
@@ -330,7 +331,7 @@ def _statistics(
         "images_without_annotations": sum(image["id"] not in per_image for image in images),
         "annotations": len(annotations),
         "crowds": sum(bool(annotation.get("iscrowd")) for annotation in annotations),
-        "most_annotations_in_an_image": max(per_image.values(), default=0),
+        "most_annotations_per_image": max(per_image.values(), default=0),
         "annotations_per_category": dict(per_category.most_common()),
     }
 
@@ -340,7 +341,7 @@ def _repeated(values: Iterator[Any]) -> list[Any]:
 
 
 def _xyxy(boxes: list[Any]) -> Tensor:
-    """Boxes (x, y, width, height) as a tensor [N, 4] of corners."""
+    """Boxes (x, y, width, height) as a tensor [G, 4] of (x1, y1, x2, y2)."""
     corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     return corners

@@ -1,6 +1,6 @@
-"""How a data set fits a model: anchors, RoI levels, memory, at the size images are resized to.
+"""How a data set fits a model: anchors, RoI levels and memory, for resized images.
 
-Legend: G objects of the data set, L pyramid levels, a anchors a cell.
+Shapes: G objects of all images of the data set together; L pyramid levels; a anchors per location.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from maskrcnn_scratch.builders.from_config import PYRAMID_LEVELS, split_over_lev
 from maskrcnn_scratch.ops.boxes import box_area
 from maskrcnn_scratch.plain_values import check_positive
 from maskrcnn_scratch.roi_heads import MultiScaleRoIAlign
-from maskrcnn_scratch.rpn.anchors import cell_anchors
+from maskrcnn_scratch.rpn.anchors import anchors_of_location
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
 
 STRIDES = [4 * 2**level for level in range(PYRAMID_LEVELS)]
@@ -26,50 +26,53 @@ IOU_EDGES = (0.0, 0.3, 0.5, 0.7, 1.0)  # of the histogram; 0.3 and 0.7 are the R
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes in a model that data has to fit; defaults are torchvision's."""
+    """Sizes in a model that a data set should fit. The defaults are torchvision's."""
 
     min_size: int = 800
-    """Pixels that the shorter side of an image is resized to."""
+    """Length in pixels that the shorter side of an image is resized to."""
     max_size: int = 1333
-    """Pixels that the longer side may then have."""
+    """Upper limit of the longer side in pixels."""
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
-    """Sides of square anchors, split evenly over the five pyramid levels, finest first."""
+    """Sides of square anchors in pixels, split evenly over five pyramid levels, finest first."""
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height / width of the anchors."""
     canonical_scale: int = 224
-    """Side of a box that is pooled from ``canonical_level``."""
+    """Side in pixels of a box that is pooled from ``canonical_level``."""
     canonical_level: int = 4
-    """That level; 4 has stride 16."""
+    """Pyramid level for ``canonical_scale``; level 4 has stride 16."""
 
     def __post_init__(self) -> None:
-        split_over_levels(self.anchor_sizes)  # raises where it cannot
+        split_over_levels(self.anchor_sizes)  # raises a ValueError
         check_positive(self, "min_size", "max_size", "aspect_ratios")
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that the model gives an image, before padding."""
+        """(height, width) of an image after the model's resize, before padding."""
         transform = GeneralizedRCNNTransform(self.min_size, self.max_size, [0.0], [1.0]).eval()
         return transform.resized_size(height, width)
 
 
 @dataclass(frozen=True)
 class ModelFit:
-    """What a data set looks like from inside the model."""
+    """How the objects of a data set fit a model."""
 
     anchor_iou_histogram: dict[str, int]
-    """Objects by the IoU of their best anchor."""
-    unreached: list[int]
-    """Indices of the objects whose best anchor stays below 0.3: background, but for the rule that
-    gives each object its nearest anchor."""
+    """Number of objects by the IoU of their best anchor."""
+    unmatched: list[int]
+    """Indices of the objects whose best anchor has an IoU below 0.3. They are matched only by the
+    rule for low-quality matches."""
     roi_levels: dict[str, int]
-    """Objects by the pyramid level their features are pooled from (FPN, Eq. 1)."""
+    """Number of objects by the pyramid level their features are pooled from (FPN, Eq. 1)."""
     mean_anchor_iou: float
     suggested: Geometry
-    """Anchors that reach these objects better, if there are; sizes as in the original geometry."""
+    """The geometry with the best anchors that were tried; image sizes are unchanged."""
     suggested_mean_anchor_iou: float
 
 
 def fit_model(boxes: Tensor, sizes: Tensor, geometry: Geometry) -> ModelFit:
-    """Fit of ``boxes`` [G, 4], xyxy in pixels of the resized images of ``sizes`` [G, 2]."""
+    """Fit of ``boxes`` [G, 4], (x1, y1, x2, y2) in pixels of the resized images.
+
+    ``sizes`` [G, 2] is the (height, width) of the resized image of each box.
+    """
     iou = best_anchor_iou(boxes, sizes, geometry)
     counts = torch.histogram(iou, torch.tensor(IOU_EDGES)).hist.int().tolist()
     ranges = [f"{low}-{high}" for low, high in pairwise(IOU_EDGES)]
@@ -85,7 +88,7 @@ def fit_model(boxes: Tensor, sizes: Tensor, geometry: Geometry) -> ModelFit:
     suggested = suggest_anchors(boxes, sizes, geometry)
     return ModelFit(
         anchor_iou_histogram=dict(zip(ranges, counts, strict=True)),
-        unreached=torch.nonzero(iou < IOU_EDGES[1]).flatten().tolist(),
+        unmatched=torch.nonzero(iou < IOU_EDGES[1]).flatten().tolist(),
         roi_levels={f"P{level}": count for level, count in enumerate(levels, 2)},
         mean_anchor_iou=float(iou.mean()),
         suggested=suggested,
@@ -94,10 +97,10 @@ def fit_model(boxes: Tensor, sizes: Tensor, geometry: Geometry) -> ModelFit:
 
 
 def best_anchor_iou(boxes: Tensor, sizes: Tensor, geometry: Geometry) -> Tensor:
-    """IoU [G] of each box [G, 4] with the best of all anchors of its image of ``sizes`` [G, 2].
+    """IoU [G] of each box [G, 4] with its best anchor, in images of ``sizes`` [G, 2].
 
-    Anchors of one shape differ in position only, and the one with the nearest centre overlaps most:
-    so L x a anchors are looked at rather than all.
+    Anchors of one shape differ only in position, and the one with the nearest centre has the
+    highest IoU. So only L x a anchors are compared with each box.
     """
     best = boxes.new_zeros(len(boxes))
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2  # [G, 2] x, y
@@ -106,7 +109,7 @@ def best_anchor_iou(boxes: Tensor, sizes: Tensor, geometry: Geometry) -> Tensor:
     for level_sizes, stride in zip(split_over_levels(geometry.anchor_sizes), STRIDES, strict=True):
         last = torch.ceil(padded.flip(1) / stride) - 1  # [G, 2] last column and row of the grid
         nearest = torch.minimum((centres / stride).round().clamp(min=0), last) * stride  # [G, 2]
-        for anchor in cell_anchors(level_sizes, geometry.aspect_ratios):
+        for anchor in anchors_of_location(level_sizes, geometry.aspect_ratios):
             placed = nearest.repeat(1, 2) + anchor  # [G, 4]
             low = torch.maximum(placed[:, :2], boxes[:, :2])
             high = torch.minimum(placed[:, 2:], boxes[:, 2:])
@@ -116,14 +119,14 @@ def best_anchor_iou(boxes: Tensor, sizes: Tensor, geometry: Geometry) -> Tensor:
 
 
 def num_anchors(size: tuple[int, int], geometry: Geometry) -> int:
-    """Anchors of a resized image of this (height, width), after padding."""
+    """Number of anchors of a resized image of this (height, width), after padding."""
     height, width = (-(-side // 32) * 32 for side in size)
-    cells = sum(-(-height // stride) * -(-width // stride) for stride in STRIDES)
-    return cells * len(geometry.aspect_ratios) * len(geometry.anchor_sizes) // PYRAMID_LEVELS
+    locations = sum(-(-height // stride) * -(-width // stride) for stride in STRIDES)
+    return locations * len(geometry.aspect_ratios) * len(geometry.anchor_sizes) // PYRAMID_LEVELS
 
 
 def suggest_anchors(boxes: Tensor, sizes: Tensor, geometry: Geometry) -> Geometry:
-    """``geometry`` with the anchors, of some likely ones, that have the best mean IoU."""
+    """``geometry`` with the anchors that have the highest mean IoU, out of some candidates."""
     count = len(geometry.anchor_sizes)
     side = box_area(boxes).sqrt()
     ratio = (boxes[:, 3] - boxes[:, 1]) / (boxes[:, 2] - boxes[:, 0])

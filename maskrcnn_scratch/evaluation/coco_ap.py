@@ -1,7 +1,8 @@
 """COCO's average precision and recall, by hotcoco, which gives pycocotools' numbers bit for bit.
 
-Legend: T IoU thresholds 0.50:0.05:0.95, R recall thresholds, K categories, A area ranges (all,
-small, medium, large), D limits on detections per image.
+Shapes: arrays of precision are [IoU thresholds 0.50:0.05:0.95, recall thresholds, categories, area
+ranges (all, small, medium, large), limits on detections per image], arrays of recall the same
+without recall thresholds.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
@@ -17,13 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from maskrcnn_scratch.data.coco import parse_bbox
-from maskrcnn_scratch.data.coco_json import read_json
+from maskrcnn_scratch.data.coco_fields import parse_bbox
+from maskrcnn_scratch.data.coco_json import coco_content, read_coco_json, read_json
+from maskrcnn_scratch.evaluation.ground_truth import ground_truth
 from maskrcnn_scratch.ops import rle
 
 if TYPE_CHECKING:
     from hotcoco import COCO, COCOeval
 
+COCO_MAX_DETECTIONS = 100
 IouType = Literal["bbox", "segm"]
 CocoResult = dict[str, Any]
 
@@ -33,9 +37,12 @@ METRICS = (
 )
 
 
+NOT_COMPUTED = -1.0  # there is no object to detect
+
+
 @dataclass(frozen=True)
 class CocoScore:
-    """Scores of one set of detections; -1 where there is nothing to find."""
+    """Scores of one set of detections. Some may be ``NOT_COMPUTED``."""
 
     iou_type: IouType
     stats: tuple[float, ...]
@@ -43,10 +50,10 @@ class CocoScore:
     per_class: dict[str, dict[str, float]]
     """AP, AP50, AP75 and AR100 of each category, by its name."""
     tide: dict[str, Any] | None = None
-    """What each kind of error costs in AP50, and how often it occurs (Bolya et al., TIDE)."""
+    """Loss of AP50 by each kind of error, and their numbers (Bolya et al., TIDE)."""
     confusion_matrix: dict[str, Any] | None = None
-    """``matrix``: detections at IoU 0.5, true category by row, detected by column, with
-    background last; and ``names`` of both."""
+    """``matrix`` counts detections at IoU 0.5, with a row per true category and a column per
+    detected one, background last. ``names`` are the names of rows and columns."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -66,40 +73,49 @@ def score(
     *,
     image_ids: Sequence[int] | None = None,
     min_score: float = 0.0,
-    max_detections: int = 100,
+    max_detections: int | None = None,
+    crowds_as_objects: bool = False,
     tide: bool = False,
     confusion_matrix: bool = False,
 ) -> CocoScore:
-    """Score COCO results against COCO annotations; both are a file or its content.
+    """Scores COCO results against COCO annotations. Both are a file or its content.
 
-    Small, medium and large go by the area of a detection's mask for ``segm``, and of its box for
-    ``bbox``; a result without a box gets the one around its mask, and keeps the mask's area. Crowd
-    regions and annotations to ignore count neither for nor against. No results at all score 0.
+    Detections are small, medium or large by the area of their mask for ``segm``, and of their box
+    for ``bbox``. A result without a box gets the box around its mask, with the mask's area. Crowd
+    regions and annotations with ``ignore`` count neither as hits nor as misses. Without any result
+    the score is 0.
 
     Args:
-        image_ids: the images to count; by default all of ``annotations``.
-        min_score: results below are left out first.
-        max_detections: detections of an image and category that count, best first; COCO has 100.
-        tide, confusion_matrix: compute these as well.
+        image_ids: the images that count; by default all images of ``annotations``.
+        min_score: results with lower scores are dropped.
+        max_detections: the best detections per image and category that count. COCO uses 100, which
+            is the default. If an image has more objects of a category, the default is high enough
+            for all of them and for all results, with a warning.
+        crowds_as_objects: score crowd regions as single objects.
+        tide: compute the errors by kind as well.
+        confusion_matrix: compute the confusion matrix as well.
 
     Raises:
-        FileNotFoundError, ValueError: a file that is not what it should be, or a result that names
-            an unknown image or category, or has no usable score, box or mask, naming the result.
+        FileNotFoundError: a file is missing.
+        ValueError: a file is not COCO annotations or results; or a result has an unknown image or
+            category, or no valid score, box or mask. The message names the result.
         ImportError: hotcoco is not installed.
     """
-    if max_detections <= 10:
+    if max_detections is not None and max_detections <= 10:
         raise ValueError(f"max_detections must be over 10, got {max_detections}")
-    truth = _load_annotations(annotations)
+    truth = _load_annotations(annotations, iou_type, crowds_as_objects)
     name = "results"
     if isinstance(results, (str, PathLike)):
         name, results = str(results), read_json(results)
     detections = _check_results(name, results, iou_type, truth, min_score)
+    if max_detections is None:
+        max_detections = _default_max_detections(truth, detections)
     evaluation = _coco_eval(truth, truth.load_res(detections), iou_type)
     evaluation.params.max_dets = [1, 10, max_detections]
     if image_ids is not None:
         evaluation.params.img_ids = sorted(image_ids)
     with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about another limit than 100
+        warnings.simplefilter("ignore")  # hotcoco warns of a limit other than 100
         evaluation.run()
     return CocoScore(
         iou_type,
@@ -110,23 +126,43 @@ def score(
     )
 
 
-def _load_annotations(annotations: str | PathLike[str] | Mapping[str, Any]) -> COCO:
+def _load_annotations(
+    annotations: str | PathLike[str] | Mapping[str, Any],
+    iou_type: IouType,
+    crowds_as_objects: bool,
+) -> COCO:
+    """The ground truth for hotcoco, which parses strictly: only the fields that scoring needs."""
     try:
         from hotcoco import COCO
     except ImportError as error:
         raise ImportError(
             "evaluation needs hotcoco: pip install maskrcnn_scratch[train]"
         ) from error
-    name = "annotations" if isinstance(annotations, Mapping) else str(annotations)
-    try:
-        truth = COCO(dict(annotations) if isinstance(annotations, Mapping) else annotations)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{name}: no such file") from None
-    except ValueError as error:
-        raise ValueError(f"{name}: not COCO annotations ({error})") from None
-    if not truth.imgs:
-        raise ValueError(f"{name}: not COCO annotations, there is no image in it")
-    return truth
+    if isinstance(annotations, Mapping):
+        name, content = "annotations", coco_content(dict(annotations))
+    else:
+        name, content = str(annotations), read_coco_json(annotations)
+    if crowds_as_objects:
+        for annotation in content["annotations"]:
+            annotation["iscrowd"] = 0
+    return COCO(ground_truth(content, name, iou_type))
+
+
+def _default_max_detections(truth: COCO, detections: Sequence[CocoResult]) -> int:
+    """COCO's limit, or what the data needs if an image has more objects of a category."""
+    objects, found = (
+        max(Counter((a["image_id"], a["category_id"]) for a in entries).values(), default=0)
+        for entries in (truth.anns.values(), detections)
+    )
+    if objects <= COCO_MAX_DETECTIONS:
+        return COCO_MAX_DETECTIONS
+    limit = max(objects, found)
+    warnings.warn(
+        f"an image has {objects} objects of a category: {limit} detections per image and category "
+        f"count, where COCO counts {COCO_MAX_DETECTIONS} (max_detections)",
+        stacklevel=3,
+    )
+    return limit
 
 
 def _coco_eval(truth: COCO, detections: COCO, iou_type: IouType) -> COCOeval:
@@ -138,15 +174,16 @@ def _coco_eval(truth: COCO, detections: COCO, iou_type: IouType) -> COCOeval:
 def _check_results(
     name: str, results: object, iou_type: IouType, truth: COCO, min_score: float
 ) -> list[CocoResult]:
-    """What counts of each result for this IoU type: a box or a mask, but not both.
+    """Each result with what this IoU type compares: a box or a mask, but not both.
 
-    With both, COCO's code takes the area of a mask from its box.
+    If a result has both, COCO's code uses the area of the box for a mask.
     """
     if not isinstance(results, Sequence) or isinstance(results, str):
         raise ValueError(f"{name}: COCO results are a list, not a {type(results).__name__}")
     sizes = {id: (image["height"], image["width"]) for id, image in truth.imgs.items()}
     categories = set(truth.get_cat_ids())
     detections = []
+    _compare_files(name, results, truth)
     for index, result in enumerate(results):
         try:
             detection = _check_result(result, iou_type, sizes, categories)
@@ -157,6 +194,30 @@ def _check_results(
         if detection["score"] >= min_score:
             detections.append(detection)
     return detections
+
+
+def _compare_files(name: str, results: Sequence[CocoResult], truth: COCO) -> None:
+    """Warns if results have file names, and other ones than the annotations of their image ids."""
+    files = {id: str(image.get("file_name", "")) for id, image in truth.imgs.items()}
+    wrong = [
+        f"image id {result['image_id']} is {result['file_name']} in the results and "
+        f"{files[result['image_id']]} in the annotations"
+        for result in results
+        if isinstance(result, Mapping)
+        and result.get("file_name")
+        and files.get(result.get("image_id"))  # type: ignore[arg-type]
+        and _stem(result["file_name"]) != _stem(files[result["image_id"]])
+    ]
+    if wrong:
+        warnings.warn(
+            f"{name}: results of {len(dict.fromkeys(wrong))} images are of other files than the "
+            f"annotations: {wrong[0]}",
+            stacklevel=4,
+        )
+
+
+def _stem(file_name: object) -> str:
+    return str(file_name).replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
 
 def _check_result(
@@ -172,7 +233,8 @@ def _check_result(
         raise ValueError(f"no {min(missing)!r}")
     image_id, category_id = result["image_id"], result["category_id"]
     if image_id not in sizes:
-        raise ValueError("the annotations have no such image")
+        file = f", {result['file_name']!r}" if result.get("file_name") else ""
+        raise ValueError(f"the annotations have no image with id {image_id!r}{file}")
     if category_id not in categories:
         raise ValueError(f"unknown category id {category_id!r}")
     confidence = float(result["score"])
@@ -190,8 +252,8 @@ def _check_result(
 
 def _per_class(evaluation: COCOeval, truth: COCO) -> dict[str, dict[str, float]]:
     assert evaluation.eval is not None
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [T, R, K]
-    recall = evaluation.eval["recall"][:, :, 0, -1]  # [T, K]
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, category]
+    recall = evaluation.eval["recall"][:, :, 0, -1]  # [IoU, category]
     return {
         truth.cats[category].get("name", str(category)): {
             "AP": _mean(precision[:, :, k]),
@@ -205,7 +267,7 @@ def _per_class(evaluation: COCOeval, truth: COCO) -> dict[str, dict[str, float]]
 
 def _mean(values: np.ndarray) -> float:
     values = values[values > -1]
-    return float(values.mean()) if values.size else -1.0
+    return float(values.mean()) if values.size else NOT_COMPUTED
 
 
 def _confusion_matrix(evaluation: COCOeval) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""A model's detections as COCO results, on one process or many, and their scores.
+"""A model's detections as COCO results, on one or more processes, and their scores.
 
-Masks become RLE as soon as an image is done, so memory grows with what was found rather than with
-the pixels looked at.
+Masks become RLE as soon as an image is done. Memory then grows with the number of detections, not
+with the size of the images.
 
-Legend: D detections of one image, M side of a soft mask.
+Shapes: D detections of one image; M side of a mask in its box; H, W height and width of an image.
 """
 
 from __future__ import annotations
@@ -16,16 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_scratch.data.coco import to_coco
+from maskrcnn_scratch.data.batch import Batch
 from maskrcnn_scratch.data.loader import evaluation_loader, without_worker_traceback
-from maskrcnn_scratch.evaluation.coco_ap import CocoResult, CocoScore, IouType, score
+from maskrcnn_scratch.data.to_coco import to_coco
+from maskrcnn_scratch.evaluation.coco_ap import (
+    COCO_MAX_DETECTIONS,
+    CocoResult,
+    CocoScore,
+    IouType,
+    score,
+)
 from maskrcnn_scratch.evaluation.same_padding import group_by_padding
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.ops import paste_masks, paste_masks_rle, rle
 from maskrcnn_scratch.training import distributed
 
-Batch = tuple[list[Tensor], list[dict[str, Any]]]
 MASK_THRESHOLD = 0.5
 
 
@@ -43,14 +49,17 @@ def evaluate_model(
 ) -> dict[IouType, CocoScore]:
     """COCO scores of ``model`` on ``dataset``, for each IoU type.
 
-    Between several processes each image is read by one of them and counted once; all must call
-    this, and all get the scores. The main process writes ``results_file``, as COCO results.
+    With several processes each image is read by one of them and counts once. All processes must
+    call this function, and all get the scores. The main process writes ``results_file``.
 
     Args:
+        model: a detector with torchvision's results.
         dataset: as ``CocoDataset`` or ``ShapesDataset``, with the model's labels. Detections of a
-            class that it has no category for do not count.
+            class without a category in it do not count.
+        results_file: file for the detections, as COCO results.
         progress: wraps the batches, such as tqdm.
-        **options: to ``score``, such as ``max_detections`` or ``tide``.
+        **options: arguments of ``score``, such as ``tide``. By default ``max_detections`` is that
+            of the model if it gives more detections than COCO counts.
     """
     loader = evaluation_loader(
         dataset, batch_size, num_workers, distributed.rank(), distributed.world_size()
@@ -66,8 +75,17 @@ def evaluate_model(
         if results_file is not None:
             write_json(results_file, results)
         annotations = getattr(dataset, "annotation_file", None) or to_coco(dataset)
+        options = {"crowds_as_objects": getattr(dataset, "crowds_as_objects", False), **options}
+        if options.get("max_detections") is None:
+            options["max_detections"] = max_detections_of(model)
         scores = {kind: score(annotations, results, kind, **options) for kind in iou_types}
     return distributed.broadcast_from_main(scores)
+
+
+def max_detections_of(model: nn.Module) -> int | None:
+    """The detections per image of a model that gives more than COCO counts, else None."""
+    given = getattr(getattr(model, "roi_heads", None), "detections_per_img", 0)
+    return int(given) if given > COCO_MAX_DETECTIONS else None
 
 
 @torch.inference_mode()
@@ -77,13 +95,13 @@ def predict(
     category_labels: Mapping[int, int],
     device: torch.device | str = "cpu",
 ) -> list[CocoResult]:
-    """COCO results of a model for each batch of (images, targets).
+    """COCO results of a model for batches of (images, targets).
 
-    Images of a batch that are padded to different sizes are run apart: results do not depend on
-    the batch (``same_padding``).
+    Images of a batch that are padded to different sizes run in separate batches, so that results
+    do not depend on the batch (``same_padding``).
 
-    Of the targets only ``image_id`` is used. Detections of a label that no category has are left
-    out. The model is switched to evaluation, and back afterwards.
+    Only ``image_id`` of the targets is used. Detections with a label that no category has are
+    dropped. The model is in eval mode meanwhile; its mode is restored at the end.
     """
     category_ids = {label: category for category, label in category_labels.items()}
     was_training = model.training
@@ -103,8 +121,8 @@ def predict(
 def detect_rle(model: nn.Module, images: list[Tensor]) -> list[dict[str, Any]]:
     """``model(images)`` with ``masks`` as a list of D RLEs, thresholded at 0.5.
 
-    With this package's models the soft M x M masks become RLE directly, and no mask of an image's
-    size is ever made; other models must give masks [D, 1, H, W].
+    Masks [D, 1, M, M] of this package's models are encoded directly, without a mask of the image's
+    size. Other models must return masks [D, 1, H, W].
     """
     if not isinstance(model, GeneralizedRCNN):
         results: list[dict[str, Any]] = model(images)
@@ -123,7 +141,7 @@ def detect_rle(model: nn.Module, images: list[Tensor]) -> list[dict[str, Any]]:
 def coco_results(
     detections: Mapping[str, Any], image_id: int, category_ids: Mapping[int, int]
 ) -> list[CocoResult]:
-    """The detections of one image, masks as RLE if any, as entries of a COCO results file."""
+    """The detections of one image as entries of a COCO results file; masks, if any, as RLE."""
     masks = detections.get("masks", [None] * len(detections["boxes"]))
     results = []
     for (x1, y1, x2, y2), label, confidence, mask in zip(
@@ -145,9 +163,9 @@ def coco_results(
 
 
 def merge_results(shards: Iterable[Sequence[CocoResult]]) -> list[CocoResult]:
-    """Results of several processes as one list; an image that several read counts once.
+    """Results of several processes as one list, sorted by image.
 
-    The first shard with results for an image provides all of them. Sorted by image.
+    If several shards have results for an image, only those of the first such shard count.
     """
     by_image: dict[int, list[CocoResult]] = {}
     for shard in shards:
@@ -161,7 +179,7 @@ def merge_results(shards: Iterable[Sequence[CocoResult]]) -> list[CocoResult]:
 def _rle_paste(
     paste: Callable[[Tensor, Tensor, tuple[int, int]], Tensor],
 ) -> Callable[[Tensor, Tensor, tuple[int, int]], list[rle.Rle]]:
-    """What gives the RLE of pasted masks, for a transform that pastes with ``paste``."""
+    """A function that returns the RLE of the masks that ``paste`` would return."""
     if paste is paste_masks:
         return lambda masks, boxes, size: paste_masks_rle(masks, boxes, size, MASK_THRESHOLD)
     return lambda masks, boxes, size: [

@@ -1,9 +1,9 @@
-"""Batches that change no result: images that are padded to the same size.
+"""Batches of images that are padded to the same size, so that batching changes no result.
 
-Convolutions see the padding: near it, and through strides and the pyramid some way from it, features
-differ from those of the image alone. torchvision's models behave in the same way. Images that a
-batch pads no further than each would be padded by itself do not change each other's results, except
-for rounding.
+Padding changes features: convolutions near it read zeros where an image alone would end, and the
+feature pyramid passes that on. torchvision's models behave in the same way. If each image of a
+batch would be padded to the size of the batch when alone, results depend on the batch only by
+rounding.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from maskrcnn_scratch.transform import GeneralizedRCNNTransform, image_size
 
 
 def group_by_padding(model: nn.Module, images: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of the images that can share a batch, in the order of their first.
+    """Indices of the images that can form a batch together, in the order of the first of each.
 
     Args:
-        model: in evaluation; where it has no ``transform`` of this package, images of the same
-            shape share a batch.
+        model: in eval mode. If it has no ``transform`` of this package, images of the same shape
+            form a batch.
         images: ``[C, H, W]`` each.
     """
     transform = getattr(model, "transform", None)

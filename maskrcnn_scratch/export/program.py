@@ -1,6 +1,6 @@
-"""The model as a graph of tensors: what every export starts from.
+"""The model as a graph of tensors, from which every export starts.
 
-Letters: ``N`` images, ``D`` detection slots or detections, ``H W`` the images, ``M`` mask side.
+Shapes: see ``structures``.
 """
 
 from __future__ import annotations
@@ -23,30 +23,34 @@ from maskrcnn_scratch.roi_heads.pooler import infer_scales
 from maskrcnn_scratch.structures import ImageList, Result
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform, resize_boxes
 
-MAX_BATCH = 256  # images, where their number is dynamic
-MAX_SIDE = 8192  # pixels, where sizes are
-MIN_CELLS = 3  # dynamic sides are from 96 pixels: where a level is one cell wide, strides differ
+OPSETS = range(18, 22)  # ONNX operator sets: onnxruntime runs RoiAlign of 16, not yet that of 22
+MAX_BATCH = 256  # images, if the batch size is dynamic
+MAX_SIDE = 8192  # pixels, if sizes are dynamic
+# Dynamic sides are at least 3 * 32 pixels: a level that is one location wide has another stride.
+MIN_CELLS = 3
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What goes into an exported model and what comes out.
+    """Inputs and outputs of an exported model.
 
     With one image of fixed size, ``images`` is ``[3, H, W]`` and the outputs hold the detections:
     ``boxes`` ``[D, 4]``, ``labels`` ``[D]``, ``scores`` ``[D]`` and ``masks`` ``[D, 1, H, W]``.
-    With more, or dynamic sizes, ``images`` is ``[N, 3, H, W]``, outputs are ``[N, D, ...]`` with
-    room for the most detections there can be, and ``num_detections`` ``[N]`` says how many there
-    are; the rest is zeros.
+    With more images, or dynamic sizes, ``images`` is ``[N, 3, H, W]``, outputs are ``[N, D, ...]``
+    with ``D`` the maximum number of detections, and ``num_detections`` ``[N]`` counts the valid
+    ones; the rest is padding (zero).
 
     Args:
-        image_size: (height, width) of the images; where it is dynamic, of typical ones.
-        batch: number of images, all of one size.
+        image_size: (height, width) of the images; with ``dynamic``, of typical images.
+        batch: number of images, all of the same size.
         dynamic: sizes and number of images may differ from call to call.
-        preprocessed: images come normalised, resized and padded, and with a second input
-            ``sizes``, int64 ``[N, 2]`` (or ``[2]``): (height, width) without the padding. Boxes
-            and masks are then in the pixels of the padded images. By default images are RGB in
-            0-1, and everything else happens inside.
-        raw_masks: ``masks`` in the frames of their boxes, ``[D, 1, M, M]``, for pasting outside.
+        preprocessed: images are normalised, resized and padded by the caller, and a second input
+            ``sizes``, int64 ``[N, 2]`` (or ``[2]``), gives (height, width) without the padding.
+            Boxes and masks are then in the pixels of the padded images. By default images are RGB
+            in 0-1, and the exported model contains the transform.
+        raw_masks: ``masks`` inside their boxes, ``[D, 1, M, M]``, to be pasted outside the model.
+        opset: ONNX operator set; other formats ignore it. onnxruntime runs RoiAlign up to that of
+            21; DeformConv needs 19.
     """
 
     image_size: tuple[int, int]
@@ -54,6 +58,7 @@ class ExportOptions:
     dynamic: bool = False
     preprocessed: bool = False
     raw_masks: bool = False
+    opset: int = 18
 
     def __post_init__(self) -> None:
         if min(*self.image_size, self.batch) < 1:
@@ -61,10 +66,14 @@ class ExportOptions:
                 f"there are no images of {self.image_size[0]} x {self.image_size[1]} in batches "
                 f"of {self.batch}: sides and batch must be at least 1"
             )
+        if self.opset not in OPSETS:
+            raise ValueError(
+                f"opset is {self.opset}; it must be in {OPSETS.start} to {OPSETS.stop - 1}"
+            )
 
     @property
     def batched(self) -> bool:
-        """Whether images and outputs have a leading dimension for the images."""
+        """Whether inputs and outputs have a leading batch dimension."""
         return self.dynamic or self.batch > 1
 
     @property
@@ -77,13 +86,21 @@ class ExportOptions:
         return inputs if self.batched else tuple(value[0] for value in inputs)
 
 
+class BilinearResize(nn.Module):
+    """The resize of the transform, as a module: its node in the graph can be told from others."""
+
+    def forward(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
 class Detector(nn.Module):
-    """``detect`` with tensors only: images of one size in, the outputs of ``ExportOptions`` out."""
+    """The model as a function of tensors, with the inputs and outputs of ``ExportOptions``."""
 
     def __init__(self, model: GeneralizedRCNN, options: ExportOptions) -> None:
         super().__init__()
         self.model = model
         self.options = options
+        self.resize = BilinearResize()
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> Result:
         options, transform = self.options, self.model.transform
@@ -91,7 +108,7 @@ class Detector(nn.Module):
             images = images[None]
             sizes = None if sizes is None else sizes[None]
         if sizes is None:
-            batch = make_batch(images, transform)
+            batch = make_batch(images, transform, self.resize)
         else:
             batch = ImageList(images, sizes)
         found = self.model.run_batch(batch).detections
@@ -104,32 +121,32 @@ class Detector(nn.Module):
             outputs["masks"] = found.masks  # [N, D, 1, M, M]
         if not options.batched:
             outputs = {name: value[0] for name, value in outputs.items()}
-            outputs = first_slots(outputs, found.counts[0])
+            outputs = first_entries(outputs, found.counts[0])
         if found.masks is not None and not options.raw_masks:
             height, width = images.shape[-2:]
             masks, boxes = outputs["masks"], outputs["boxes"]
-            slots = masks.shape[:-3]  # [N, D] or [D]
+            leading = masks.shape[:-3]  # [N, D] or [D]
             pasted = transform.paste(
                 masks.reshape(-1, *masks.shape[-3:]), boxes.reshape(-1, 4), (height, width)
             )
-            outputs["masks"] = pasted.reshape(*slots, 1, height, width)
+            outputs["masks"] = pasted.reshape(*leading, 1, height, width)
         if options.batched:
             outputs["num_detections"] = found.counts
         return outputs
 
 
-def make_batch(images: Tensor, transform: GeneralizedRCNNTransform) -> ImageList:
-    """What ``transform`` makes of images that share a size: ``[N, 3, H, W]`` in 0-1."""
+def make_batch(
+    images: Tensor, transform: GeneralizedRCNNTransform, resize: BilinearResize
+) -> ImageList:
+    """The batch that ``transform`` makes of images of one size, ``[N, 3, H, W]`` in 0-1."""
     height, width = transform.resized_size(images.shape[-2], images.shape[-1])
     divisor = transform.size_divisible
     most = max(*(transform.fixed_size or ()), *transform.min_size, transform.max_size)
-    cells = math.ceil(most / divisor)  # along the longest side there can be
+    cells = math.ceil(most / divisor)  # along the longest possible side
     padded_height = divisor * _known_between(MIN_CELLS, (height + divisor - 1) // divisor, cells)
     padded_width = divisor * _known_between(MIN_CELLS, (width + divisor - 1) // divisor, cells)
     height, width = _known_between(1, height, most), _known_between(1, width, most)
-    images = F.interpolate(
-        transform.normalize(images), size=(height, width), mode="bilinear", align_corners=False
-    )
+    images = resize(transform.normalize(images), (height, width))
     below, right = padded_height - height, padded_width - width
     torch._check(below >= 0)
     torch._check(right >= 0)
@@ -152,7 +169,7 @@ def _known_between(low: int, size: int | torch.SymInt, high: int) -> Any:
     return symbol
 
 
-def first_slots(values: Result, count: Tensor) -> Result:
+def first_entries(values: Result, count: Tensor) -> Result:
     """The first ``count`` (a tensor without dimensions) of ``[D, ...]`` each."""
     capacity = values["scores"].shape[0]
     number = count.item()
@@ -169,7 +186,7 @@ def export_program(model: GeneralizedRCNN, options: ExportOptions) -> ExportedPr
 
     Raises:
         ValueError: a model in training mode, or a size that leaves a feature map empty.
-        UnexportableError: a component that can't be exported, and what it does that can't.
+        UnexportableError: a component that can't be exported, and the line that can't.
     """
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() before the export")
@@ -181,12 +198,12 @@ def export_program(model: GeneralizedRCNN, options: ExportOptions) -> ExportedPr
         )
     detector = Detector(model, options)
     parameter = next(model.parameters())
-    # Two images at least, or their number would be taken for a constant.
+    # At least two images: torch.export takes a dimension of size 1 for a constant.
     number = max(options.batch, 2) if options.dynamic else options.batch
     height, width = options.image_size
     images = parameter.new_zeros((number, len(model.transform.image_mean), height, width))
     sizes = torch.tensor([[height, width]], device=images.device).repeat(number, 1)
-    padded = images if options.preprocessed else make_batch(images, model.transform).tensors
+    padded = images if options.preprocessed else make_batch(images, model.transform, detector.resize).tensors
     if options.dynamic and min(padded.shape[-2:]) < MIN_CELLS * divisor:
         raise ValueError(
             f"dynamic sizes start at {MIN_CELLS * divisor} pixels, padding included: "
@@ -205,7 +222,7 @@ def export_program(model: GeneralizedRCNN, options: ExportOptions) -> ExportedPr
 
 
 def dynamic_shapes(options: ExportOptions, divisor: int) -> dict[str, Any] | None:
-    """Which dimensions of which input stay free, as ``torch.export`` wants it."""
+    """The ``dynamic_shapes`` argument of ``torch.export``; None if all sizes are fixed."""
     if not options.dynamic:
         return None
     batch = Dim("batch", min=1, max=MAX_BATCH)
@@ -219,10 +236,10 @@ def dynamic_shapes(options: ExportOptions, divisor: int) -> dict[str, Any] | Non
 
 @contextmanager
 def fixed_scales(model: GeneralizedRCNN, images: Tensor) -> Iterator[None]:
-    """Tells the poolers their scales, which they can't find from sizes that are symbols.
+    """Sets the scales of the poolers, which can't be inferred from symbolic sizes.
 
     Args:
-        images: padded ``[1, 3, H, W]``, an example.
+        images: an example, padded, ``[1, 3, H, W]``.
 
     Raises:
         ValueError: images of this size leave a feature map empty, or the backbone can't take them.

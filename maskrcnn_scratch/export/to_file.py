@@ -1,4 +1,4 @@
-"""Files from which the model runs without its Python code, each with a certificate beside it."""
+"""Files that run the model without its Python code, each with a verification report beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from maskrcnn_scratch.data.shapes import ShapesDataset
 from maskrcnn_scratch.export.onnx import to_onnx
 from maskrcnn_scratch.export.program import ExportOptions, export_program
-from maskrcnn_scratch.export.verification import Certificate, Run, certify
+from maskrcnn_scratch.export.verification import Run, VerificationReport, verify
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 
@@ -32,23 +32,23 @@ def export_onnx(
     *,
     images: Sequence[Tensor] | None = None,
     **options: Any,
-) -> Certificate:
+) -> VerificationReport:
     """Writes the model as ONNX, of standard operators only.
 
     Args:
         model: in eval mode.
-        path: ``path.json`` beside it gets the certificate.
-        image_size: (height, width) of the images, or with ``dynamic`` typical ones.
-        images: what the certificate is measured on, as in :func:`export_to_file`.
+        path: the verification report is written to ``path.json``.
+        image_size: (height, width) of the images; with ``dynamic``, of typical images.
+        images: what the file is verified on, as in :func:`export_to_file`.
         **options: ``batch``, ``dynamic``, ``preprocessed``, ``raw_masks``: see ``ExportOptions``,
-            which also says what goes in and comes out.
+            which also describes inputs and outputs.
 
     Returns:
-        the certificate; ``verdict`` says whether onnxruntime and PyTorch agree.
+        the verification report; its ``verdict`` says whether onnxruntime and PyTorch agree.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is missing.
-        UnexportableError: a component with an op that ONNX has no words for.
+        UnexportableError: a component with an op that has no ONNX translation.
         OSError, ValueError: see :func:`export_to_file`.
     """
     return export_to_file(model, path, ExportOptions(image_size, **options), "onnx", images)
@@ -60,21 +60,21 @@ def export_to_file(
     options: ExportOptions,
     format: Format,
     images: Sequence[Tensor] | None = None,
-) -> Certificate:
-    """Writes the model and its certificate; both appear when they are whole, or not at all.
+) -> VerificationReport:
+    """Writes the model and its verification report; neither appears before both are complete.
 
     Args:
         model: in eval mode.
         format: ``"onnx"``; ``"pt2"`` for ``torch.export.load``, which needs
             ``maskrcnn_scratch.ops`` imported; ``"aoti"`` for a compiled package that runs from
             C++ as well, given the library of operators.
-        images: ``[3, H, W]`` in 0-1 that the certificate is measured on; generated shapes by
-            default, in which a model of other things may find nothing.
+        images: ``[3, H, W]`` in 0-1 that the file is verified on; by default generated shapes,
+            in which a model trained on other data may detect nothing.
 
     Raises:
         OSError: the path can't be written.
         ValueError: a model in training mode, or a size that leaves a feature map empty.
-        UnexportableError: a component that can't be exported, and what it does that can't.
+        UnexportableError: a component that can't be exported, and the line that can't.
     """
     path = Path(path)
     kind = FORMATS[format]
@@ -91,21 +91,21 @@ def export_to_file(
     except OSError as error:
         raise OSError(f"{path} can't be written: {error.strerror or error}") from error
     with folder:
-        # The certificate is about the file: what runs is read back from it.
+        # The report is about the file: the model that is verified is read back from it.
         written = Path(folder.name) / f"model{kind.suffix}"
         kind.write(model, export_program(model, options), options, written)
-        trials = certify(model, options, kind.load(written), [i.to(device) for i in images])
-        certificate = Certificate(format, options, _versions(kind.packages), trials)
-        beside = Path(folder.name) / "certificate.json"
-        write_json(beside, certificate.to_json())
+        trials = verify(model, options, kind.load(written), [i.to(device) for i in images])
+        report = VerificationReport(format, options, _versions(kind.packages), trials)
+        beside = Path(folder.name) / "report.json"
+        write_json(beside, report.to_json())
         os.replace(written, path)
         os.replace(beside, f"{path}.json")
-    return certificate
+    return report
 
 
 @dataclass(frozen=True)
 class FileFormat:
-    """How to write a program, and how to run it from the file."""
+    """How to write an exported program to a file, and how to run that file."""
 
     suffix: str
     packages: tuple[str, ...]
@@ -118,7 +118,8 @@ def write_onnx(
 ) -> None:
     outputs = ["boxes", "labels", "scores"]
     outputs += ["masks"] * model.roi_heads.has_mask() + ["num_detections"] * options.batched
-    to_onnx(program, options.input_names, outputs).save(path, external_data=False)
+    onnx_program = to_onnx(program, options.input_names, outputs, options.opset)
+    onnx_program.save(path, external_data=False)
     import_module("onnx").checker.check_model(path, full_check=True)
 
 
@@ -152,8 +153,8 @@ def write_aoti(
     model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
 ) -> None:
     if options.dynamic and not options.preprocessed:
-        # Inductor of torch 2.15 plans convolutions on sizes that come out of the graph as
-        # contiguous and runs them channels-last: the features would be wrong.
+        # Inductor of torch 2.15 plans a convolution whose size the graph computes as contiguous
+        # and runs it channels-last: the features would be wrong.
         raise ValueError(
             "a compiled package of dynamic sizes can't resize images inside: export it preprocessed"
         )

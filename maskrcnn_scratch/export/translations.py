@@ -1,10 +1,10 @@
 """The operators of ``maskrcnn_scratch.ops`` in terms of standard ONNX operators.
 
 Written once, in what ONNX operator sets 11 to 21 have in common, and used by both of PyTorch's
-exporters (``onnx.py``). ``op`` stands for the one that is at work: ``op.Name(...)`` adds a node,
-and numbers, lists and arrays among its inputs become constants.
+exporters (``onnx.py``). ``op`` builds the graph of either: ``op.Name(...)`` adds a node, and
+numbers, lists and arrays among its inputs become constants.
 
-Letters: ``N`` images, ``K`` boxes, ``R`` RoIs, ``G`` groups, ``V`` candidates, ``M`` mask side.
+Shapes: see ``structures``; here also V candidates that are valid, and G groups of NMS.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Size = Any  # such a tensor without dimensions, or an int
 
 
 class Operators(ABC):
-    """What the translations need of an exporter."""
+    """Builds nodes of the graph; one implementation per exporter."""
 
     opset_version: int
 
@@ -39,7 +39,7 @@ class Operators(ABC):
 
     @abstractmethod
     def size(self, value: Value, axis: int) -> int:
-        """A size that is known when the graph is made."""
+        """A size that is fixed when the graph is built."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def add(*inputs: Any, **attributes: Any) -> Any:
@@ -76,31 +76,31 @@ def multiscale_roi_align(
         "output_width": pooled_width,
         "sampling_ratio": max(sampling_ratio, 0),
     }
-    if op.opset_version >= 16:  # before, there was but one convention
+    if op.opset_version >= 16:  # earlier sets have only one convention
         mode = "half_pixel" if aligned else "output_half_pixel"
         attributes["coordinate_transformation_mode"] = mode
     image = op.Cast(op.Gather(rois, 0, axis=1), to=INT64)  # [R]
     boxes = op.Slice(rois, [1], [5], [1])  # [R, 4]
 
-    pooled, places = [], []
+    pooled, indices = [], []
     for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
-        place = op.Transpose(op.NonZero(op.Equal(levels, level)), perm=[1, 0])  # [R_l, 1]
+        index = op.Transpose(op.NonZero(op.Equal(levels, level)), perm=[1, 0])  # [R_l, 1]
         pooled.append(
             op.RoiAlign(
                 feature,
-                op.GatherND(boxes, place),
-                op.GatherND(image, place),
+                op.GatherND(boxes, index),
+                op.GatherND(image, index),
                 spatial_scale=float(scale),
                 **attributes,
             )
         )  # [R_l, C, P, P]
-        places.append(place)
+        indices.append(index)
     number = op.Shape(levels)
     order = op.ScatterND(
         op.Expand(0, number),
-        op.Concat(*places, axis=0),
+        op.Concat(*indices, axis=0),
         op.Range(0, op.Reshape(number, np.empty(0, np.int64)), 1),
-    )  # [R]: where in the concatenation each RoI is
+    )  # [R]: position of each RoI in the concatenation
     return op.Gather(op.Concat(*pooled, axis=0), order, axis=0)
 
 
@@ -115,17 +115,17 @@ def nms_padded(
 ) -> tuple[Value, Value]:
     """``NonMaxSuppression`` with groups as its classes, between two ``TopK``.
 
-    The first leaves out empty slots, which is what makes ``G`` times ``V`` scores affordable: of
-    90,000 candidates in the box head, a few hundred are more than nothing.
+    The first drops the candidates whose score is -inf, so that ``G`` times ``V`` scores fit in
+    memory: of 90,000 candidates in the box head, a few hundred are valid.
     """
-    exists = op.Greater(scores, -np.inf)  # [N, K]; NaN does not
-    most = op.ReduceMax(op.ReduceSum(op.Cast(exists, to=FLOAT), [1], keepdims=0), keepdims=0)
+    is_valid = op.Greater(scores, -np.inf)  # [N, K]; false for NaN
+    most = op.ReduceMax(op.ReduceSum(op.Cast(is_valid, to=FLOAT), [1], keepdims=0), keepdims=0)
     most = op.Reshape(op.Cast(op.Max(most, 1.0), to=INT64), [1])
-    score, slot = op.TopK(op.Where(exists, scores, -np.inf), most, axis=1)  # [N, V] each
+    score, candidate = op.TopK(op.Where(is_valid, scores, -np.inf), most, axis=1)  # [N, V] each
     box = op.GatherElements(
-        boxes, op.Expand(op.Reshape(slot, [0, -1, 1]), [1, 1, 4]), axis=1
+        boxes, op.Expand(op.Reshape(candidate, [0, -1, 1]), [1, 1, 4]), axis=1
     )  # [N, V, 4]
-    group = op.Reshape(op.GatherElements(groups, slot, axis=1), [0, 1, -1])  # [N, 1, V]
+    group = op.Reshape(op.GatherElements(groups, candidate, axis=1), [0, 1, -1])  # [N, 1, V]
     in_group = op.Equal(group, np.arange(num_groups)[None, :, None])  # [N, G, V]
     by_group = op.Where(in_group, op.Reshape(score, [0, 1, -1]), -np.inf)
     selected = op.NonMaxSuppression(box, by_group, [max_out], [float(iou_threshold)], [LOWEST])
@@ -133,14 +133,14 @@ def nms_padded(
 
     nothing = op.Expand(-np.inf, op.Shape(score))
     score = op.ScatterND(nothing, kept, op.GatherND(score, kept))  # [N, V]
-    room = op.Concat(op.Slice(op.Shape(score), [0], [1]), [max_out], axis=0)  # there may be V < D
-    best, place = op.TopK(
+    room = op.Concat(op.Slice(op.Shape(score), [0], [1]), [max_out], axis=0)  # V may be less than D
+    best, rank = op.TopK(
         op.Concat(score, op.Expand(-np.inf, room), axis=1), [max_out], axis=1
     )  # [N, D]
-    slot = op.GatherElements(op.Concat(slot, op.Expand(0, room), axis=1), place, axis=1)
-    exists = op.Greater(best, -np.inf)
-    count = op.ReduceSum(op.Cast(exists, to=INT64), [1], keepdims=0)
-    return op.Where(exists, slot, 0), count
+    candidate = op.GatherElements(op.Concat(candidate, op.Expand(0, room), axis=1), rank, axis=1)
+    is_valid = op.Greater(best, -np.inf)
+    count = op.ReduceSum(op.Cast(is_valid, to=INT64), [1], keepdims=0)
+    return op.Where(is_valid, candidate, 0), count
 
 
 def resize_bilinear(op: Operators, images: Value, height: Size, width: Size) -> Value:

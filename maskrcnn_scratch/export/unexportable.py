@@ -1,4 +1,4 @@
-"""Which part of a model stands in the way of its export, and with what."""
+"""Errors that name the component, and its line or op, that can't be exported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TORCH = str(Path(torch.__file__).parent)
 
 
 class UnexportableError(RuntimeError):
-    """A component does something that an exported graph can't hold."""
+    """A component does something that an exported graph can't represent."""
 
 
 @contextmanager
@@ -26,14 +26,14 @@ def explain_export_errors(model: nn.Module) -> Iterator[None]:
         yield
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
-        place = _last_place(model, error)
-        if place is None:
+        location = _innermost_component(model, error)
+        if location is None:
             raise UnexportableError(f"the model can't be exported: {reason}") from error
-        component, line = place
+        component, line = location
         raise UnexportableError(f"{component} can't be exported: {line}: {reason}") from error
 
 
-def _last_place(model: nn.Module, error: Exception) -> tuple[str, str] | None:
+def _innermost_component(model: nn.Module, error: Exception) -> tuple[str, str] | None:
     """The innermost component and source line outside of torch that ``error`` passed through."""
     names = {id(module): (name, type(module).__name__) for name, module in model.named_modules()}
     component = line = None

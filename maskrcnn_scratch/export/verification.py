@@ -1,6 +1,6 @@
-"""Whether an exported model finds what the model in Python finds, measured and written down.
+"""Compares the detections of an exported model with those of the model in Python.
 
-Letters: ``N`` images, ``D`` detections of the model, ``E`` detections of the exported one.
+Shapes: see ``structures``; here D detections of the model, E detections of the exported one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from maskrcnn_scratch.export.program import ExportOptions
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.structures import ImageList, Result
 
-TOLERANCES = {"boxes": 1e-2, "scores": 1e-4, "masks": 1e-3}  # pixels, and probabilities
-NEAR = {"boxes": 1.0, "scores": 0.05}  # beyond these it is another detection
+TOLERANCES = {"boxes": 1e-2, "scores": 1e-4, "masks": 1e-3}  # boxes in pixels, others probabilities
+# Two detections that differ by more are different ones, not one with an error.
+SAME_DETECTION = {"boxes": 1.0, "scores": 0.05}
 
 Run = Callable[[Sequence[Tensor]], Mapping[str, Tensor]]  # the exported model
 
@@ -28,10 +29,10 @@ class Trial:
     """One call of both models.
 
     Attributes:
-        image_size: (height, width) of the images that went in.
-        num_detections: of the model, image by image.
-        unmatched: detections that only one of the two models has.
-        errors: the largest difference of each output, over the detections that both have.
+        image_size: (height, width) of the input images.
+        num_detections: of the model in Python, per image.
+        unmatched: number of detections that only one of the two models has.
+        errors: largest absolute difference of each output, over the matched detections.
     """
 
     image_size: tuple[int, int]
@@ -41,8 +42,8 @@ class Trial:
 
 
 @dataclass
-class Certificate:
-    """What was exported, with what, and how well it agrees."""
+class VerificationReport:
+    """What was exported, with which versions, and how closely it agrees with the model."""
 
     format: str
     options: ExportOptions
@@ -50,18 +51,18 @@ class Certificate:
     trials: list[Trial]
 
     @property
-    def verdict(self) -> Literal["good", "beyond tolerance", "nothing to compare"]:
-        """Good only where there were detections, and all of them in both models."""
+    def verdict(self) -> Literal["passed", "beyond tolerance", "no detections to compare"]:
+        """Passed only if there were detections and both models agree on all of them."""
         for trial in self.trials:
             if trial.unmatched or any(trial.errors[k] > TOLERANCES[k] for k in TOLERANCES):
                 return "beyond tolerance"
         found = sum(sum(trial.num_detections) for trial in self.trials)
-        return "good" if found else "nothing to compare"
+        return "passed" if found else "no detections to compare"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "verdict": self.verdict,
-            "good": self.verdict == "good",
+            "passed": self.verdict == "passed",
             "format": self.format,
             "options": asdict(self.options),
             "versions": self.versions,
@@ -71,14 +72,14 @@ class Certificate:
 
 
 @torch.no_grad()
-def certify(
+def verify(
     model: GeneralizedRCNN, options: ExportOptions, run: Run, images: Sequence[Tensor]
 ) -> list[Trial]:
-    """Runs both models on the size they were exported for, and on others where that is free.
+    """Runs both models on the exported size, and on other sizes where they are dynamic.
 
     Args:
         run: the exported model.
-        images: ``[3, H, W]`` in 0-1, resized to the sizes that are tried.
+        images: ``[3, H, W]`` in 0-1; they are resized to each size.
     """
     height, width = options.image_size
     sizes, batches = [(height, width)], [options.batch]
@@ -99,7 +100,7 @@ def _try(
     images: Sequence[Tensor],
     size: tuple[int, int],
 ) -> Trial:
-    """One call with ``images`` resized to ``size``, padding included where that is done outside."""
+    """One call with ``images`` resized to ``size``; preprocessed images are padded to it."""
     transform = model.transform
     inner = (size[0] - size[0] // 8, size[1]) if options.preprocessed else size
     resized = torch.cat([F.interpolate(image[None], inner, mode="area") for image in images])
@@ -140,8 +141,8 @@ def _compare(
         if name in expected
     }
     if paste is not None and "masks" in pairs:
-        # Pasting cuts boxes to whole pixels, so that a difference of 1e-6 can move a mask by one:
-        # its input is the same box, which has been compared, for both.
+        # Pasting rounds boxes to whole pixels, so that a difference of 1e-6 can move a mask by one
+        # pixel. Boxes are compared by themselves; masks are pasted into the same boxes.
         masks, pasted = pairs["masks"]
         size = (pasted.shape[-2], pasted.shape[-1])
         pairs["masks"] = (paste(masks, exported["boxes"][theirs], size), pasted)
@@ -151,19 +152,19 @@ def _compare(
 
 
 def match(expected: Mapping[str, Tensor], exported: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Which detection is which: indices into both, equally long.
+    """Pairs detections of the two models: indices into both, int64 of equal length.
 
-    Order does not count, as nearly equal scores may change places. Those of one label are matched
-    to the nearest box, the best score first.
+    The order of detections does not matter, as nearly equal scores may be sorted either way. Each
+    detection, best score first, is paired with the closest box of its label.
     """
     boxes = (expected["boxes"][:, None] - exported["boxes"]).abs().amax(2)  # [D, E]
     scores = (expected["scores"][:, None] - exported["scores"]).abs()
     same = expected["labels"][:, None] == exported["labels"]
-    distance = boxes.masked_fill(~(same & (scores < NEAR["scores"])), torch.inf)
+    distance = boxes.masked_fill(~(same & (scores < SAME_DETECTION["scores"])), torch.inf)
     pairs = []
     for one in range(len(distance)):
         other = int(distance[one].argmin()) if distance.shape[1] else 0
-        if distance.shape[1] and distance[one, other] < NEAR["boxes"]:
+        if distance.shape[1] and distance[one, other] < SAME_DETECTION["boxes"]:
             pairs.append((one, other))
             distance[:, other] = torch.inf
     ours, theirs = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)

@@ -1,4 +1,4 @@
-"""What to do where memory ran out: which stage it was, and what makes it need less."""
+"""Out-of-memory errors that name the stage and say how to reduce its memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 _SMALLER = "give fewer images at a time (batch_size), or smaller ones (the model's min_size)"
 
-# By the method that was running, the outermost first: the stage and the advice.
+# (stage, advice) by the method that was running, outermost first.
 _STAGES = {
     "run_batch": ("the model", _SMALLER),
     "extract_features": ("the backbone", _SMALLER),
@@ -22,30 +22,30 @@ _STAGES = {
     "postprocess": (
         "pasting the masks",
         "give fewer images at a time (batch_size), raise box_score_thresh or lower "
-        "box_detections_per_img, or paste yourself what you need: run_batch leaves the masks in "
-        "the frames of their boxes",
+        "box_detections_per_img, or paste the masks yourself: run_batch returns them as M x M "
+        "probabilities inside their boxes",
     ),
 }
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory")
 
 
 def naming_stage(function: Callable[[], T], stage: str = "the model", advice: str = _SMALLER) -> T:
-    """``function()``, whose memory errors say in which stage.
+    """``function()``; an out-of-memory error names the stage.
 
-    The allocator's error is let go, with all the tensors that its traceback holds: their memory is
-    free again, and the model can be used on.
+    The allocator's error is not chained: its traceback would keep the tensors of the failed run
+    alive. Their memory is free again, and the model can still be used.
 
     Args:
-        stage: what it is called where no method of ``_STAGES`` was running.
-        advice: what would need less there.
+        stage: its name if no method of ``_STAGES`` was running.
+        advice: how to reduce the memory of that stage.
 
     Raises:
-        torch.OutOfMemoryError: with the stage, and what would need less.
+        torch.OutOfMemoryError: with the stage, and how to reduce its memory.
     """
     try:
         return function()
     except (RuntimeError, MemoryError) as error:
-        # Python, numpy and C++ raise a MemoryError, torch a RuntimeError on the CPU.
+        # Python, numpy and C++ raise a MemoryError; torch raises a RuntimeError on the CPU.
         known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
         if not known and not any(message in str(error) for message in _CPU_MESSAGES):
             raise

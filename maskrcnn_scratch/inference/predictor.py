@@ -1,6 +1,6 @@
-"""Anything that shows an image in, detections out.
+"""Runs a model on files, PIL images, arrays or tensors.
 
-Letters: D detections, C channels, H height, W width.
+Shapes: see ``structures``; here C is the number of image channels.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from maskrcnn_scratch.structures import Result
 
 ImageLike: TypeAlias = str | PathLike[str] | Image.Image | np.ndarray | Tensor
 
-# Pixels of 0-1 may overshoot a little (a bicubic resize does); 0-255 and normalised ones go beyond.
+# Pixels in 0-1 may overshoot a little, as after a bicubic resize; 0-255 and normalised pixels are
+# outside of this range.
 _PLAUSIBLE_RANGE = (-1.0, 2.0)
 
 
 @dataclass
 class Prediction:
-    """What became of one image of a stream.
+    """The outcome for one image of a stream.
 
     Attributes:
-        image: what the model was given, ``[C, H, W]``, on the CPU unless it was decoded on the
-            device; None where it could not be read.
-        found: the model's result on its own device, None where there was an error.
+        image: the model's input, ``[C, H, W]``, on the CPU unless it was decoded on the device;
+            None if it could not be read.
+        found: the model's result on its device; None if there was an error.
         error: why there is no result.
         score_threshold: of the predictor.
     """
@@ -47,7 +48,7 @@ class Prediction:
     score_threshold: float = 0.0
 
     def result(self) -> Result:
-        """As ``Predictor`` returns it, on the CPU; only this waits for the device.
+        """The result on the CPU, as ``Predictor`` returns it; this synchronises with the device.
 
         Raises:
             Exception: the ``error``.
@@ -60,23 +61,23 @@ class Prediction:
 
 
 class Predictor:
-    """Runs a detection model on images of any kind.
+    """Runs a detection model on images of any supported kind.
 
         predictor = Predictor(model, score_threshold=0.5)
         result = predictor("street.jpg")
 
-    A process that has computed with several threads must not be forked to compute on in the child:
-    the threads of OpenMP, which torch uses, do not exist there, and the child waits for them without
-    end, as with torch alone. Start processes with the "spawn" method (``multiprocessing``), or call
-    ``torch.set_num_threads(1)`` first in the child, as the workers of a ``DataLoader`` do.
+    A forked process hangs if its parent has computed with several threads: the threads of OpenMP,
+    which torch uses, do not exist in the child. Start processes with the "spawn" method of
+    ``multiprocessing``, or call ``torch.set_num_threads(1)`` first in the child, as the workers of
+    a ``DataLoader`` do.
 
     Args:
         model: takes a list of ``[C, H, W]`` tensors, gives a list of dicts of tensors, as
-            :class:`MaskRCNN` does. It is switched to evaluation and, with ``device``, moved.
+            :class:`MaskRCNN` does. It is set to eval mode and, with ``device``, moved.
         device: where the model runs; by default where its parameters are.
-        score_threshold: detections scored below are left out. The model's own
-            ``roi_heads.score_thresh`` comes first: it leaves out what is not above it.
-        decode_on_device: decodes JPEG files where the model runs; see ``data.jpeg_on_device``.
+        score_threshold: detections with a lower score are dropped, after the model has dropped
+            those that do not exceed its ``roi_heads.score_thresh``.
+        decode_on_device: decodes JPEG files on the model's device; see ``data.jpeg_on_device``.
     """
 
     def __init__(
@@ -100,22 +101,23 @@ class Predictor:
     def __call__(
         self, images: ImageLike | list[Any] | tuple[ImageLike, ...]
     ) -> Result | list[Result]:
-        """What the model finds, on the CPU, in the pixels of the image as it is shown.
+        """Detections on the CPU, in pixels of the image after its EXIF rotation.
 
         Args:
-            images: one image, or a list or tuple of them that the model gets as one batch, as
-                torchvision's models do: padding to the largest of them changes the results of the
-                others a little (:meth:`stream` does not). Kinds as in :func:`to_image_tensor`.
+            images: one image, or a list or tuple of images, which form one batch; see
+                :func:`to_image_tensor` for the kinds of image. As in torchvision, images of a batch
+                are padded to the largest, and the padding changes results; in :meth:`stream` it
+                does not.
 
         Returns:
             ``boxes`` float ``[D, 4]`` xyxy, ``labels`` int64 ``[D]``, ``scores`` ``[D]``, ``masks``
-            ``[D, 1, H, W]`` in 0-1, best first; with a list, one such dict for each. An empty list
-            gives an empty list.
+            ``[D, 1, H, W]`` in 0-1, best first. For a list of images, a list with one such dict per
+            image; it may be empty.
 
         Raises:
-            FileNotFoundError, TypeError, ValueError: an image that cannot be read, is of no such
-                kind, or holds values that the model does not take; the message says which.
-            torch.OutOfMemoryError: it says in which stage, and what would need less.
+            FileNotFoundError, TypeError, ValueError: an image that cannot be read, is of another
+                kind, or has values out of range; the message names it.
+            torch.OutOfMemoryError: with the stage, and how to reduce its memory.
         """
         if not isinstance(images, (list, tuple)):
             return self._predict([images], ["image"])[0]
@@ -124,26 +126,26 @@ class Predictor:
     def stream(
         self, images: Iterable[ImageLike], batch_size: int = 1, threads: int = 2
     ) -> Iterator[Prediction]:
-        """Many images at the highest rate: threads read the next while the model has these.
+        """Runs the model on many images; threads read the next ones in the meantime.
 
             for file, prediction in zip(files, predictor.stream(files, batch_size=8)):
                 result = prediction.result()
 
-        Results stay where the model is until one asks for them, best in another thread
-        (``ahead.map_ahead``), so that the model need not wait for that either. At most two batches
-        of images are read ahead.
+        Results stay on the model's device until ``Prediction.result`` is called, best in another
+        thread (``prefetch.map_ahead``) so that the copy overlaps with the next batch. At most two
+        batches of images are read ahead.
 
         Args:
-            images: of any number, kinds as in :func:`to_image_tensor`.
-            batch_size: how many the model gets at a time, at most: of so many consecutive images
-                those that are padded to the same size share a batch. Results therefore do not
-                depend on it, except for rounding (``evaluation.same_padding``).
-            threads: that read images.
+            images: any number of images; see :func:`to_image_tensor`.
+            batch_size: largest number of images per batch. Of so many consecutive images, those
+                that are padded to the same size form a batch. Results therefore do not depend on
+                it, except for rounding (``evaluation.same_padding``).
+            threads: number of threads that read images.
 
         Yields:
-            a :class:`Prediction` for each image, in their order. An image that is refused or needs
-            too much memory has an error in its place and stops no other. Of a batch that needs too
-            much memory each image is tried by itself.
+            a :class:`Prediction` per image, in order. An image that cannot be read, or that runs
+            out of memory, has an ``error``; the others are not affected. If a batch runs out of
+            memory, each of its images is tried alone.
         """
         if batch_size < 1 or threads < 1:
             raise ValueError(
@@ -165,7 +167,7 @@ class Predictor:
         yield from self._fill(batch)
 
     def _fill(self, batch: list[Prediction]) -> list[Prediction]:
-        """Gives the images that could be read their results."""
+        """Runs the model on the images that could be read and sets ``found`` or ``error``."""
         readable = [prediction for prediction in batch if prediction.error is None]
         images = [prediction.image for prediction in readable if prediction.image is not None]
         for group in group_by_padding(self.model, images):
@@ -173,7 +175,7 @@ class Predictor:
         return batch
 
     def _fill_at_once(self, readable: list[Prediction]) -> None:
-        """As one batch; where the memory is too small for it, each image by itself."""
+        """Runs the images as one batch or, if that runs out of memory, each alone."""
         try:
             found = self._detect([p.image for p in readable if p.image is not None])
         except torch.OutOfMemoryError as error:
@@ -193,7 +195,7 @@ class Predictor:
         return [_at_least(self.score_threshold, result) for result in self._detect(tensors)]
 
     def _load(self, image: ImageLike, name: str) -> Tensor:
-        """The image as the model takes it; on the CPU, from where a GPU can copy it by itself."""
+        """The model's input; pinned if it is to be copied to a GPU."""
         on_device = self.decode_on_device and isinstance(image, (str, PathLike))
         if on_device and str(image).lower().endswith(SUFFIXES):
             return read_jpeg(str(image), self._parameter().device)
@@ -247,15 +249,15 @@ def _at_least(score_threshold: float, result: Result) -> Result:
 
 
 def to_image_tensor(image: ImageLike, name: str = "image") -> Tensor:
-    """An image of any kind as a float tensor ``[C, H, W]``, RGB in 0-1.
+    """Converts an image to a float tensor ``[C, H, W]``, RGB in 0-1.
 
-    Files and PIL images are turned as their EXIF orientation says and converted to RGB from any
-    mode; numpy arrays are uint8 ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` (alpha is
-    dropped). Float tensors ``[C, H, W]`` are taken as they are, uint8 ones divided by 255.
+    Files and PIL images are rotated by their EXIF orientation and converted to RGB from any mode.
+    Numpy arrays are uint8 ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` (alpha is
+    dropped). Float tensors ``[C, H, W]`` are returned unchanged, uint8 tensors are divided by 255.
 
     Raises:
-        FileNotFoundError, ValueError: a file that is missing or no image.
-        TypeError, ValueError: something else; the message calls it ``name``.
+        FileNotFoundError, ValueError: a file that is missing or not an image.
+        TypeError, ValueError: an object of another kind; the message names it ``name``.
     """
     if isinstance(image, (str, PathLike)):
         return read_image(image)

@@ -1,4 +1,4 @@
-"""Work that threads do ahead of the one who asks for it."""
+"""Computes results in threads before they are requested."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ R = TypeVar("R")
 def map_ahead(
     function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int
 ) -> Generator[Future[R]]:
-    """``function`` of each item, in their order, computed by ``threads`` before they are asked for.
+    """Applies ``function`` to each item in a pool of ``threads``; yields futures in item order.
 
-    Each comes as a future: its ``result()`` waits, and raises what the function raised for that
-    item alone. No more than ``ahead`` are waiting to be asked for, so memory is bounded and
-    ``items`` may be endless. It is they who are read in the caller's thread.
+    ``result()`` of a future blocks until that item is done and raises what the function raised for
+    it. At most ``ahead`` items are computed in advance, so memory is bounded and ``items`` may be
+    infinite. ``items`` is iterated in the caller's thread.
     """
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[R]] = deque()

@@ -1,6 +1,6 @@
 """Detections drawn on their image: translucent masks with a contour, boxes, names with scores.
 
-Letters: D detections, H height, W width. Everything here is in pixels of the picture drawn on.
+Shapes: see ``structures``. Coordinates are in pixels of the enlarged picture.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from maskrcnn_scratch.inference.predictor import ImageLike, to_image_tensor
 
-# They stay apart on photographs and are light enough for black text.
+# Distinct on photographs, and light enough for black text.
 _COLORS = [
     (255, 184, 0), (0, 200, 255), (255, 92, 92), (96, 224, 96), (226, 120, 255), (255, 128, 32),
     (80, 160, 255), (200, 235, 40), (255, 120, 190), (40, 220, 180), (178, 150, 255), (255, 236, 0),
 ]  # fmt: skip
-_SHORTEST_LONG_SIDE = 800  # smaller pictures are enlarged, so that names fit in
+_SHORTEST_LONG_SIDE = 800  # smaller pictures are enlarged, so that names fit
 _MASK_OPACITY, _RIM_OPACITY = 0.4, 0.6
 
 _Rect = tuple[float, float, float, float]
@@ -31,18 +31,18 @@ def draw_detections(
     result: Mapping[str, Tensor],
     categories: Mapping[int, str] | Sequence[str] = (),
 ) -> Image.Image:
-    """A copy of the image with what was found in it.
+    """A copy of the image with the detections drawn on it.
 
     An instance's colour follows from its label and its rank among the detections of that label. A
     picture whose longer side is below 800 pixels is enlarged by a whole factor. Where names would
-    cover each other, the lower scored are left out.
+    overlap, only the one with the higher score is drawn.
 
     Args:
-        image: kinds as in :func:`to_image_tensor`.
-        result: the model's dict for it: ``boxes [D, 4]``, ``labels [D]``, ``scores [D]`` and, where
-            the model has a mask branch, ``masks [D, 1, H, W]``, drawn where above 0.5.
-        categories: the name of each label, such as the ``meta["categories"]`` of weights; a label
-            that has none is shown as "label 7".
+        image: see :func:`to_image_tensor`.
+        result: the model's dict for this image: ``boxes [D, 4]``, ``labels [D]``, ``scores [D]``
+            and, if the model has a mask branch, ``masks [D, 1, H, W]``, drawn where above 0.5.
+        categories: name of each label, such as ``meta["categories"]`` of published weights; a label
+            without a name is shown as "label 7".
     """
     pixels = (to_image_tensor(image).float().clamp(0, 1) * 255).round().byte()  # [3, H, W]
     picture = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
@@ -89,7 +89,7 @@ def _area(box: Sequence[float]) -> float:
 def _draw_mask(
     picture: Image.Image, mask: np.ndarray, scale: int, color: tuple[int, int, int], line: int
 ) -> None:
-    """Tints what a bool mask [H, W] covers and draws its contour, enlarged by ``scale``."""
+    """Tints the area of a bool mask [H, W] and draws its contour, enlarged by ``scale``."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if rows.size == 0:
         return
@@ -114,7 +114,7 @@ def _opacities(line: int) -> tuple[list[int], list[int], list[int]]:
     distance from the edge in pixels; within half a pixel of where a line ends it fades out.
     """
     blur = NormalDist(sigma=line)
-    # No distance is infinite: greys are taken from the middle of their 256 steps.
+    # The middle of each of the 256 grey steps, so that no distance is infinite.
     inside = [blur.inv_cdf((grey + 0.5) / 256) for grey in range(256)]
     return (
         [_opacity(_MASK_OPACITY, distance + 0.5) for distance in inside],
@@ -135,10 +135,10 @@ def _draw_tag(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     taken: list[_Rect],
 ) -> None:
-    """Writes ``text`` at the first free place at the box and adds that to ``taken``."""
+    """Writes ``text`` at the first free position next to the box and adds that to ``taken``."""
     draw = ImageDraw.Draw(picture)
     left, _, right, _ = draw.textbbox((0, 0), text, font=font)
-    # Alike for every text, with and without descenders.
+    # The same height for every text, with and without descenders.
     _, top, _, bottom = draw.textbbox((0, 0), "bdpq", font=font)
     pad = (bottom - top) // 5
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
@@ -151,7 +151,7 @@ def _draw_tag(
         (x1, y2 - height),
         (x2 - width, y2),
     ):
-        # Into the picture.
+        # Clamped into the picture.
         x = max(0, min(x, picture.width - width))
         y = max(0, min(y, picture.height - height))
         rect = (x, y, x + width, y + height)

@@ -1,9 +1,9 @@
-"""Detections as files: which files, and what stands in them.
+"""Writes detections to files, in four formats.
 
 png   the picture with boxes, names and masks drawn on it
 json  file, image_id, height, width and detections: label, category, score, box (xyxy in pixels)
-rle   the same, and of each detection its mask as a COCO RLE: segmentation
-coco  one list for all images, as COCO has its results: image_id, category_id, bbox (x, y, width,
+rle   as json, and each detection has its mask as a COCO RLE: segmentation
+coco  one list for all images in COCO's results format: image_id, category_id, bbox (x, y, width,
       height), score, segmentation
 """
 
@@ -25,7 +25,7 @@ from maskrcnn_scratch.ops import rle
 
 Format = Literal["png", "json", "coco", "rle"]
 
-# One file for each image; COCO results are one file for all.
+# One file per image; COCO results are one file for all images.
 SUFFIXES: dict[Format, str] = {"png": ".png", "json": ".json", "rle": ".rle.json"}
 COCO_RESULTS = "coco_results.json"
 
@@ -33,10 +33,10 @@ COCO_RESULTS = "coco_results.json"
 def plan_outputs(
     images: Sequence[Path], folder: Path, formats: Sequence[Format]
 ) -> list[dict[Format, Path]]:
-    """The files to write for each image, no two the same.
+    """The files to write for each image; all differ, except for the one ``coco`` file.
 
-    They carry the image's name without its suffix; where several images share that, the second and
-    later get -2, -3 and so on. The one ``coco`` file stands in each entry.
+    A file has the name of its image with another suffix. If several images have the same name, the
+    second and later get -2, -3 and so on.
     """
     taken: set[str] = {COCO_RESULTS}
     planned = []
@@ -59,7 +59,7 @@ def plan_outputs(
 
 
 def image_ids(images: Sequence[Path]) -> list[int]:
-    """For COCO: the numbers that the files are called by, if all are and differ; else 1, 2, ..."""
+    """COCO image ids: the file names, if all are distinct numbers; otherwise 1, 2, ..."""
     if all(image.stem.isdecimal() for image in images):
         ids = [int(image.stem) for image in images]
         if len(set(ids)) == len(ids):
@@ -68,11 +68,11 @@ def image_ids(images: Sequence[Path]) -> list[int]:
 
 
 class ResultWriter:
-    """Writes what was found in one image after another; collects COCO results on the way.
+    """Writes the detections of each image, and collects the COCO results of all of them.
 
     Args:
-        class_names: by label.
-        category_labels: label by COCO category id.
+        class_names: name of each label.
+        category_labels: label of each COCO category id.
     """
 
     def __init__(self, class_names: Mapping[int, str], category_labels: Mapping[int, int]) -> None:
@@ -88,21 +88,21 @@ class ResultWriter:
         paths: Mapping[Format, Path],
         image_id: int,
     ) -> str:
-        """Writes the files in ``paths``, each whole or not at all.
+        """Writes the files in ``paths``; none is left half written.
 
         Args:
-            file: where the image came from.
+            file: the image's file.
             image: ``[3, H, W]`` in 0-1.
-            result: the model's dict for it.
+            result: the model's dict for this image.
             paths: one entry of ``plan_outputs``.
             image_id: the image's number in COCO results.
 
         Returns:
-            a summary such as "2 person, 1 dog".
+            A summary such as "2 person, 1 dog".
 
         Raises:
             OSError: a file cannot be written.
-            torch.OutOfMemoryError: there is no memory to draw or to encode the masks.
+            torch.OutOfMemoryError: not enough memory to draw or to encode the masks.
         """
         return naming_stage(
             lambda: self._write(file, image, result, paths, image_id),

@@ -1,4 +1,4 @@
-"""The second stage: pooling, box head, mask head."""
+"""The second stage: RoI pooling, box head, mask head."""
 
 from maskrcnn_scratch.roi_heads.box_head import (
     FastRCNNConvFCHead,

@@ -1,4 +1,7 @@
-"""The box head: what each RoI is, and where exactly (Fast R-CNN; FPN, section 4.2)."""
+"""The box head: a class and box deltas for each RoI (Fast R-CNN, section 2; FPN, section 4.2).
+
+Shapes: see ``structures``; here ``E`` values describe one RoI.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from maskrcnn_scratch.conv import Conv2dNormActivation
 
 
 class TwoMLPHead(nn.Module):
-    """Two fully connected layers.
+    """Two fully connected layers with ReLU: ``[R, F, S, S]`` -> ``[R, E]``.
 
     Args:
-        in_channels: values of one pooled RoI, ``channels * P * P``.
-        representation_size: values of the vector made of it.
+        in_channels: values of one pooled RoI, ``F * S * S``.
+        representation_size: values of each layer's output, ``E``.
     """
 
     def __init__(self, in_channels: int, representation_size: int) -> None:
@@ -24,18 +27,21 @@ class TwoMLPHead(nn.Module):
         self.fc7 = nn.Linear(representation_size, representation_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.fc6(x.flatten(start_dim=1)))  # [R, channels * P * P] -> [R, D]
-        return F.relu(self.fc7(x))
+        x = F.relu(self.fc6(x.flatten(start_dim=1)))  # [R, E]
+        return F.relu(self.fc7(x))  # [R, E]
 
 
 class FastRCNNConvFCHead(nn.Sequential):
-    """Convolutions, then fully connected layers (the head of the "v2" recipe).
+    """Convolutions, then fully connected layers: ``[R, F, S, S]`` -> ``[R, E]``.
+
+    The head of the "v2" models (Li et al. 2021, "Benchmarking Detection Transfer Learning with
+    Vision Transformers").
 
     Args:
-        input_size: (channels, P, P) of a pooled RoI.
-        conv_layers: channels of each 3x3 convolution.
-        fc_layers: values of each fully connected layer.
-        norm_layer: after each convolution, called with the number of channels.
+        input_size: (F, S, S) of a pooled RoI.
+        conv_layers: output channels of each 3x3 convolution.
+        fc_layers: output values of each fully connected layer; ``E`` is the last.
+        norm_layer: after each convolution, called with the number of channels; None for none.
     """
 
     def __init__(
@@ -64,11 +70,11 @@ class FastRCNNConvFCHead(nn.Sequential):
 
 
 class FastRCNNPredictor(nn.Module):
-    """Class logits and, for each class, box offsets.
+    """Class logits and, for each class, box deltas.
 
     Args:
-        in_channels: values of the vector that describes a RoI.
-        num_classes: with the background, which is class 0.
+        in_channels: values that describe a RoI, ``E``.
+        num_classes: ``C``, including the background, which is class 0.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -77,6 +83,6 @@ class FastRCNNPredictor(nn.Module):
         self.bbox_pred = nn.Linear(in_channels, num_classes * 4)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``[R, in_channels]`` -> ``[R, num_classes]``, ``[R, 4 * num_classes]``."""
-        x = x.flatten(start_dim=1)  # also takes [R, in_channels, 1, 1]
+        """``[R, E]`` -> class logits ``[R, C]`` and box deltas ``[R, C * 4]``."""
+        x = x.flatten(start_dim=1)  # as torchvision also accepts [R, E, 1, 1]
         return self.cls_score(x), self.bbox_pred(x)

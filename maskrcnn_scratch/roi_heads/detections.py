@@ -1,7 +1,6 @@
-"""From the box head's predictions to detections: softmax, decode, clip, filter, NMS, top 100.
+"""Detections from the box head's predictions: softmax, decode, clip, filter, NMS.
 
-Letters: ``N`` images, ``P`` proposals, ``C`` classes with the background, ``K`` candidates an
-image, ``D`` detection slots.
+Shapes: see ``structures``.
 """
 
 from __future__ import annotations
@@ -28,41 +27,46 @@ def select_detections(
     box_coder: BoxCoder,
     nms: NMS,
 ) -> Detections:
-    """The best detections over all classes (Fast R-CNN, section 2.3).
+    """The best detections over all classes, after NMS per class (Fast R-CNN, section 3).
 
-    Each class of each proposal stands for itself: a proposal can become several detections. On the
-    CPU the few of them that score enough are picked before anything is decoded; elsewhere that
-    number is not known to the host, and all ``K = P * (C - 1)`` are candidates.
+    Each pair of a proposal and an object class is a candidate, so that a proposal can give several
+    detections. ``K`` counts the candidates above the threshold on the CPU, and all ``P * (C - 1)``
+    pairs elsewhere (``host_sync``).
 
     Args:
         class_logits: ``[N, P, C]``; class 0 is the background.
-        box_regression: offsets from the proposals for each class, ``[N, P, C, 4]``.
+        box_regression: deltas relative to the proposals for each class, ``[N, P, C, 4]``.
+        proposals: from the RPN.
         image_sizes: (height, width) without padding, ``[N, 2]``; boxes are clipped to it.
-        score_thresh: scores must exceed this.
-        nms_thresh: IoU above which the worse of two boxes of a class is dropped.
-        detections_per_img: detections of each image, ``D``.
-        min_size: the least side in pixels that is kept.
+        score_thresh: candidates whose score does not exceed this are dropped.
+        nms_thresh: IoU above which the lower-scoring one of two boxes of a class is suppressed.
+        detections_per_img: the most detections per image, ``D``.
+        min_size: boxes with a shorter side, in pixels, are dropped.
+        box_coder: decodes the deltas.
+        nms: suppresses overlapping boxes of the same class.
     """
     _, num_proposals, num_classes = class_logits.shape
     scores = class_logits.softmax(dim=2)  # [N, P, C]
-    filled = valid_entries(proposals.counts, num_proposals)[:, :, None]  # [N, P, 1]
-    enough = filled & (scores[:, :, 1:] > score_thresh)  # [N, P, C - 1]
-    candidates, wanted = pack_entries(enough.flatten(1))  # [N, K] each
-    labels = candidates % (num_classes - 1) + 1
-    parents = candidates // (num_classes - 1)  # [N, K] into [0, P)
-    slots = parents * num_classes + labels  # [N, K] into [0, P * C)
+    is_proposal = valid_entries(proposals.counts, num_proposals)[:, :, None]  # [N, P, 1]
+    above = is_proposal & (scores[:, :, 1:] > score_thresh)  # [N, P, C - 1]
+    candidates, is_candidate = pack_entries(above.flatten(1))  # [N, K] in [0, P * (C - 1)), [N, K]
+    labels = candidates % (num_classes - 1) + 1  # [N, K]
+    proposal_indices = candidates // (num_classes - 1)  # [N, K] in [0, P)
+    pairs = proposal_indices * num_classes + labels  # [N, K] in [0, P * C)
 
-    deltas = gather_entries(box_regression.flatten(1, 2), slots)
-    boxes = box_coder.decode(deltas, gather_entries(proposals.boxes, parents))
+    deltas = gather_entries(box_regression.flatten(1, 2), pairs)  # [N, K, 4]
+    boxes = box_coder.decode(deltas, gather_entries(proposals.boxes, proposal_indices))
     boxes = clip_boxes_to_image(boxes, image_sizes)  # [N, K, 4]
-    scores = scores.flatten(1).gather(1, slots)
-    scores = scores.where(wanted & has_min_size(boxes, min_size), -torch.inf)
-    indices, counts = nms(boxes, scores, labels, nms_thresh, detections_per_img, num_classes)
+    scores = scores.flatten(1).gather(1, pairs)  # [N, K]
+    scores = scores.where(is_candidate & has_min_size(boxes, min_size), -torch.inf)
+    indices, counts = nms(
+        boxes, scores, labels, nms_thresh, detections_per_img, num_classes
+    )  # [N, D] in [0, K), [N]
     valid = valid_entries(counts, indices.shape[1])  # [N, D]
     return Detections(
         boxes=gather_entries(boxes, indices, valid),
         labels=gather_entries(labels, indices, valid),
         scores=gather_entries(scores, indices, valid),
         counts=counts,
-        proposal_indices=gather_entries(parents, indices, valid),
+        proposal_indices=gather_entries(proposal_indices, indices, valid),
     )

@@ -1,4 +1,7 @@
-"""The mask head: a small convolutional network on each RoI (Mask R-CNN, section 3, Fig. 4)."""
+"""The mask head: a small fully convolutional network on each RoI (Mask R-CNN, 3, Figure 4).
+
+Shapes: see ``structures``; here ``E`` channels leave the convolutions.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from maskrcnn_scratch.conv import Conv2dNormActivation, accept_old_keys
 
 
 class MaskRCNNHeads(nn.Sequential):
-    """3x3 convolutions: ``[R, in_channels, P, P]`` -> ``[R, layers[-1], P, P]``.
+    """3x3 convolutions with ReLU: ``[R, F, S, S]`` -> ``[R, E, S, S]``.
 
     Args:
-        in_channels: channels of the pyramid.
-        layers: channels of each convolution.
+        in_channels: channels of the feature maps, ``F``.
+        layers: output channels of each convolution; ``E`` is the last.
         dilation: of each convolution.
-        norm_layer: after each convolution, called with the number of channels.
+        norm_layer: after each convolution, called with the number of channels; None for none.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class MaskRCNNHeads(nn.Sequential):
 
 
 class MaskRCNNPredictor(nn.Sequential):
-    """Twice the resolution, then one mask a class: ``[R, C, P, P]`` -> ``[R, classes, 2P, 2P]``.
+    """A stride-2 deconvolution, then one mask for each class: ``[R, E, S, S]`` -> ``[R, C, M, M]``.
+
+    ``M = 2 * S``.
 
     Args:
-        in_channels: channels of the mask head.
+        in_channels: ``E``.
         dim_reduced: channels between the two layers.
-        num_classes: with the background, whose mask nothing looks at.
+        num_classes: ``C``, including the background, whose mask is not used.
     """
 
     conv5_mask: nn.ConvTranspose2d
@@ -70,15 +75,15 @@ class MaskRCNNPredictor(nn.Sequential):
                 nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
 
     def forward(self, input: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits of every class, or with ``labels [R]`` of that class alone: ``[R, 2P, 2P]``.
+        """Mask logits of every class, ``[R, C, M, M]``, or only of ``labels [R]``: ``[R, M, M]``.
 
-        A single class costs one dot product a pixel instead of one for each class.
+        With ``labels``, the last layer computes one dot product per pixel instead of ``C``.
         """
         if labels is None:
             return super().forward(input)
-        hidden = self.relu(self.conv5_mask(input))  # [R, dim_reduced, 2P, 2P]
+        hidden = self.relu(self.conv5_mask(input))  # [R, dim_reduced, M, M]
         last = self.mask_fcn_logits
         assert last.bias is not None
         weight = last.weight[labels, :, 0]  # [R, dim_reduced, 1]
-        logits = torch.matmul(hidden.flatten(2).transpose(1, 2), weight)  # [R, 2P * 2P, 1]
+        logits = torch.matmul(hidden.flatten(2).transpose(1, 2), weight)  # [R, M * M, 1]
         return logits.reshape_as(hidden[:, 0]) + last.bias[labels, None, None]

@@ -1,7 +1,6 @@
-"""The second stage: boxes and classes for the proposals, then masks for the detections.
+"""The second stage: classes and boxes for the proposals, then masks for the detections.
 
-Letters: ``N`` images, ``P`` proposal slots, ``D`` detection slots, ``R`` RoIs, ``C`` classes with
-the background, ``M`` mask side.
+Mask R-CNN, section 3; the box branch is that of Fast R-CNN, section 2. Shapes: see ``structures``.
 """
 
 from __future__ import annotations
@@ -38,29 +37,33 @@ from maskrcnn_scratch.structures import (
     list_to_rois,
 )
 from maskrcnn_scratch.targets.matcher import Matcher as IoUMatcher
-from maskrcnn_scratch.targets.roi_targets import project_masks_on_boxes, select_training_samples
+from maskrcnn_scratch.targets.roi_targets import (
+    TrainingSamples,
+    project_masks_on_boxes,
+    select_training_samples,
+)
 from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler
 
 
 class RoIHeads(nn.Module):
-    """Classifies and refines the proposals, and draws a mask of each detection.
+    """Classifies the proposals, refines their boxes and predicts a mask for each detection.
 
     Args:
         box_roi_pool, box_head, box_predictor: see ``interfaces``.
-        fg_iou_thresh: proposals with at least this IoU with an object count as it in training.
-        bg_iou_thresh: those below this are background; the ones between are left out.
-        batch_size_per_image: proposals sampled for the loss.
-        positive_fraction: the largest part of them that is positive.
+        fg_iou_thresh: proposals with at least this IoU with an object are foreground in training.
+        bg_iou_thresh: proposals below this IoU are background; those between are ignored.
+        batch_size_per_image: proposals sampled per image for the losses.
+        positive_fraction: the largest fraction of them that is foreground.
         bbox_reg_weights: of dx, dy, dw, dh; (10, 10, 5, 5) by default.
-        score_thresh: scores of detections exceed this.
-        nms_thresh: IoU above which the worse of two boxes of a class is dropped.
-        detections_per_img: the most detections of an image.
-        mask_roi_pool, mask_head, mask_predictor: see ``interfaces``; None for boxes alone.
-        nms, proposal_matcher, fg_bg_sampler: to swap one of these.
-        loss_classifier, loss_box_reg, loss_mask: see ``training.losses``.
+        score_thresh: boxes whose score does not exceed this are dropped.
+        nms_thresh: IoU above which the lower-scoring one of two boxes of a class is suppressed.
+        detections_per_img: the most detections per image, ``D``.
+        mask_roi_pool, mask_head, mask_predictor: see ``interfaces``; None for no mask branch.
+        nms, proposal_matcher, fg_bg_sampler: replacements for the defaults; see ``interfaces``.
+        loss_classifier, loss_box_reg, loss_mask: replacements for those in ``losses``.
     """
 
-    min_size = 1e-2  # pixels; detections with a smaller side are dropped
+    min_size = 1e-2  # pixels; detections with a shorter side are dropped
 
     def __init__(
         self,
@@ -107,54 +110,56 @@ class RoIHeads(nn.Module):
         self.loss_mask = loss_mask
 
     def has_mask(self) -> bool:
-        """Whether there is a mask branch."""
+        """Whether the model has a mask branch."""
         parts = (self.mask_roi_pool, self.mask_head, self.mask_predictor)
         return all(part is not None for part in parts)
 
     def num_classes(self) -> int | None:
-        """Classes that the box predictor tells apart, the background included, if it says so."""
+        """``C``, if the box predictor is torchvision's or has its names; else None."""
         layer = getattr(self.box_predictor, "cls_score", None)
         return getattr(layer, "out_features", None)
 
     def predict_boxes(
-        self, features: Mapping[str, Tensor], rois: Tensor, image_shape: tuple[int, int]
+        self, features: Mapping[str, Tensor], rois: Tensor, padded_size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Class logits ``[R, C]`` and box offsets ``[R, 4 * C]`` of ``rois [R, 5]``.
+        """Class logits ``[R, C]`` and box deltas ``[R, C * 4]`` of ``rois [R, 5]``.
 
         Args:
-            image_shape: padded (height, width) of the batch.
+            features: ``[N, F, H_l, W_l]`` by name.
+            rois: (image index, x1, y1, x2, y2).
+            padded_size: (height, width) of the batch.
         """
-        pooled = self.box_roi_pool(features, rois, [image_shape])  # [R, channels, 7, 7]
+        pooled = self.box_roi_pool(features, rois, [padded_size])  # [R, F, S, S], S = 7
         class_logits, box_regression = self.box_predictor(self.box_head(pooled))
         return at_least_float32(class_logits), at_least_float32(box_regression)
 
     def predict_masks(
-        self, features: Mapping[str, Tensor], rois: Tensor, image_shape: tuple[int, int]
+        self, features: Mapping[str, Tensor], rois: Tensor, padded_size: tuple[int, int]
     ) -> Tensor:
         """Mask logits ``[R, C, M, M]`` of ``rois [R, 5]``, one mask for each class."""
         assert self.mask_predictor is not None
-        hidden = self.mask_features(features, rois, image_shape)
+        hidden = self.mask_features(features, rois, padded_size)
         return at_least_float32(self.mask_predictor(hidden))
 
     def mask_features(
-        self, features: Mapping[str, Tensor], rois: Tensor, image_shape: tuple[int, int]
+        self, features: Mapping[str, Tensor], rois: Tensor, padded_size: tuple[int, int]
     ) -> Tensor:
-        """What the mask predictor sees of ``rois [R, 5]``: ``[R, channels, 14, 14]``."""
+        """The mask predictor's input for ``rois [R, 5]``: ``[R, 256, S, S]``, S = 14."""
         assert self.mask_roi_pool is not None
         assert self.mask_head is not None
-        return self.mask_head(self.mask_roi_pool(features, rois, [image_shape]))
+        return self.mask_head(self.mask_roi_pool(features, rois, [padded_size]))
 
-    def predict_own_masks(
+    def predict_masks_of_labels(
         self,
         features: Mapping[str, Tensor],
         rois: Tensor,
         labels: Tensor,
-        image_shape: tuple[int, int],
+        padded_size: tuple[int, int],
     ) -> Tensor:
-        """Mask logits ``[R, M, M]`` of ``rois [R, 5]`` for the class ``labels [R]`` of each."""
+        """Mask logits ``[R, M, M]`` of ``rois [R, 5]``, for the class ``labels [R]`` of each."""
         assert self.mask_predictor is not None
-        hidden = self.mask_features(features, rois, image_shape)
-        if takes_labels(self.mask_predictor):
+        hidden = self.mask_features(features, rois, padded_size)  # [R, 256, S, S]
+        if accepts_labels(self.mask_predictor):
             return at_least_float32(
                 self.mask_predictor(hidden, labels)  # type: ignore[call-arg]
             )
@@ -165,12 +170,12 @@ class RoIHeads(nn.Module):
     def detect_boxes(
         self, features: Mapping[str, Tensor], proposals: Proposals, images: ImageList
     ) -> tuple[Tensor, Tensor, Detections]:
-        """Class logits ``[N, P, C]``, offsets ``[N, P, C, 4]`` and what is kept of them."""
-        slots = proposals.scores.shape  # [N, P]
+        """Class logits ``[N, P, C]``, box deltas ``[N, P, C, 4]``, and the detections from them."""
+        num_images, num_proposals = proposals.scores.shape
         rois = boxes_to_rois(proposals.boxes)  # [N * P, 5]
         class_logits, box_regression = self.predict_boxes(features, rois, images.padded_size)
-        class_logits = class_logits.reshape(*slots, -1)
-        box_regression = box_regression.reshape(*slots, -1, 4)
+        class_logits = class_logits.reshape(num_images, num_proposals, -1)  # [N, P, C]
+        box_regression = box_regression.reshape(num_images, num_proposals, -1, 4)  # [N, P, C, 4]
         detections = select_detections(
             class_logits,
             box_regression,
@@ -188,29 +193,37 @@ class RoIHeads(nn.Module):
     def detect_masks(
         self, features: Mapping[str, Tensor], detections: Detections, images: ImageList
     ) -> Tensor:
-        """Mask probabilities ``[N, D, 1, M, M]`` of the detections' own classes."""
-        slots = entries_to_compute(detections.valid.flatten())  # [R]
-        rois = boxes_to_rois(detections.boxes)[slots]
-        labels = detections.labels.flatten()[slots]
-        own = self.predict_own_masks(features, rois, labels, images.padded_size).sigmoid()
-        own = own.masked_fill((labels == 0)[:, None, None], 0)  # [R, M, M], empty slots are zero
-        masks = own.new_zeros((detections.labels.numel(), *own.shape[1:]))
-        return masks.index_copy(0, slots, own).reshape(*detections.labels.shape, 1, *own.shape[1:])
+        """Mask probabilities ``[N, D, 1, M, M]`` for the label of each detection (section 3).
+
+        In inference the mask head runs on the detections, not on the proposals. Padding is zero.
+        """
+        entries = entries_to_compute(detections.valid.flatten())  # [R] in [0, N * D)
+        rois = boxes_to_rois(detections.boxes)[entries]  # [R, 5]
+        labels = detections.labels.flatten()[entries]  # [R], 0 for padding
+        computed = self.predict_masks_of_labels(
+            features, rois, labels, images.padded_size
+        ).sigmoid()  # [R, M, M]
+        computed = computed.masked_fill((labels == 0)[:, None, None], 0)
+        masks = computed.new_zeros((detections.labels.numel(), *computed.shape[1:]))
+        masks = masks.index_copy(0, entries, computed)  # [N * D, M, M]
+        return masks.reshape(*detections.labels.shape, 1, *computed.shape[1:])
 
     def losses(
         self,
         features: Mapping[str, Tensor],
         proposals: Proposals,
-        image_shape: tuple[int, int],
+        padded_size: tuple[int, int],
         targets: Sequence[Target],
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """``loss_classifier``, ``loss_box_reg`` and ``loss_mask`` (Mask R-CNN, section 3).
+        """``loss_classifier``, ``loss_box_reg``, ``loss_mask``: L_cls + L_box + L_mask (section 3).
 
         Args:
-            image_shape: padded (height, width) of the batch.
-            targets: boxes and masks in the pixels of the resized images.
-            generator: what the sampler draws from; the global one by default.
+            features: ``[N, F, H_l, W_l]`` by name.
+            proposals: from the RPN.
+            padded_size: (height, width) of the batch.
+            targets: one per image; boxes and masks in the pixels of the resized images.
+            generator: source of random numbers for the sampler; the global one by default.
         """
         samples = select_training_samples(
             proposals,
@@ -219,37 +232,43 @@ class RoIHeads(nn.Module):
             partial(self.fg_bg_sampler, generator=generator),
             self.box_coder,
         )
-        labels = torch.cat(samples.labels)
-        rois = list_to_rois(samples.proposals)
-        class_logits, box_regression = self.predict_boxes(features, rois, image_shape)
+        rois = list_to_rois(samples.proposals)  # [R, 5]
+        labels = torch.cat(samples.labels)  # [R]
+        regression_targets = torch.cat(samples.regression_targets)  # [R, 4]
+        class_logits, box_regression = self.predict_boxes(features, rois, padded_size)
         found = {
             "loss_classifier": self.loss_classifier(class_logits, labels),
-            "loss_box_reg": self.loss_box_reg(
-                box_regression, labels, torch.cat(samples.regression_targets)
-            ),
+            "loss_box_reg": self.loss_box_reg(box_regression, labels, regression_targets),
         }
         if self.has_mask():
-            of_object = partial(_take, indices=samples.objects)
-            boxes, matched_idxs = of_object(samples.proposals), of_object(samples.matched_idxs)
-            mask_logits = self.predict_masks(features, list_to_rois(boxes), image_shape)
-            aligned = getattr(self.mask_roi_pool, "aligned", False)
-            mask_targets = [
-                project_masks_on_boxes(
-                    target["masks"], in_image, matched, mask_logits.shape[-1], aligned
-                )
-                for target, in_image, matched in zip(targets, boxes, matched_idxs, strict=True)
-            ]
-            labels = torch.cat(of_object(samples.labels))
-            labels = labels.masked_fill(labels == 0, -1)
-            found["loss_mask"] = self.loss_mask(mask_logits, labels, torch.cat(mask_targets))
+            found["loss_mask"] = self.compute_mask_loss(features, samples, padded_size, targets)
         return found
 
+    def compute_mask_loss(
+        self,
+        features: Mapping[str, Tensor],
+        samples: TrainingSamples,
+        padded_size: tuple[int, int],
+        targets: Sequence[Target],
+    ) -> Tensor:
+        """L_mask: only the sampled objects have a mask loss, and only the mask of their class."""
+        boxes, matched_idxs, labels = samples.of_objects()
+        mask_logits = self.predict_masks(features, list_to_rois(boxes), padded_size)  # [R, C, M, M]
+        mask_targets = [
+            project_masks_on_boxes(
+                target["masks"],
+                boxes_in_image,
+                matched_in_image,
+                discretization_size=mask_logits.shape[-1],
+                aligned=getattr(self.mask_roi_pool, "aligned", False),
+            )
+            for target, boxes_in_image, matched_in_image in zip(
+                targets, boxes, matched_idxs, strict=True
+            )
+        ]  # [R_n, M, M] per image
+        return self.loss_mask(mask_logits, labels, torch.cat(mask_targets))
 
-def takes_labels(mask_predictor: MaskPredictor) -> bool:
-    """Whether it can give the mask of one class alone; one that was swapped in may not."""
+
+def accepts_labels(mask_predictor: MaskPredictor) -> bool:
+    """Whether it can predict the masks of given labels only; see ``interfaces.MaskPredictor``."""
     return "labels" in signature(getattr(mask_predictor, "forward", mask_predictor)).parameters
-
-
-def _take(values: Sequence[Tensor], indices: Sequence[Tensor]) -> list[Tensor]:
-    """``values[n][indices[n]]`` for each image ``n``."""
-    return [of_image[chosen] for of_image, chosen in zip(values, indices, strict=True)]

@@ -1,4 +1,4 @@
-"""Region Proposal Network: anchors, head, proposals."""
+"""Region Proposal Network (Faster R-CNN, section 3): anchors, head, proposals."""
 
 from maskrcnn_scratch.rpn.anchors import AnchorGenerator
 from maskrcnn_scratch.rpn.head import RPNHead

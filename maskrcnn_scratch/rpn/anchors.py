@@ -1,6 +1,6 @@
-"""Anchors: the reference boxes that the RPN classifies and refines.
+"""Anchors: the reference boxes that the RPN classifies and refines (Faster R-CNN, section 3.1.1).
 
-Letters: ``L`` levels, ``a`` anchors a cell of one level, ``A = sum(H_l * W_l * a_l)`` in all.
+Shapes: see ``structures``; ``A`` is the sum of ``H_l * W_l * a`` over the levels.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch.structures import ImageList
 
-CACHED_GRIDS = 16  # about 4 MB each at 800 x 1344
+CACHED_GRIDS = 16  # padded sizes; 4.3 MB of anchors each at 800 x 1344
 
 
 class AnchorGenerator(nn.Module):
-    """Boxes of several sizes and shapes centred on each cell (Faster R-CNN, section 3.1.1).
+    """Boxes of several sizes and aspect ratios at each location of each feature map.
 
-    A cell's anchors are centred on its top left corner, ``(x * stride, y * stride)``.
+    The anchors of location (y, x) are centred at the pixel ``(x * stride, y * stride)``.
 
     Args:
-        sizes: square root of the areas in pixels, for each level, such as ``((32,), (64,), ...)``;
-            or one number a level, ``(32, 64, ...)``.
-        aspect_ratios: height / width, for each level; or one sequence for all levels.
-        strides: pixels from cell to cell, for each level; by default the padded image's side
-            divided by the feature map's, rounded down.
-        rounded: whether corners lie at whole pixels from the centre (halves to even).
+        sizes: square roots of the areas in pixels per level, such as ``((32,), (64,), ...)``; or
+            one number per level, ``(32, 64, ...)``.
+        aspect_ratios: height / width per level; or one sequence for all levels.
+        strides: pixels between locations per level; see ``Conventions.anchor_strides``.
+        rounded: see ``Conventions.round_anchors``.
+
+    Raises:
+        ValueError: the arguments are for different numbers of levels.
     """
 
     def __init__(
@@ -48,48 +50,48 @@ class AnchorGenerator(nn.Module):
         if len(self.sizes) != len(self.aspect_ratios):
             raise ValueError(
                 f"sizes has {len(self.sizes)} levels and aspect_ratios {len(self.aspect_ratios)}: "
-                "give both for each feature map"
+                "pass both for each feature map"
             )
         if strides is not None and len(strides) != len(self.sizes):
-            raise ValueError(f"strides are for {len(strides)} levels, sizes for {len(self.sizes)}")
+            raise ValueError(f"strides has {len(strides)} levels and sizes {len(self.sizes)}")
         self.strides = strides
         self.cell_anchors = [
-            cell_anchors(level_sizes, ratios, rounded)
+            anchors_of_location(level_sizes, ratios, rounded)
             for level_sizes, ratios in zip(self.sizes, self.aspect_ratios, strict=True)
         ]
         self._cache: dict[tuple[object, ...], Tensor] = {}
 
     def num_anchors_per_location(self) -> list[int]:
-        """Anchors a cell at each level."""
+        """Anchors per location, ``a``, of each level."""
         return [len(anchors) for anchors in self.cell_anchors]
 
     def forward(self, image_list: ImageList, feature_maps: Sequence[Tensor]) -> list[Tensor]:
-        """``[A, 4]`` for each image: the same tensor, as all share the padded size.
+        """Anchors ``[A, 4]`` per image: the same tensor for all, as they share the padded size.
 
-        Ordered by level, row, column, then aspect ratio and size. Remembered for the last few
-        sizes.
+        They are ordered by level, row, column, aspect ratio, size. The anchors of the last
+        ``CACHED_GRIDS`` padded sizes are cached.
 
         Args:
-            image_list: ``tensors [N, C, H, W]`` give padded size, dtype and device.
-            feature_maps: ``[N, C, H_l, W_l]`` of each level.
+            image_list: its ``tensors [N, 3, H, W]`` give padded size, dtype and device.
+            feature_maps: ``[N, F, H_l, W_l]`` of each level; only their sizes are used.
 
         Raises:
-            ValueError: another number of feature maps than of levels.
+            ValueError: the number of feature maps differs from the number of levels.
         """
         if len(feature_maps) != len(self.cell_anchors):
             raise ValueError(
-                f"the backbone gives {len(feature_maps)} feature maps, the anchor generator has "
+                f"the backbone returns {len(feature_maps)} feature maps, the anchor generator has "
                 f"sizes and aspect_ratios for {len(self.cell_anchors)}: they must agree"
             )
         height, width = image_list.tensors.shape[-2:]
         grids = [(feature.shape[-2], feature.shape[-1]) for feature in feature_maps]
-        like = image_list.tensors  # the maps may be of less precision
+        like = image_list.tensors  # feature maps may have lower precision
         anchors: Tensor | None
-        if torch.compiler.is_compiling():  # sizes may be symbols, which are no keys
+        if torch.compiler.is_compiling():  # sizes may be symbols, which cannot be keys
             anchors = self.grid_anchors(grids, height, width, like)
         else:
             key = (height, width, *grids, like.dtype, like.device)
-            anchors = self._cache.get(key)  # other threads may use it, too
+            anchors = self._cache.get(key)  # other threads may use the cache, too
             if anchors is None:
                 anchors = self._cache[key] = self.grid_anchors(grids, height, width, like)
                 while len(self._cache) > CACHED_GRIDS:
@@ -100,39 +102,43 @@ class AnchorGenerator(nn.Module):
     def grid_anchors(
         self, grids: Sequence[tuple[int, int]], height: int, width: int, like: Tensor
     ) -> Tensor:
-        """Anchors ``[A, 4]`` of all levels for a padded image of ``height`` x ``width``.
+        """Anchors ``[A, 4]`` of all levels.
 
         Args:
             grids: (height, width) of each feature map.
-            like: gives dtype and device.
+            height, width: padded size.
+            like: a tensor with the dtype and device of the result.
         """
         if self.strides is None:
             steps = [(height // grid_h, width // grid_w) for grid_h, grid_w in grids]
         else:
             steps = [(stride, stride) for stride in self.strides]
         levels = []
-        for (grid_h, grid_w), (step_y, step_x), cell in zip(
+        for (grid_h, grid_w), (step_y, step_x), cell_anchors in zip(
             grids, steps, self.cell_anchors, strict=True
         ):
             x = torch.arange(grid_w, device=like.device) * step_x
             y = torch.arange(grid_h, device=like.device) * step_y
             y, x = torch.meshgrid(y, x, indexing="ij")  # [H_l, W_l] each
-            corners = torch.stack((x, y, x, y), dim=-1)[:, :, None]  # [H_l, W_l, 1, 4]
-            anchors = corners + cell.to(like, non_blocking=True)  # [H_l, W_l, a, 4]
+            centres = torch.stack((x, y, x, y), dim=-1)[:, :, None]  # [H_l, W_l, 1, 4]
+            anchors = centres + cell_anchors.to(like, non_blocking=True)  # [H_l, W_l, a, 4]
             levels.append(anchors.reshape(-1, 4))
         return torch.cat(levels)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": {}}  # copies and files do without
+        return {**self.__dict__, "_cache": {}}  # copies and pickles have no cache
 
     def extra_repr(self) -> str:
         return f"sizes={self.sizes}, aspect_ratios={self.aspect_ratios}"
 
 
-def cell_anchors(
+def anchors_of_location(
     sizes: Sequence[float], aspect_ratios: Sequence[float], rounded: bool = True
 ) -> Tensor:
-    """Anchors ``[a, 4]`` around the origin, sizes running fastest; rounded means half to even."""
+    """The anchors of one location, centred at the origin: ``[a, 4]``, by aspect ratio, then size.
+
+    ``rounded``: see ``Conventions.round_anchors``.
+    """
     scale = torch.tensor(sizes, dtype=torch.float32)
     height_ratio = torch.sqrt(torch.tensor(aspect_ratios, dtype=torch.float32))
     width_ratio = 1 / height_ratio

@@ -1,4 +1,7 @@
-"""The RPN's sliding window: a 3x3 convolution and two 1x1 convolutions on each level."""
+"""The RPN head: a 3x3 convolution, then two 1x1 convolutions, on each level.
+
+Shapes: see ``structures``.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,13 @@ from maskrcnn_scratch.conv import Conv2dNormActivation, accept_old_keys
 
 
 class RPNHead(nn.Module):
-    """Objectness and box offsets for each anchor (Faster R-CNN, section 3.1).
+    """Objectness and box deltas for each anchor (Faster R-CNN, section 3.1).
+
+    The 3x3 convolution is the paper's sliding window. All levels share the weights (FPN, 4.1).
 
     Args:
-        in_channels: channels of every feature map.
-        num_anchors: anchors a cell.
+        in_channels: channels of every feature map, ``F``.
+        num_anchors: anchors per location, ``a``.
         conv_depth: number of 3x3 convolutions before the predictions.
     """
 
@@ -34,17 +39,17 @@ class RPNHead(nn.Module):
         accept_old_keys(self, {"conv": "conv.0.0"})
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits ``[N, a, H_l, W_l]`` and offsets ``[N, 4 * a, H_l, W_l]`` of each level."""
+        """Objectness logits ``[N, a, H_l, W_l]`` and deltas ``[N, 4 * a, H_l, W_l]`` per level."""
         objectness, pred_bbox_deltas = [], []
         for feature in features:
-            hidden = self.conv(feature)
+            hidden = self.conv(feature)  # [N, F, H_l, W_l]
             objectness.append(self.cls_logits(hidden))
             pred_bbox_deltas.append(self.bbox_pred(hidden))
         return objectness, pred_bbox_deltas
 
 
 def flatten_levels(predictions: Sequence[Tensor], values: int) -> Tensor:
-    """``[N, a * values, H_l, W_l]`` of each level -> ``[N, A, values]``, in the anchors' order."""
+    """``[N, a * values, H_l, W_l]`` per level -> ``[N, A, values]``, ordered as the anchors."""
     return torch.cat(
         [
             level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, values)  # [N, H_l*W_l*a, values]

@@ -1,6 +1,6 @@
-"""From the RPN's predictions to proposals: top-k, decode, clip, filter, NMS.
+"""Proposals from the RPN's predictions: top-k, decode, clip, filter, NMS.
 
-Letters: ``A`` anchors over all levels, ``K`` candidates an image after top-k, ``P`` proposal slots.
+Shapes: see ``structures``.
 """
 
 from __future__ import annotations
@@ -32,38 +32,39 @@ def select_proposals(
     box_coder: BoxCoder,
     nms: NMS,
 ) -> Proposals:
-    """The best boxes of each image, few of them overlapping much (Faster R-CNN, section 3.3).
+    """The best boxes of each image after NMS (Faster R-CNN, section 3.3; FPN, section 4.1).
 
-    The best are taken level by level before anything is decoded, which gives the same boxes as
-    decoding all of some 268,000 anchors and costs a fiftieth.
+    Only the ``pre_nms_top_n`` anchors per level with the highest objectness are decoded. The result
+    equals decoding all of them first.
 
     Args:
         anchors: ``[A, 4]``.
         objectness: logits, ``[N, A]``.
         pred_bbox_deltas: ``[N, A, 4]``.
         image_sizes: (height, width) without padding, ``[N, 2]``; boxes are clipped to it.
-        level_sizes: anchors of each level; they add up to ``A``.
-        pre_nms_top_n: candidates of each level.
-        post_nms_top_n: proposals of each image, ``P``.
-        score_thresh: the least objectness, in 0-1, that is kept.
-        nms_thresh: IoU above which the worse of two boxes of a level is dropped.
-        min_size: the least side in pixels that is kept.
+        level_sizes: anchors per level; they add up to ``A``.
+        pre_nms_top_n: candidates per level.
+        post_nms_top_n: proposals per image, ``P``.
+        score_thresh: candidates with a lower objectness (in 0-1) are dropped.
+        nms_thresh: IoU above which the lower-scoring one of two boxes of a level is suppressed.
+        min_size: boxes with a shorter side, in pixels, are dropped.
+        box_coder: decodes the deltas.
+        nms: suppresses overlapping boxes of the same level.
     """
-    candidates = top_k_of_levels(objectness, level_sizes, pre_nms_top_n)  # [N, K]
+    candidates = top_k_of_levels(objectness, level_sizes, pre_nms_top_n)  # [N, K] in [0, A)
     scores = objectness.gather(1, candidates).sigmoid()  # [N, K]
-    boxes = box_coder.decode(
-        gather_entries(pred_bbox_deltas, candidates), F.embedding(candidates, anchors)
-    )
-    boxes = clip_boxes_to_image(boxes, image_sizes)  # [N, K, 4]
-    keep = has_min_size(boxes, min_size) & (scores >= score_thresh)
+    deltas = gather_entries(pred_bbox_deltas, candidates)  # [N, K, 4]
+    boxes = box_coder.decode(deltas, F.embedding(candidates, anchors))  # [N, K, 4]
+    boxes = clip_boxes_to_image(boxes, image_sizes)
+    keep = has_min_size(boxes, min_size) & (scores >= score_thresh)  # [N, K]
     indices, counts = nms(
         boxes,
         scores.where(keep, -torch.inf),
-        level_of_candidate(candidates, level_sizes, pre_nms_top_n),
+        levels_of_candidates(candidates, level_sizes, pre_nms_top_n),
         nms_thresh,
         post_nms_top_n,
         len(level_sizes),
-    )  # [N, P], [N]
+    )  # [N, P] in [0, K), [N]
     valid = valid_entries(counts, indices.shape[1])  # [N, P]
     return Proposals(
         boxes=gather_entries(boxes, indices, valid),
@@ -73,7 +74,10 @@ def select_proposals(
     )
 
 
-def level_of_candidate(candidates: Tensor, level_sizes: Sequence[int], k: int) -> Tensor:
-    """The level, from 0, of each of ``candidates [N, K]``: up to ``k`` a level, level by level."""
+def levels_of_candidates(candidates: Tensor, level_sizes: Sequence[int], k: int) -> Tensor:
+    """The level in ``[0, L)`` of each of ``candidates [N, K]``, which are ordered by level.
+
+    ``k`` is the number of candidates per level; a smaller level has all its anchors.
+    """
     levels = [candidates.new_full((min(k, size),), level) for level, size in enumerate(level_sizes)]
     return torch.cat(levels).expand_as(candidates)

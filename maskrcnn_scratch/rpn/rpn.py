@@ -1,6 +1,7 @@
 """Region Proposal Network (Ren et al. 2015, "Faster R-CNN", section 3).
 
-Letters: ``N`` images, ``A`` anchors over all levels, ``P`` proposal slots.
+To follow its training, read this file, ``targets/rpn_targets.py``, ``targets/matcher.py`` and
+``losses.py``. Shapes: see ``structures``.
 """
 
 from __future__ import annotations
@@ -18,13 +19,7 @@ from maskrcnn_scratch.ops import batched_nms_padded
 from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.rpn.head import flatten_levels
 from maskrcnn_scratch.rpn.proposals import select_proposals
-from maskrcnn_scratch.structures import (
-    IGNORE_LABEL,
-    ImageList,
-    Proposals,
-    Target,
-    at_least_float32,
-)
+from maskrcnn_scratch.structures import ImageList, Proposals, Target, at_least_float32
 from maskrcnn_scratch.targets.matcher import Matcher as IoUMatcher
 from maskrcnn_scratch.targets.rpn_targets import assign_targets_to_anchors
 from maskrcnn_scratch.targets.sampler import (
@@ -35,13 +30,13 @@ from maskrcnn_scratch.targets.sampler import (
 
 @dataclass
 class RPNPredictions:
-    """What the RPN says of every anchor.
+    """The RPN's predictions for every anchor.
 
     Attributes:
-        anchors: ``[A, 4]``, one set for every image.
+        anchors: ``[A, 4]``, the same for every image of the batch.
         objectness: logits, ``[N, A]``.
-        pred_bbox_deltas: offsets from the anchors, ``[N, A, 4]``.
-        level_sizes: anchors of each level, finest first; they add up to ``A``.
+        pred_bbox_deltas: box deltas relative to the anchors, ``[N, A, 4]``.
+        level_sizes: anchors per level, finest first; they add up to ``A``.
     """
 
     anchors: Tensor
@@ -51,23 +46,24 @@ class RPNPredictions:
 
 
 class RegionProposalNetwork(nn.Module):
-    """Says where objects may be, whatever they are.
+    """Proposes object regions, regardless of the class.
 
     Args:
         anchor_generator, head: see ``interfaces``.
-        fg_iou_thresh: anchors with at least this IoU with an object are positives in training.
-        bg_iou_thresh: those below this are negatives; the ones between are left out.
-        batch_size_per_image: anchors sampled for the loss.
-        positive_fraction: the largest part of them that is positive.
-        pre_nms_top_n: candidates of each level, as ``{"training": 2000, "testing": 1000}``.
-        post_nms_top_n: proposals of each image, likewise.
-        nms_thresh: IoU above which the worse of two boxes of a level is dropped.
-        score_thresh: the least objectness, in 0-1, of a proposal.
-        box_coder, nms, proposal_matcher, fg_bg_sampler: to swap one of these.
-        loss_objectness, loss_rpn_box_reg: see ``training.losses``.
+        fg_iou_thresh: anchors with at least this IoU with an object are positive in training.
+        bg_iou_thresh: anchors below this IoU are negative; those between are ignored.
+        batch_size_per_image: anchors sampled per image for the losses.
+        positive_fraction: the largest fraction of them that is positive.
+        pre_nms_top_n: candidates per level, as ``{"training": 2000, "testing": 1000}``.
+        post_nms_top_n: proposals per image, ``P``, likewise.
+        nms_thresh: IoU above which the lower-scoring one of two boxes of a level is suppressed.
+        score_thresh: the lowest objectness, in 0-1, of a proposal.
+        box_coder, nms, proposal_matcher, fg_bg_sampler: replacements for the defaults; see
+            ``interfaces``.
+        loss_objectness, loss_rpn_box_reg: replacements for those in ``losses``.
     """
 
-    min_size = 1e-3  # pixels; proposals with a smaller side are dropped
+    min_size = 1e-3  # pixels; proposals with a shorter side are dropped
 
     def __init__(
         self,
@@ -108,18 +104,20 @@ class RegionProposalNetwork(nn.Module):
         self.loss_rpn_box_reg = loss_rpn_box_reg
 
     def forward(self, images: ImageList, features: Mapping[str, Tensor]) -> RPNPredictions:
-        """Predictions for every anchor of every level.
+        """Predicts objectness and box deltas for every anchor (section 3.1).
 
         Args:
-            features: ``[N, C, H_l, W_l]`` by name, finest first; all of them are used.
+            images: the batch; gives the padded size.
+            features: ``[N, F, H_l, W_l]`` by name, finest first; all of them are used.
 
         Raises:
             ValueError: numbers of levels or of anchors that do not fit together.
         """
         maps = list(features.values())
-        first = ImageList(images.tensors[:1], images.sizes[:1])  # its anchors serve every image
-        anchors = self.anchor_generator(first, [level[:1] for level in maps])[0]  # [A, 4]
-        objectness, pred_bbox_deltas = self.head(maps)
+        # All images have the same anchors: those of the first are enough.
+        first_image = ImageList(images.tensors[:1], images.sizes[:1])
+        anchors = self.anchor_generator(first_image, [level[:1] for level in maps])[0]  # [A, 4]
+        objectness, pred_bbox_deltas = self.head(maps)  # per level
         self.check_head(objectness, pred_bbox_deltas)
         return RPNPredictions(
             anchors,
@@ -129,15 +127,15 @@ class RegionProposalNetwork(nn.Module):
         )
 
     def check_head(self, objectness: Sequence[Tensor], pred_bbox_deltas: Sequence[Tensor]) -> None:
-        """Raises a ValueError if the head predicts for other anchors than are generated."""
-        per_cell = self.anchor_generator.num_anchors_per_location()
-        given = [level.shape[1] for level in objectness]
+        """Raises a ValueError if the head's channels do not fit the anchors per location."""
+        anchors = list(self.anchor_generator.num_anchors_per_location())
+        logits = [level.shape[1] for level in objectness]
         deltas = [level.shape[1] for level in pred_bbox_deltas]
-        if given != list(per_cell) or deltas != [4 * a for a in given]:
+        if logits != anchors or deltas != [4 * a for a in anchors]:
             raise ValueError(
-                f"the RPN head predicts {given} logits and {deltas} box offsets a cell, level by "
-                f"level; the anchor generator places {list(per_cell)} anchors a cell: that many "
-                "logits and four times as many offsets are needed"
+                f"the RPN head predicts {logits} logits and {deltas} deltas per location of each "
+                f"level, the anchor generator has {anchors} anchors per location: as many logits "
+                "and four times as many deltas are needed"
             )
 
     def propose(
@@ -146,11 +144,14 @@ class RegionProposalNetwork(nn.Module):
         image_sizes: Tensor,
         phase: Literal["training", "testing"] = "testing",
     ) -> Proposals:
-        """The best boxes of each image; no gradient flows through them.
+        """The best boxes of each image (section 3.3).
+
+        No gradient flows through them, as in approximate joint training (section 3.2).
 
         Args:
+            predictions: from ``forward``.
             image_sizes: (height, width) without padding, ``[N, 2]``.
-            phase: which of the two top-n applies.
+            phase: which numbers of ``pre_nms_top_n`` and ``post_nms_top_n`` are used.
         """
         return select_proposals(
             predictions.anchors,
@@ -173,24 +174,25 @@ class RegionProposalNetwork(nn.Module):
         targets: Sequence[Target],
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """``loss_objectness`` and ``loss_rpn_box_reg`` (Faster R-CNN, Eq. 1).
+        """``loss_objectness`` and ``loss_rpn_box_reg`` (Eq. 1), each a scalar.
 
         Args:
-            targets: boxes in the pixels of the resized images.
-            generator: what the sampler draws from; the global one by default.
+            predictions: from ``forward``.
+            targets: one per image; boxes in the pixels of the resized images.
+            generator: source of random numbers for the sampler; the global one by default.
         """
         num_images, num_anchors = predictions.objectness.shape
         labels, matched_gt_boxes = assign_targets_to_anchors(
             [predictions.anchors] * num_images,
             [target["boxes"].to(predictions.anchors.dtype) for target in targets],
             self.proposal_matcher,
-        )
+        )  # per image: [A], [A, 4]
         positives, negatives = self.fg_bg_sampler(labels, generator=generator)
-        sampled, found = concatenate_samples(positives, negatives, num_anchors)  # [B] each
-        sampled_labels = torch.cat(labels)[sampled].where(found, IGNORE_LABEL)
+        # Both [B]: indices in [0, N * A) of the sampled anchors, and their labels.
+        sampled, sampled_labels = concatenate_samples(positives, negatives, labels)
         regression_targets = self.box_coder.encode(
             torch.cat(matched_gt_boxes)[sampled], predictions.anchors[sampled % num_anchors]
-        )
+        )  # [B, 4] (Eq. 2)
         return {
             "loss_objectness": self.loss_objectness(
                 predictions.objectness.flatten()[sampled], sampled_labels

@@ -1,1 +1,1 @@
-"""What the losses compare the predictions with: matching, sampling, targets."""
+"""Training targets: matching, sampling, and the values that the losses compare predictions with."""

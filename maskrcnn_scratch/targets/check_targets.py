@@ -1,4 +1,4 @@
-"""Refuses targets the losses cannot use, and says which image and which object is at fault."""
+"""Checks ground truth before it is used, and names the image and the object that are wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# As structures.Target, with the names that the data set adds for messages.
+# As structures.Target, with the names that a data set adds for error messages.
 Target = Mapping[str, Any]
 
 
@@ -19,24 +19,23 @@ def check_targets(
     has_mask: bool = True,
     values: bool = True,
 ) -> None:
-    """Checks the targets of one batch, in the coordinates of its images.
-
-    Shapes and dtypes cost nothing; the values of all images are read from the device at once.
+    """Checks the targets of one batch, in the pixels of its images.
 
     Args:
-        targets: a dict for each image: ``boxes`` float ``[G, 4]``, ``labels`` int64 ``[G]`` and
-            ``masks [G, H, W]``; ``file_name`` and ``annotation_ids``, where given, appear in
-            messages. G may be 0.
+        targets: a dict per image: ``boxes`` float ``[G, 4]``, ``labels`` int64 ``[G]`` and
+            ``masks`` ``[G, H, W]``. ``file_name`` and ``annotation_ids``, if present, are used in
+            error messages. G may be 0.
         image_sizes: ``(height, width)`` of each image.
-        num_classes: background included; None leaves the labels' upper end open.
-        has_mask: whether masks are needed.
-        values: whether the numbers in boxes, labels and masks are looked at, too.
+        num_classes: ``C``; None: labels have no upper limit.
+        has_mask: whether masks are required.
+        values: whether to check the values of boxes, labels and masks, and not only dtypes and
+            shapes. This synchronises once with a GPU.
 
     Raises:
-        TypeError: a field is no tensor, or of the wrong dtype.
-        ValueError: there are no targets or too few, or a field is missing or has the wrong shape,
-            or a box has no area or is not finite, or a label is not in ``1 .. num_classes - 1``,
-            or a mask exceeds 1.
+        TypeError: a field is not a tensor, or has the wrong dtype.
+        ValueError: targets are None or not one per image; a field is missing or has the wrong
+            shape; a box has no area or is not finite; a label is not in ``[1, C)``; a mask
+            exceeds 1.
     """
     if targets is None:
         raise ValueError("targets are needed to compute losses, got None")
@@ -54,7 +53,7 @@ def _check_boxes_and_labels(target: Target, name: str) -> None:
     boxes = _tensor(target, "boxes", name)
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         hint = "; an image without objects has torch.zeros(0, 4)" if boxes.numel() == 0 else ""
-        raise ValueError(f"{name}: boxes must have shape [N, 4], got {list(boxes.shape)}{hint}")
+        raise ValueError(f"{name}: boxes must have shape [G, 4], got {list(boxes.shape)}{hint}")
     if not boxes.is_floating_point():
         raise TypeError(f"{name}: boxes must be floating point, got {boxes.dtype}")
     labels = _tensor(target, "labels", name)
@@ -62,8 +61,7 @@ def _check_boxes_and_labels(target: Target, name: str) -> None:
         raise TypeError(f"{name}: labels must be int64, got {labels.dtype}")
     if labels.shape != boxes.shape[:1]:
         raise ValueError(
-            f"{name}: labels must have shape [{len(boxes)}], one for each box, "
-            f"got {list(labels.shape)}"
+            f"{name}: labels must have shape [{len(boxes)}], one per box, got {list(labels.shape)}"
         )
 
 
@@ -90,31 +88,30 @@ def _check_values(targets: Sequence[Target], num_classes: int | None, has_mask: 
     if has_mask:
         bad_mask = torch.cat([_mask_exceeds_one(target["masks"]) for target in targets])
     bad = bad_box | bad_label | bad_mask  # [sum of G]
-    if not bool(bad.any()):  # the one wait for the device
+    if not bool(bad.any()):  # the only host synchronisation
         return
-    owner = [(i, j) for i, target in enumerate(targets) for j in range(len(target["boxes"]))]
+    objects = [(i, j) for i, target in enumerate(targets) for j in range(len(target["boxes"]))]
     first = int(bad.nonzero()[0])
-    image, index = owner[first]
-    culprit = f"{_name(targets[image], image)}, object {index}"
+    image, index = objects[first]
+    where = f"{_name(targets[image], image)}, object {index}"
     annotation_ids = targets[image].get("annotation_ids")
     if annotation_ids is not None:
-        culprit += f" (annotation {int(annotation_ids[index])})"
+        where += f" (annotation {int(annotation_ids[index])})"
     if bad_box[first]:
         raise ValueError(
-            f"{culprit}: boxes must be finite with x2 > x1 and y2 > y1, got {boxes[first].tolist()}"
+            f"{where}: boxes must be finite with x2 > x1 and y2 > y1, got {boxes[first].tolist()}"
         )
     if bad_label[first]:
         upper = "" if num_classes is None else f" and at most {num_classes - 1}"
         raise ValueError(
-            f"{culprit}: labels must be at least 1 (0 is background){upper}, got "
-            f"{int(labels[first])}"
+            f"{where}: labels must be at least 1 (0 is background){upper}, got {int(labels[first])}"
         )
     most = targets[image]["masks"][index].max().item()
-    raise ValueError(f"{culprit}: masks must be 0 outside and 1 inside the object, got {most:g}")
+    raise ValueError(f"{where}: masks must be 0 outside and 1 inside the object, got {most:g}")
 
 
 def _mask_exceeds_one(masks: Tensor) -> Tensor:
-    """Of ``masks [G, H, W]``, ``[G]``."""
+    """Which of ``masks [G, H, W]`` have a value above 1, bool ``[G]``."""
     if masks.dtype == torch.bool:
         return torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
     return masks.amax((1, 2)) > 1

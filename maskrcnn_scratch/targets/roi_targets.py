@@ -32,6 +32,18 @@ class TrainingSamples(NamedTuple):
     regression_targets: list[Tensor]  # [B, 4], meaningful for objects only
     objects: list[Tensor]  # int64 in [0, B): the sampled objects, which have a mask target
 
+    def of_objects(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Proposals and matched_idxs of the objects, per image, and the labels ``[R]`` of all.
+
+        The label of a box that is no object is ``IGNORE_LABEL`` (see ``indices_of_objects``).
+        """
+        boxes, matched_idxs, labels = (
+            [in_image[objects] for in_image, objects in zip(field, self.objects, strict=True)]
+            for field in (self.proposals, self.matched_idxs, self.labels)
+        )
+        all_labels = torch.cat(labels)
+        return boxes, matched_idxs, all_labels.masked_fill(all_labels == 0, IGNORE_LABEL)
+
 
 def select_training_samples(
     proposals: Proposals,
@@ -61,11 +73,10 @@ def select_training_samples(
 
     samples = TrainingSamples([], [], [], [], [])
     for n, (positive, negative) in enumerate(zip(*sampler(labels), strict=True)):
-        sampled, found = concatenate_samples([positive], [negative], len(labels[n]))  # [B]
-        order = sampled.argsort(stable=True)
-        sampled, found = sampled[order], found[order]
+        sampled, sampled_labels = concatenate_samples([positive], [negative], [labels[n]])  # [B]
+        order = sampled.argsort(stable=True)  # as in torchvision
+        sampled, sampled_labels = sampled[order], sampled_labels[order]
         boxes, matched = candidates[n][sampled], matched_idxs[n][sampled]
-        sampled_labels = labels[n][sampled].where(found, IGNORE_LABEL)
         matched_gt_boxes = gather_matched_boxes(targets[n]["boxes"].to(boxes.dtype), matched, boxes)
         samples.proposals.append(boxes)
         samples.matched_idxs.append(matched.clamp(min=0))

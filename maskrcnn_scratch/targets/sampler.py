@@ -11,6 +11,7 @@ same distribution and never synchronises with a GPU; see there. Shapes: see ``st
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -141,34 +142,43 @@ class DeviceSampler:
 
 
 def concatenate_samples(
-    positives: Sequence[Tensor], negatives: Sequence[Tensor], boxes_per_image: int
+    positives: Sequence[Tensor], negatives: Sequence[Tensor], labels: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """A sample as indices into the boxes of all images: positives first, as in torchvision.
+    """A sample as indices into the boxes of all images, one image after another.
+
+    The positives of all images come first, then the negatives, as in torchvision.
 
     Args:
         positives, negatives: what a sampler returned.
-        boxes_per_image: ``A``.
+        labels: ``[A]`` per image, from which it sampled.
 
     Returns:
         sampled: int64 ``[B]`` in ``[0, N * A)``.
-        found: bool ``[B]``, false where a sampler of fixed size had no box (``NO_SAMPLE``).
+        sampled_labels: ``[B]``; ``IGNORE_LABEL`` where the sampler wrote ``NO_SAMPLE``.
     """
+    firsts = [0, *accumulate(len(labels_in_image) for labels_in_image in labels)]
+    sampled = torch.cat(
+        [
+            indices.clamp(min=0) + first
+            for kind in (positives, negatives)
+            for indices, first in zip(kind, firsts, strict=False)
+        ]
+    )
     found = torch.cat((*positives, *negatives)) != NO_SAMPLE
-    sampled = [
-        indices.clamp(min=0) + n * boxes_per_image
-        for kind in (positives, negatives)
-        for n, indices in enumerate(kind)
-    ]
-    return torch.cat(sampled), found
+    return sampled, torch.cat(list(labels))[sampled].where(found, IGNORE_LABEL)
 
 
 def use_device_sampler(model: Any) -> None:
     """Gives both stages of a ``GeneralizedRCNN`` a ``DeviceSampler`` with the sizes they have.
 
     ``model.losses`` then never synchronises, and leaves it to the caller to check the values of the
-    targets (``check_targets``) before they are copied to the device.
+    targets (``check_targets``) before they are copied to the device. A sampler other than
+    ``BalancedPositiveNegativeSampler`` itself is kept.
     """
     for stage in (model.rpn, model.roi_heads):
         current = stage.fg_bg_sampler
-        stage.fg_bg_sampler = DeviceSampler(current.batch_size_per_image, current.positive_fraction)
+        if type(current) is BalancedPositiveNegativeSampler:
+            stage.fg_bg_sampler = DeviceSampler(
+                current.batch_size_per_image, current.positive_fraction
+            )
     model.check_target_values = False

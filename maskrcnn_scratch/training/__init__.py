@@ -1,1 +1,1 @@
-"""Targets, sampling and losses as free-standing pieces, and the trainer that uses them."""
+"""The training loop: configuration, schedule, checkpoints, log, several processes."""

@@ -1,7 +1,7 @@
-"""Everything a training run depends on: one frozen dataclass, its defaults, its checks.
+"""The configuration of a training run: one frozen dataclass with defaults and checks.
 
 The defaults are the published recipe (Mask R-CNN, section 3.1; torchvision's references), for four
-images a step. The text under each field is what ``maskrcnn train --help`` shows.
+images per step. ``maskrcnn train --help`` shows the text below each field.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ class TrainConfig:
     train_annotations: str | None = None
     """COCO annotation file to train on."""
     train_images: str | None = None
-    """Folder of its images; by default it is looked for around the annotation file."""
+    """Folder of the training images; by default it is searched near the annotation file."""
     val_annotations: str | None = None
     """COCO annotation file for the validation loss and AP."""
     val_images: str | None = None
-    """Folder of its images; likewise."""
+    """Folder of the validation images; by default it is searched near the annotation file."""
+    crowds_as_objects: bool = False
+    """Treat annotations with iscrowd 1 as single objects, as brush masks of CVAT need."""
     allow_outside: bool = False
     """Read images whose file_name leads out of their folder."""
     output: str = "runs/train"
-    """Folder for checkpoints, logs and the configuration; must not hold another run."""
+    """Folder for checkpoints, logs and the configuration; must not contain another run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -37,58 +39,58 @@ class TrainConfig:
     epochs: int = 12
     """Passes over the training images."""
     batch_size: int = 4
-    """Images a step, over all processes and accumulated micro-batches together."""
+    """Images per step, over all processes and accumulated micro-batches together."""
     accumulate: int = 1
-    """Micro-batches whose gradients are added up for a step, to save memory."""
+    """Micro-batches per step, whose gradients are averaged; more need less memory."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW."""
     learning_rate: float = 0.005
-    """Base learning rate; for SGD and COCO 0.02 / 16 for each image of a batch."""
+    """Base learning rate; for SGD and COCO 0.02 / 16 per image of a batch."""
     momentum: float = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float = 1e-4
-    """Of all trained parameters."""
+    """Weight decay of all trained parameters."""
     schedule: Literal["step", "cosine", "constant"] = "step"
-    """How the learning rate falls."""
+    """How the learning rate decreases."""
     milestones: tuple[int, ...] = (8, 11)
     """Epochs after which the step schedule divides the learning rate by ten."""
     warmup: float = 0.05
-    """Part of all steps over which the learning rate rises from a thousandth, in 0 to 1."""
+    """Fraction of all steps, 0 to 1, in which the learning rate rises from a thousandth."""
     clip_grad_norm: float | None = None
-    """Largest norm of the whole gradient; longer ones are scaled down to it."""
+    """Maximum norm of the gradient over all parameters; longer gradients are scaled down."""
     ema_decay: float | None = None
-    """Decay of the running average of the weights, such as 0.999, which is then what is validated
-    and saved as the model."""
+    """Decay of an exponential moving average of the weights, such as 0.999. The average is then
+    validated and saved as the model."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of convolutions and matrix products; fp16 scales the loss."""
+    """Precision of convolutions and matrix products; fp16 uses loss scaling."""
     compile: bool = False
-    """Backbone and heads through torch.compile: faster steps after minutes of compiling, and losses
-    that differ by rounding."""
+    """Compile backbone and heads with torch.compile. It takes minutes at the start, and losses
+    differ by rounding."""
     device_sampling: bool = False
-    """Draw the anchors and proposals of the losses on the GPU, which then is not waited for inside
-    of a step: the same distribution, but not torchvision's numbers for a seed."""
+    """Sample anchors and proposals for the losses on the GPU, without a host synchronisation inside
+    a step. The distribution is torchvision's, but not the numbers for a seed."""
     sync_batch_norm: bool = False
-    """Batch-norm statistics over all processes (GPUs only)."""
+    """Compute batch-norm statistics over all processes (GPUs only)."""
     aspect_ratio_groups: bool = True
-    """Portrait and landscape images in separate batches, which saves padding."""
+    """Put portrait and landscape images in separate batches, which saves padding."""
     seed: int = 0
-    """Of the order, the augmentation, and what the model draws."""
+    """Seed of the image order, the augmentation and the random sampling in the model."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes a GPU if there is one."""
+    """Device to train on; auto uses a GPU if there is one."""
     num_workers: int = 2
-    """Processes that read images; the results do not depend on it."""
+    """Processes that read images; results do not depend on their number."""
     validate_every: int = 1
-    """Epochs between validations; there is one at the end in any case."""
+    """Epochs between validations; there is always one at the end."""
     save_every: int = 500
-    """Steps between checkpoints; there is one at the end and on Ctrl-C in any case."""
+    """Steps between checkpoints; there is always one at the end and on Ctrl-C."""
     log_every: int = 20
-    """Steps that a line of log.jsonl averages over."""
+    """Steps per line of log.jsonl, which has their mean."""
     tensorboard: bool = True
-    """Write curves for TensorBoard as well."""
+    """Also write curves for TensorBoard."""
     best_metric: str = "segm/AP"
-    """Validation figure whose highest value makes best.pt; the validation loss where it is not
-    computed."""
+    """Validation metric whose highest value selects best.pt; the validation loss if the metric is
+    not computed."""
 
     def __post_init__(self) -> None:
         check_positive(

@@ -1,4 +1,4 @@
-"""Training on several processes, as ``torchrun`` starts them; with one process all is a no-op."""
+"""Training on several processes started by ``torchrun``. With one process nothing here acts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Joins the processes of ``torchrun``, by gloo on CPUs and nccl on GPUs; gives one's device.
+    """Joins the processes of ``torchrun``, by gloo on CPUs and nccl on GPUs; yields the device.
 
-    A process that dies takes the others along: torchrun ends them, and gloo's connections break at
-    once. The timeout only serves where a process hangs without dying.
+    If a process dies, the others end too: torchrun ends them, and gloo's connections break at
+    once. The timeout is for a process that hangs without dying.
     """
     if "RANK" not in os.environ:
         yield device
@@ -45,17 +45,17 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this is the one process that prints and writes."""
+    """Whether this is the process that prints and writes files."""
     return rank() == 0
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum of all processes' ``values``; shapes must agree."""
+    """Sum of ``values`` over all processes. Shapes must agree."""
     if world_size() > 1:
         values = values.clone()
         dist.all_reduce(values)
@@ -63,14 +63,14 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def any_rank(value: bool, device: torch.device) -> bool:
-    """Whether ``value`` is true on at least one process; waits for the others, if there are any."""
+    """Whether ``value`` is true on at least one process. All processes must call this."""
     if world_size() == 1:
         return value
     return bool(sum_over_ranks(torch.tensor(float(value), device=device)) > 0)
 
 
 def gather_on_main(value: T) -> list[T]:
-    """All processes' values by rank on the main process; an empty list on the others."""
+    """Values of all processes, by rank, on the main process; an empty list on the others."""
     if world_size() == 1:
         return [value]
     gathered: list[Any] | None = [None] * world_size() if is_main() else None
@@ -79,7 +79,7 @@ def gather_on_main(value: T) -> list[T]:
 
 
 def broadcast_from_main(value: T) -> T:
-    """The main process's value on every process."""
+    """The value of the main process, on every process."""
     if world_size() == 1:
         return value
     values = [value]
@@ -88,18 +88,20 @@ def broadcast_from_main(value: T) -> T:
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """Gives all processes the main one's batch-norm statistics, which each tracked on its own."""
+    """Copies the batch-norm statistics of the main process to the others.
+
+    Each process updates its own from its own images.
+    """
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
 def average_losses_over_all_ranks(model: nn.Module) -> None:
-    """Makes the losses of several processes those of one process on the whole batch.
+    """Makes gradients on several processes equal those of one process with the whole batch.
 
-    Each loss is a mean over samples. A mean of the processes' means would weigh a sample more the
-    fewer its process has, of positives above all; so each sum is divided by the count of all
-    processes instead. Losses that were swapped for others stay as they are.
+    Each loss is a mean over samples, and processes have different numbers of samples. So each sum
+    is divided by the number of samples on all processes. Custom losses are not changed.
     """
     if world_size() == 1:
         return
@@ -115,7 +117,7 @@ _LOSSES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_r
 def _mean_over_all_ranks(
     loss: Callable[..., Tensor], predictions: Tensor, labels: Tensor, *targets: Tensor
 ) -> Tensor:
-    if not torch.is_grad_enabled():  # a validation loss: each process has its own images
+    if not torch.is_grad_enabled():  # validation: the losses are averaged per image
         return loss(predictions, labels, *targets)
     own = (labels >= 0).sum().float()
     # DistributedDataParallel divides the sum of the gradients by the number of processes.

@@ -1,4 +1,4 @@
-"""A running average of a model's weights, which often predicts better than the last ones."""
+"""Exponential moving average of a model's weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import nn
 class ExponentialMovingAverage:
     """Keeps ``average = decay * average + (1 - decay) * weights`` (Polyak averaging).
 
-    Early on the average would hang on to the first weights; so the decay starts low and grows to
-    its value as (1 + n) / (10 + n) over the updates n.
+    The decay of update n is at most (1 + n) / (10 + n), so that the initial weights do not dominate
+    the first averages.
 
     Args:
-        model: copied; ``module`` is the copy, in evaluation mode, and holds the average.
-        decay: share of the old average at each update, in 0 to 1.
+        model: is copied. ``module`` is the copy, in eval mode, with the averaged weights.
+        decay: weight of the old average at each update, 0 to 1.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -25,7 +25,7 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Takes in the weights of ``model`` after ``step`` updates; integers are copied."""
+        """Updates the average with ``model`` after ``step`` updates. Integer buffers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, weights = [], []
         current = model.state_dict()

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: the step in progress is finished and saved first."""
+"""Ctrl-C as a request to stop: training finishes the step and saves before it ends."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 class Stopped(Exception):
-    """Training was asked to stop; its state is saved."""
+    """Training stopped on request. Its state is saved."""
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM only sets ``requested``; the next one acts.
+    """Context manager: the first SIGINT or SIGTERM sets ``requested``; the second has its effect.
 
-    Outside of the main thread, where Python cannot handle signals, it does nothing.
+    It does nothing outside the main thread, where Python cannot handle signals.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,9 @@
-"""What a run tells while it goes: a progress bar, log.jsonl, and curves for TensorBoard."""
+"""The log of a run: a progress bar, log.jsonl, and curves for TensorBoard."""
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -16,17 +17,22 @@ from maskrcnn_scratch.files import write_atomically
 
 
 class RunLog:
-    """Shows every step, and writes means over ``log_every`` steps and up to each validation.
+    """Shows every step, and writes the mean of every ``log_every`` steps.
+
+    There is also a line before each validation, with the mean since the last line.
 
     Args:
-        folder: where log.jsonl is; lines after ``step``, of a run that is resumed before its end,
-            are dropped.
+        folder: folder of log.jsonl. Lines after ``step`` are dropped; a resumed run repeats them.
         step: steps done so far.
         total_steps: steps of the whole run.
-        log_every: steps a line averages over.
-        tensorboard: whether to write TensorBoard's files as well.
-        validation_due: whether the validation after ``step`` is still to come.
-        enabled: False does nothing at all, for all processes but one.
+        log_every: steps per line.
+        tensorboard: also write TensorBoard's files.
+        validation_due: whether the validation after ``step`` has not been done yet.
+        state: what ``save_state`` returned at ``step``; None starts a new mean.
+        enabled: if False, nothing is shown or written (all processes but the main one).
+
+    Raises:
+        ImportError: TensorBoard is wanted and not installed.
     """
 
     def __init__(
@@ -37,11 +43,15 @@ class RunLog:
         log_every: int,
         tensorboard: bool,
         validation_due: bool = False,
+        state: dict[str, Any] | None = None,
         enabled: bool = True,
     ) -> None:
         self.log_every, self.enabled = log_every, enabled
-        self.sums: dict[str, float] = {}
-        self.steps, self.images, self.seconds = 0, 0, 0.0
+        # Of the steps since the last line.
+        self.sums: dict[str, float] = {} if state is None else dict(state["sums"])
+        self.steps = 0 if state is None else state["steps"]
+        self.images = 0 if state is None else state["images"]
+        self.seconds = 0.0 if state is None else state["seconds"]
         self.last = time.monotonic()
         if not enabled:
             return
@@ -74,7 +84,7 @@ class RunLog:
         images: int,
         validation_due: bool = False,
     ) -> None:
-        """Takes note of a step's losses and of the number of its images."""
+        """Logs the losses of a step and the number of its images."""
         if not self.enabled:
             return
         values = {"loss": sum(losses.values()), **losses}
@@ -87,7 +97,7 @@ class RunLog:
         self.last = now
         speed = self.images / self.seconds
         self.bar.set_postfix_str(
-            f"{format_figures(values)}, lr {learning_rate:.2g}, {speed:.1f} images/s, "
+            f"{format_metrics(values)}, lr {learning_rate:.2g}, {speed:.1f} images/s, "
             f"{peak_memory() / 2**30:.1f} GiB",
             refresh=False,
         )
@@ -95,27 +105,41 @@ class RunLog:
         if self.steps == self.log_every or validation_due:
             self._write_means(step)
 
-    def validation(self, step: int, figures: dict[str, float]) -> None:
-        """Prints and writes validation figures; their time does not count for the speed."""
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        """Prints and writes validation metrics. Validation time is not part of ``images_per_s``."""
         if not self.enabled:
             return
-        if figures:
-            shown = {k: v for k, v in figures.items() if not k.startswith("val/loss_")}
-            self.bar.write(f"step {step}: {format_figures(shown)}", file=sys.stderr)
-            self._write(step, figures)
+        if metrics:
+            shown = {k: v for k, v in metrics.items() if not k.startswith("val/loss_")}
+            self.bar.write(f"step {step}: {format_metrics(shown)}", file=sys.stderr)
+            self._write(step, metrics)
         self.last = time.monotonic()
 
+    def save_state(self) -> dict[str, Any]:
+        """The sums of the next line, for a checkpoint, after all lines so far are on the disk."""
+        if self.enabled and self.path.exists():
+            with self.path.open("rb+") as file:
+                os.fsync(file.fileno())
+            if self.writer is not None:
+                self.writer.flush()
+        return {
+            "sums": dict(self.sums),
+            "steps": self.steps,
+            "images": self.images,
+            "seconds": self.seconds,
+        }
+
     def _write_means(self, step: int) -> None:
-        """A line for the steps since the last one."""
+        """Writes a line with the means since the last line."""
         means = {name: total / self.steps for name, total in self.sums.items()}
         self._write(step, {**means, "images_per_s": self.images / self.seconds})
         self.sums, self.steps, self.images, self.seconds = {}, 0, 0, 0.0
 
-    def _write(self, step: int, figures: dict[str, float]) -> None:
+    def _write(self, step: int, metrics: dict[str, float]) -> None:
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
         if self.writer is not None:
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 self.writer.add_scalar(name, value, step)
 
     def __enter__(self) -> RunLog:
@@ -133,13 +157,13 @@ class RunLog:
                 self.writer.close()
 
 
-def format_figures(figures: dict[str, float]) -> str:
-    """``loss_mask 0.123, ...`` with the repeated "loss_" left out."""
-    return ", ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in figures.items())
+def format_metrics(metrics: dict[str, float]) -> str:
+    """``mask 0.123, ...``: names without the prefix "loss_", and values."""
+    return ", ".join(f"{name.removeprefix('loss_')} {v:.3f}" for name, v in metrics.items())
 
 
 def peak_memory() -> int:
-    """The most bytes held so far: of the GPU where there is one in use, else of this process."""
+    """Peak memory in bytes: of the GPU if one is in use, else of this process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
@@ -147,13 +171,13 @@ def peak_memory() -> int:
 
 
 def drop_lines_after(path: Path, step: int, validation_due: bool = False) -> None:
-    """Cuts the log back to a checkpoint, so that nothing stands there twice."""
+    """Drops the lines of a log that were written after the checkpoint of ``step``."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines(keepends=True):
         if not line.endswith("\n"):
-            break  # a kill cut it short, after any checkpoint
+            break  # incomplete: the process was killed while it wrote
         entry = json.loads(line)
         validation = "learning_rate" not in entry
         if entry["step"] > step or (entry["step"] == step and validation and validation_due):

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to store, nothing to restore."""
+"""Learning-rate schedules as pure functions of the step: checkpoints need not store a state."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 from maskrcnn_scratch.training.config import TrainConfig
 
-# Step, counted from 0, to the factor on the base learning rate.
+# Maps a step, counted from 0, to the factor of the base learning rate.
 Schedule = Callable[[int], float]
 
 
 def constant() -> Schedule:
-    """Always 1."""
+    """The factor 1 at every step."""
     return lambda step: 1.0
 
 
@@ -22,7 +22,7 @@ def multi_step(milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
 
 
 def cosine(total_steps: int, warmup_steps: int = 0) -> Schedule:
-    """Half a cosine (Loshchilov and Hutter 2017, Eq. 5): 1 after the warm-up, 0 at the end."""
+    """Cosine annealing (Loshchilov and Hutter 2017, Eq. 5): 1 after the warm-up, 0 at the end."""
     length = max(1, total_steps - warmup_steps)
 
     def factor(step: int) -> float:
@@ -33,7 +33,7 @@ def cosine(total_steps: int, warmup_steps: int = 0) -> Schedule:
 
 
 def with_warmup(schedule: Schedule, steps: int, start: float = 1e-3) -> Schedule:
-    """Rises linearly from ``start`` to 1 over ``steps`` steps, times the schedule."""
+    """``schedule`` times a factor that rises linearly from ``start`` to 1 over ``steps`` steps."""
 
     def factor(step: int) -> float:
         rise = 1.0 if step >= steps else start + (1 - start) * step / steps
@@ -43,11 +43,11 @@ def with_warmup(schedule: Schedule, steps: int, start: float = 1e-3) -> Schedule
 
 
 def schedule_for(config: TrainConfig, total_steps: int) -> Schedule:
-    """The schedule of a training run of so many steps."""
+    """The schedule of a training run of ``total_steps`` steps."""
     warmup_steps = round(config.warmup * total_steps)
-    falls = {
+    schedules = {
         "step": multi_step([round(m * total_steps / config.epochs) for m in config.milestones]),
         "cosine": cosine(total_steps, warmup_steps),
         "constant": constant(),
     }
-    return with_warmup(falls[config.schedule], warmup_steps)
+    return with_warmup(schedules[config.schedule], warmup_steps)

@@ -1,8 +1,8 @@
-"""The training loop: batches in, checkpoints out, resumable at any step.
+"""The training loop: reads batches, updates the weights, validates and saves checkpoints.
 
-Everything random is a function of the seed and the step: the order and augmentation of images
-(``data/loader.py``), and what the model draws, since torch is seeded anew for each micro-batch. So
-a run that was killed and resumed equals, on the CPU bit for bit, one that never stopped.
+Every random number is a function of the seed and the step: the order and augmentation of images
+(``data/loader.py``), and the sampling in the model, since torch is seeded for each micro-batch. So
+a run that was killed and resumed equals an uninterrupted run; on the CPU it is equal bit for bit.
 """
 
 from __future__ import annotations
@@ -22,44 +22,45 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from maskrcnn_scratch.checkpoint import load_checkpoint, save_checkpoint
+from maskrcnn_scratch.data.batch import Batch, Target
 from maskrcnn_scratch.data.loader import (
-    Target,
     TrainingBatches,
-    evaluation_loader,
     training_loader,
     without_worker_traceback,
 )
 from maskrcnn_scratch.targets.check_targets import check_targets
 from maskrcnn_scratch.targets.sampler import use_device_sampler
 from maskrcnn_scratch.training import distributed
+from maskrcnn_scratch.training.compile_parts import compile_parts
 from maskrcnn_scratch.training.config import TrainConfig
 from maskrcnn_scratch.training.ema import ExponentialMovingAverage
+from maskrcnn_scratch.training.finite_losses import check_finite
 from maskrcnn_scratch.training.interrupt import Stopped, StopRequest
+from maskrcnn_scratch.training.optimizer import build_optimizer
 from maskrcnn_scratch.training.run_log import RunLog
 from maskrcnn_scratch.training.schedule import schedule_for
+from maskrcnn_scratch.training.validation import validation_losses
 
-Batch = tuple[list[Tensor], list[Target]]
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class NonFiniteLossError(ArithmeticError):
-    """A loss or gradient became NaN or infinite; the message says which one, on which images."""
-
-
 class Trainer:
-    """Trains ``model`` as ``config`` says, and leaves ``last.pt`` and ``best.pt`` in its output.
+    """Trains ``model`` and writes ``last.pt`` and ``best.pt`` to the output folder.
 
     Args:
-        model: in training mode ``model(images, targets)`` gives a dict of losses; in eval mode
-            ``model.losses(images, targets)`` gives the same without changing anything.
+        model: in training mode ``model(images, targets)`` returns a dict of losses; in eval mode
+            ``model.losses(images, targets)`` returns the same without side effect.
         train_set: indexed by ``Draw``, as ``AugmentedDataset``.
-        image_sizes: (height, width) of its images, ``[images, 2]``.
-        config: the recipe; its data and model sections are not looked at here.
-        device: where to train; what ``distributed.process_group`` gave.
+        image_sizes: (height, width) of each training image, ``[images, 2]``.
+        config: the configuration. Its data, model and augmentation sections are not used here.
+        device: device to train on, as yielded by ``distributed.process_group``.
         val_set: images for the validation loss, indexed by integers.
-        evaluate: gives figures such as AP for a model. It is called on every process, and gives
-            the same on each.
-        metadata: what else a checkpoint holds, such as class names; plain values.
+        evaluate: returns metrics of a model by name, such as AP. It is called on every process and
+            must return the same on each.
+        metadata: further entries of the checkpoints, such as class names; plain values.
+
+    Raises:
+        ValueError: ``config.batch_size`` is not a multiple of processes times micro-batches.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Trainer:
 
         if config.sync_batch_norm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        # As the features are: gradients then come in the layout that processes exchange them in.
+        # The layout of the features. Gradients then have the layout that processes exchange.
         self.model: Any = model.to(self.device).to(memory_format=torch.channels_last)
         if config.device_sampling:
             use_device_sampler(self.model)
@@ -111,7 +112,8 @@ class Trainer:
         self.learning_rate = config.learning_rate
         self.step = 0  # updates of the weights so far
         self.validation_due = False  # before the next step
-        self.best = -math.inf  # the score of best.pt
+        self.best = -math.inf  # score of best.pt
+        self.log_state: dict[str, Any] | None = None  # of the log at the current step
 
         self.parallel = self.model
         if processes > 1:
@@ -123,10 +125,10 @@ class Trainer:
         """Trains from the current step to the end.
 
         Raises:
-            NonFiniteLossError: a loss or gradient is NaN or infinite; the weights are untouched.
-            Stopped: Ctrl-C or SIGTERM; the run is saved and can be resumed.
-            Exception: an image or its annotations cannot be read; the run is saved, too.
-            OSError: a checkpoint could not be written; the one before is intact.
+            NonFiniteLossError: a loss or gradient is NaN or infinite; the weights are unchanged.
+            Stopped: after Ctrl-C or SIGTERM; the run is saved and can be resumed.
+            Exception: an image or its annotations cannot be read; the run is saved as well.
+            OSError: a checkpoint could not be written; the previous one is intact.
         """
         config = self.config
         validation_steps = config.validate_every * self.steps_per_epoch
@@ -136,7 +138,7 @@ class Trainer:
             closing(self.read_batches()) as micro_batches,
         ):
             ahead = self.read_step(micro_batches)
-            while not self.finished():  # each turn is a step or a validation
+            while not self.finished():  # each iteration is a step or a validation
                 validating = self.validation_due
                 if validating:
                     log.validation(self.step, self.validate())
@@ -158,28 +160,29 @@ class Trainer:
                 stopping = distributed.any_rank(stop.requested or failed, self.device)
                 saving = validating or self.validation_due or self.step % config.save_every == 0
                 if self.step > 0 and (saving or stopping):
+                    self.log_state = log.save_state()
                     self.save("last.pt", resumable=True)
                 if isinstance(ahead, Exception):
                     try:
                         raise ahead
                     finally:
-                        del ahead  # lest it keep this frame, and that the workers, alive
+                        del ahead  # its traceback refers to this frame, and thus to the workers
                 if stopping and not self.finished():
                     raise Stopped(f"stopped after step {self.step} of {self.total_steps}")
 
     def finished(self) -> bool:
-        """Whether the last step is made and validated."""
+        """Whether the last step and its validation are done."""
         return self.step == self.total_steps and not self.validation_due
 
     def train_step(self, micro_batches: Iterator[Batch]) -> dict[str, float]:
-        """One update of the weights; gives the losses, averaged over all processes."""
+        """Updates the weights once and returns the losses, averaged over all processes."""
         config = self.config
         self.learning_rate = config.learning_rate * self.schedule(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.parallel.train()
         parts: list[Tensor] = []  # the losses of each micro-batch, on the device
-        seen: list[Sequence[Target]] = []
+        seen: list[Sequence[Target]] = []  # the targets of each micro-batch
         for part, (images, targets) in enumerate(islice(micro_batches, config.accumulate)):
             seen.append(targets)
             seed_torch(config.seed, self.step, part, distributed.rank())
@@ -195,13 +198,19 @@ class Trainer:
             math.inf if config.clip_grad_norm is None else config.clip_grad_norm,
         )
         mean = distributed.sum_over_ranks(torch.stack(parts).mean(0)) / distributed.world_size()
-        # The one wait for the device in a step: all its numbers at once.
+        # The only host synchronisation of a step: all its numbers at once.
         rows = torch.stack((*parts, mean, norm.float().expand_as(mean))).tolist()
         *of_parts, of_step, (gradient, *_) = rows
         for values, their_targets in zip(of_parts, seen, strict=True):
-            self.check_finite(dict(zip(losses, values, strict=True)), their_targets)
-        if not self.scaler.is_enabled():  # the scaler steps over gradients that overflowed
-            self.check_finite({"gradient": gradient}, list(chain.from_iterable(seen)))
+            check_finite(
+                dict(zip(losses, values, strict=True)),
+                self.step + 1,
+                self.learning_rate,
+                their_targets,
+            )
+        if not self.scaler.is_enabled():  # the scaler skips steps whose gradients overflowed
+            all_targets = list(chain.from_iterable(seen))
+            check_finite({"gradient": gradient}, self.step + 1, self.learning_rate, all_targets)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -211,9 +220,10 @@ class Trainer:
         return dict(zip(losses, of_step, strict=True))
 
     def read_step(self, micro_batches: Iterator[Batch]) -> list[Batch] | Exception:
-        """The micro-batches of the next step, if there is one; or why they cannot be read.
+        """The micro-batches of the next step, or the error that occurred while reading them.
 
-        Read before the processes agree on going on, so that all of them learn of an error.
+        The list is empty after the last step. Processes read before they agree to continue, so
+        that an error on one of them ends all.
         """
         if self.step == self.total_steps:
             return []
@@ -224,14 +234,18 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Losses and figures on the validation images; keeps the best weights as ``best.pt``.
+        """Losses and metrics on the validation images. Saves the best weights as ``best.pt``.
 
-        Best is the highest ``config.best_metric``, or the lowest loss where that is not computed.
+        The best weights have the highest ``config.best_metric``, or the lowest loss if that metric
+        is not computed.
         """
         model = self.inference_model()
         distributed.broadcast_buffers(model)
         model.eval()
-        found = {} if self.val_set is None else self.validation_losses(model, self.val_set)
+        found: dict[str, float] = {}
+        if self.val_set is not None:
+            workers = self.config.num_workers
+            found = validation_losses(model, self.val_set, workers, self.to_device)
         if self.evaluate is not None:
             found |= self.evaluate(model)
         score = found.get(self.config.best_metric, -found.get("val/loss", math.inf))
@@ -240,27 +254,8 @@ class Trainer:
             self.save("best.pt", resumable=False)
         return found
 
-    def validation_losses(self, model: Any, val_set: Dataset[Any]) -> dict[str, float]:
-        """Mean of each loss over the images of all processes, each image counted once."""
-        loader = evaluation_loader(
-            val_set,
-            num_workers=self.config.num_workers,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-        )
-        own = [
-            {name: loss.item() for name, loss in model.losses(*self.to_device(batch)).items()}
-            for batch in without_worker_traceback(loader)
-        ]
-        images = [losses for share in distributed.gather_on_main(own) for losses in share]
-        found = {}
-        if images:
-            means = {f"val/{name}": float(np.mean([i[name] for i in images])) for name in images[0]}
-            found = {"val/loss": sum(means.values()), **means}
-        return distributed.broadcast_from_main(found)
-
     def save(self, name: str, *, resumable: bool) -> None:
-        """Writes a checkpoint: the model to predict with, and what it takes to go on training."""
+        """Writes a checkpoint: the model for prediction and, if resumable, the training state."""
         if not distributed.is_main():
             return
         checkpoint = {
@@ -276,11 +271,12 @@ class Trainer:
                 "scaler": self.scaler.state_dict(),
                 "best": self.best,
                 "validation_due": self.validation_due,
+                "log": self.log_state,
             }
         save_checkpoint(checkpoint, self.output / name)
 
     def resume(self) -> None:
-        """Goes back to ``last.pt``, if the run got as far as to save one."""
+        """Restores the state of ``last.pt``, if there is one."""
         path = self.output / "last.pt"
         if not path.exists():
             return
@@ -293,18 +289,19 @@ class Trainer:
             self.ema.module.load_state_dict(checkpoint["model"])
         self.step, self.best = checkpoint["step"], training["best"]
         self.validation_due = training["validation_due"]
+        self.log_state = training.get("log")
 
     def read_batches(self) -> Generator[Batch]:
-        """This process's micro-batches from the current step on, without end."""
+        """Endless micro-batches of this process, from the current step on."""
         self.batches.start = self.step * self.config.accumulate
         loader = training_loader(self.train_set, self.batches, self.config.num_workers)
         for batch in without_worker_traceback(loader):
             yield self.to_device(batch)
 
     def to_device(self, batch: Batch) -> Batch:
-        """Starts the copies, for which the host need not wait: the loader pins what it read."""
+        """Copies a batch to the device. Pinned memory needs no host synchronisation."""
         images, targets = batch
-        if self.config.device_sampling:  # the model will not look at them
+        if self.config.device_sampling:  # the model does not check targets on a GPU
             sizes = [(image.shape[-2], image.shape[-1]) for image in images]
             check_targets(targets, sizes, self.model.roi_heads.num_classes(), has_mask=False)
 
@@ -312,24 +309,25 @@ class Trainer:
             return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
 
         moved = [{name: move(value) for name, value in target.items()} for target in targets]
-        return [move(image) for image in images], moved
+        return Batch([move(image) for image in images], moved)
 
     def inference_model(self) -> nn.Module:
-        """The averaged weights if there are any, else the current ones."""
+        """The model with averaged weights if there is one, else the current model."""
         return self.model if self.ema is None else self.ema.module
 
     def autocast(self) -> Any:
-        """The precision of the config."""
+        """Context with the precision of the configuration."""
         dtype = AUTOCAST_DTYPES.get(self.config.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def no_exchange(self) -> Any:
-        """Lets gradients add up without sending them to the other processes."""
+        """Context that accumulates gradients without exchanging them between processes."""
         if isinstance(self.parallel, DistributedDataParallel):
             return self.parallel.no_sync()
         return nullcontext()
 
     def open_log(self) -> RunLog:
+        """The log of the run, cut back to the current step."""
         config = self.config
         return RunLog(
             self.output,
@@ -338,52 +336,12 @@ class Trainer:
             config.log_every,
             config.tensorboard,
             self.validation_due,
+            self.log_state,
             enabled=distributed.is_main(),
         )
 
-    def check_finite(self, values: dict[str, float], targets: Sequence[Target]) -> None:
-        """Raises a NonFiniteLossError that names the values, the images and their annotations."""
-        bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            raise NonFiniteLossError(
-                f"step {self.step + 1}, learning rate {self.learning_rate:.3g}: {', '.join(bad)}; "
-                f"images: {'; '.join(map(describe, targets))}"
-            )
-
-
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of all parameters that are not frozen; on a GPU one kernel for all of them."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    options: dict[str, Any] = {
-        "lr": config.learning_rate,
-        "weight_decay": config.weight_decay,
-        "fused": any(parameter.is_cuda for parameter in trained),
-    }
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(trained, **options)
-    return torch.optim.SGD(trained, momentum=config.momentum, **options)
-
-
-def compile_parts(model: Any) -> None:
-    """Compiles backbone and heads of a ``GeneralizedRCNN`` in place, each at its first call.
-
-    What stands between them are few large operations, with sizes that change at every step.
-    """
-    heads = model.roi_heads
-    parts = (heads.box_head, heads.box_predictor, heads.mask_head, heads.mask_predictor)
-    for part in (model.backbone, model.rpn.head, *parts):
-        if part is not None:
-            part.compile()
-
 
 def seed_torch(*parts: int) -> None:
-    """Seeds torch on all devices from several numbers together."""
+    """Seeds torch on all devices with a hash of the numbers."""
     seed = np.random.SeedSequence(parts).generate_state(1, np.uint64)
     torch.manual_seed(int(seed[0]))
-
-
-def describe(target: Target) -> str:
-    """``street.jpg (annotations 7, 12)``: what a message calls an image."""
-    name = target.get("file_name", f"image {target.get('image_id', 'without a name')}")
-    ids = [int(i) for i in target.get("annotation_ids", ())]
-    return f"{name} (annotations {', '.join(map(str, ids))})" if ids else f"{name} (no annotations)"

@@ -1,4 +1,4 @@
-"""Weights: the published ones, files of other libraries, and getting either into a model."""
+"""Weights: the published files, files of other libraries, and loading either into a model."""
 
 from maskrcnn_scratch.weights.enums import (
     FasterRCNN_ResNet50_FPN_V2_Weights,

@@ -1,4 +1,4 @@
-"""Names of the classes the published weights tell apart; the position in the list is the label."""
+"""Names of the classes of the published weights; the position in the list is the label."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(";")]
 
 
-# COCO's own category ids, 0 for the background; "N/A" are ids that its 2017 release leaves out.
+# By COCO category id, 0 for the background; "N/A" are ids that its 2017 release does not use.
 COCO_CATEGORIES = _names("""
     __background__; person; bicycle; car; motorcycle; airplane; bus; train; truck; boat;
     traffic light; fire hydrant; N/A; stop sign; parking meter; bench; bird; cat; dog; horse; sheep;

@@ -1,7 +1,7 @@
-"""Fetches a published weights file into torch.hub's cache folder, where torchvision looks too.
+"""Downloads a published weights file into torch.hub's cache folder, which torchvision uses too.
 
-The bytes gather in ``<name>.part``, which a broken connection or an interrupted program leaves to
-be resumed; the file takes its own name only once it is complete and its hash is right.
+Data is written to ``<name>.part``. If the connection breaks or the program is interrupted, the next
+call resumes from that file. It gets its final name once it is complete and its hash is right.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ import torch
 
 from maskrcnn_scratch.weights.errors import WeightsError
 
-__all__ = ["download_weights"]
+__all__ = ["download_weights", "hash_in_name", "sha256_of"]
 
 _CHUNK = 1 << 17  # bytes
-_TRIES = 3  # in a row that bring no byte; one that brings some starts the count again
+_TRIES = 3  # in a row without a new byte; a try that gets some resets the count
 _PAUSE = 0.5  # seconds before the second try, twice that before the third
 
-# What a connection can fail with, as against the folder we write to.
+# Errors of the connection; any other OSError is one of the folder that is written to.
 _CONNECTION_ERRORS = (URLError, HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 
 
 def download_weights(
     url: str, *, progress: bool = True, check_hash: bool = True, timeout: float = 30.0
 ) -> Path:
-    """The file's path in torch.hub's cache folder, after a download if it is not there yet.
+    """The file's path in torch.hub's cache folder; downloads the file if it is not there yet.
 
     Args:
         url: http(s) address; its last part names the file.
-        progress: draw a bar on stderr.
-        check_hash: compare with the SHA-256 digits in the name (``x-0123abcd.pth``), as torch.hub.
-        timeout: seconds that the server may stay silent; a slow but live transfer goes on.
+        progress: whether to show a progress bar on stderr.
+        check_hash: whether to compare a download with the SHA-256 digits in its name
+            (``x-0123abcd.pth``), as torch.hub does. A file in the cache is not checked again.
+        timeout: seconds without data after which the connection counts as broken.
 
     Raises:
         WeightsError: no connection, an HTTP error, a wrong hash, or a cache folder that cannot be
-            written. What arrived so far is resumed by the next call, except after a wrong hash.
+            written. The next call resumes the download, except after a wrong hash.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / PurePosixPath(urlparse(url).path).name
@@ -56,49 +57,49 @@ def download_weights(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder):
-            if not file.exists():  # another process may have fetched it while we waited
+            if not file.exists():  # another process may have downloaded it meanwhile
                 _fetch(url, part, progress=progress, timeout=timeout)
                 if check_hash:
                     _verify(part)
                 os.replace(part, file)
     except OSError as error:
         raise WeightsError(
-            f"cannot write {file} ({error.strerror or error}): point TORCH_HOME at a folder that "
-            "can be written and has room, or put the file there by hand"
+            f"cannot write {file} ({error.strerror or error}): set TORCH_HOME to a folder that is "
+            "writable and has enough space, or put the file there by hand"
         ) from error
     return file
 
 
 def _fetch(url: str, part: Path, *, progress: bool, timeout: float) -> None:
-    """Appends to ``part`` until it holds the whole file."""
+    """Downloads into ``part`` until it is complete."""
     failures = 0
     while True:
         before = _size(part)
         try:
             return _append(url, part, progress=progress, timeout=timeout)
         except HTTPError as error:
-            if error.code == 416:  # more bytes here than there: not a beginning of that file
+            if error.code == 416:  # part is longer than the file on the server
                 part.unlink()
             reason = f"HTTP {error.code} {error.reason}"
-            lasting = error.code < 500 and error.code not in (408, 416, 429)
+            permanent = error.code < 500 and error.code not in (408, 416, 429)
         except _CONNECTION_ERRORS as error:
-            reason, lasting = str(getattr(error, "reason", error)) or type(error).__name__, False
+            reason, permanent = str(getattr(error, "reason", error)) or type(error).__name__, False
         failures = failures + 1 if _size(part) <= before else 0
-        if lasting or failures == _TRIES:
+        if permanent or failures == _TRIES:
             kept = f" ({_size(part)} bytes are kept, the next call resumes)" if _size(part) else ""
             raise WeightsError(
-                f"cannot download {url}: {reason}{kept}; or fetch it by hand and put it at "
+                f"cannot download {url}: {reason}{kept}; or download it by hand to "
                 f"{part.with_suffix('')}"
             )
         time.sleep(_PAUSE * failures)
 
 
 def _append(url: str, part: Path, *, progress: bool, timeout: float) -> None:
-    """One request for the bytes that ``part`` lacks; raises ConnectionError where it ends early."""
+    """One request for the missing bytes; raises ConnectionError if the answer ends early."""
     have = _size(part)
     headers = {"User-Agent": "maskrcnn_scratch"} | ({"Range": f"bytes={have}-"} if have else {})
     with urlopen(Request(url, headers=headers), timeout=timeout) as response:
-        if response.status != 206:  # the server sends the file from its beginning
+        if response.status != 206:  # the server ignores Range and sends the whole file
             have = 0
         length = response.headers.get("Content-Length")
         total = None if length is None else have + int(length)
@@ -129,25 +130,35 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def _verify(part: Path) -> None:
-    expected = re.search(r"-([0-9a-f]{8,})\.", part.name)
-    if expected is None:
-        return
+def hash_in_name(name: str) -> str | None:
+    """The first digits of a file's SHA-256 that its name states (``x-0123abcd.pth``), or None."""
+    stated = re.search(r"-([0-9a-f]{8,})\.", name)
+    return None if stated is None else stated[1]
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
-    with part.open("rb") as file:
-        while chunk := file.read(_CHUNK):
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
             digest.update(chunk)
-    if not digest.hexdigest().startswith(expected[1]):
+    return digest.hexdigest()
+
+
+def _verify(part: Path) -> None:
+    """Deletes ``part`` and raises a WeightsError if its hash is not the one in its name."""
+    expected, found = hash_in_name(part.name), sha256_of(part)
+    if expected is not None and not found.startswith(expected):
         part.unlink()
         raise WeightsError(
-            f"{part.stem}: the downloaded file's SHA-256 begins {digest.hexdigest()[:8]}, its name "
-            f"says {expected[1]}; it was thrown away"
+            f"{part.stem}: the SHA-256 of the downloaded file begins with {found[:8]}, its name "
+            f"says {expected}; the file was deleted"
         )
 
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """One download at a time: every process of a training run asks for the same file."""
+    """Allows one download at a time: all processes of a training run need the same file."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -1,7 +1,7 @@
-"""The published weights: where each file lies, how to feed the model, what it reached.
+"""The published weights: the address of each file, its input transform and its metrics.
 
-Names, members, addresses and figures are torchvision's (``torchvision/models/_api.py`` and the
-model files beside it): ``weights=MaskRCNN_ResNet50_FPN_Weights.COCO_V1`` means the same file here.
+Names, members, addresses and metrics are torchvision's (``torchvision/models/_api.py`` and the
+model files beside it): ``weights=MaskRCNN_ResNet50_FPN_Weights.COCO_V1`` is the same file in both.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from maskrcnn_scratch.weights.categories import COCO_CATEGORIES, IMAGENET_CATEGORIES
-from maskrcnn_scratch.weights.download import download_weights
+from maskrcnn_scratch.weights.download import download_weights, hash_in_name, sha256_of
 from maskrcnn_scratch.weights.presets import ImageClassification, ObjectDetection
 from maskrcnn_scratch.weights.state_dict import read_state_dict
 
@@ -37,8 +38,8 @@ class Weights:
     """One published file.
 
     Attributes:
-        url: where it is downloaded from; the name ends in the first digits of its SHA-256.
-        transforms: called, gives the preset that turns an image into the model's input.
+        url: address of the file; its name ends in the first digits of its SHA-256.
+        transforms: returns the preset that turns an image into the model's input.
         meta: categories, num_params, recipe and the published metrics.
     """
 
@@ -52,13 +53,13 @@ class WeightsEnum(Enum):
 
     @classmethod
     def verify(cls: type[_E], weights: Any) -> _E | None:
-        """The member meant by itself, its name (``"COCO_V1"``, ``"DEFAULT"``) or its full name.
+        """The member for a member, its name (``"COCO_V1"``, ``"DEFAULT"``) or its full name.
 
-        A member of torchvision's enum of the same name is taken as ours; None stays None.
+        A member of torchvision's enum of the same name gives ours; None gives None.
 
         Raises:
             ValueError: there is no such member.
-            TypeError: it is the weights of another model, or no weights at all.
+            TypeError: weights of another model, or another type.
         """
         if weights is None or isinstance(weights, cls):
             return weights
@@ -79,9 +80,14 @@ class WeightsEnum(Enum):
         """Its tensors by name, on the CPU; downloaded unless torch.hub's cache folder has the file.
 
         Raises:
-            WeightsError: it cannot be fetched, or the file is not what its name says.
+            WeightsError: it cannot be downloaded, or the hash is not the one in its name.
         """
         return read_state_dict(download_weights(self.url, progress=progress, check_hash=check_hash))
+
+    def is_content_of(self, file: Path) -> bool:
+        """Whether ``file`` is this published file, under any name: compares the SHA-256."""
+        expected = hash_in_name(Path(self.url).name)
+        return expected is not None and sha256_of(file).startswith(expected)
 
     @property
     def url(self) -> str:
@@ -99,7 +105,7 @@ class WeightsEnum(Enum):
         return f"{type(self).__name__}.{self.name}"
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return getattr, (type(self), self.name)  # by name: a copy needs no comparison of values
+        return getattr, (type(self), self.name)  # pickled and copied by name
 
 
 _MODELS = "https://download.pytorch.org/models"

@@ -1,4 +1,4 @@
-"""What goes wrong with weights, and how messages say it."""
+"""The errors of ``weights``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class WeightsError(RuntimeError):
-    """Weights that cannot be had, read or used; the message says which and why, in one line."""
+    """Weights that cannot be downloaded, read or used; one line says which and why."""
 
 
 class ForbiddenGlobal(Exception):
@@ -16,7 +16,7 @@ class ForbiddenGlobal(Exception):
 
 @contextmanager
 def naming(source: object) -> Iterator[None]:
-    """Puts the name of the source before the message of a WeightsError raised inside."""
+    """Puts the name of the source at the start of the message of a WeightsError raised inside."""
     try:
         yield
     except WeightsError as error:

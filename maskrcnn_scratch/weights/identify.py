@@ -1,4 +1,4 @@
-"""Which of the models a state dict is of, and how it differs from the nearest."""
+"""Which model a state dict belongs to, or how it differs from the nearest one."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ class Match:
 
 @cache
 def known_keys() -> dict[str, dict[str, None]]:
-    """The keys of each model in order, without the counters of batch normalisation."""
+    """The keys of each model in order, without the batch counters of batch normalisation."""
     import maskrcnn_scratch
 
     keys = {}
     for name in BUILDERS:
-        with torch.device("meta"):  # no memory, no initialisation
+        with torch.device("meta"):  # allocates and initialises nothing
             model = getattr(maskrcnn_scratch, name)(weights_backbone=None)
         keys[name] = dict.fromkeys(without_counters(model.state_dict()))
     body = [key for key in keys[BUILDERS[0]] if key.startswith(BODY)]
@@ -71,7 +71,7 @@ def known_keys() -> dict[str, dict[str, None]]:
 
 
 def nearest_model(keys: Collection[str]) -> Match:
-    """The model that shares the largest part of its keys with ``keys``, torchvision's names."""
+    """The model whose keys overlap most with ``keys`` (torchvision's names), by IoU of the sets."""
     found = without_counters(dict.fromkeys(keys))
 
     def overlap(model: str) -> float:
@@ -90,18 +90,18 @@ def nearest_model(keys: Collection[str]) -> Match:
 def to_torchvision(
     state_dict: Mapping[str, Tensor], source: str | None = None
 ) -> tuple[dict[str, Tensor], str]:
-    """The state dict in torchvision's layout, and the name of the model that it is whole for.
+    """The state dict in torchvision's layout, and the name of the model whose keys it has.
 
     Args:
         state_dict: of one of the models, in any layout.
-        source: the layout; found from the keys by default.
+        source: the layout; detected from the keys by default.
 
     Raises:
-        WeightsError: keys of no layout, or not exactly those of one of the models.
+        WeightsError: the keys fit no known layout, or are not exactly those of one of the models.
     """
     source = source or detect_layout(state_dict)
     if source is None:
-        raise WeightsError(f"keys of no known layout: {first_three(state_dict)}")
+        raise WeightsError(f"the keys fit no known layout: {first_three(state_dict)}")
     ours = LAYOUTS[source].to_torchvision(state_dict)
     match = nearest_model(ours)
     if not match.exact:
@@ -112,15 +112,18 @@ def to_torchvision(
 def convert(state_dict: Mapping[str, Tensor], source: str | None, target: str) -> dict[str, Tensor]:
     """Renames and rearranges a state dict from one of ``LAYOUTS`` to another.
 
-    Values are moved, never computed with, so there and back gives the same bits. What the target
-    has no place for is left out: the classifier of an ImageNet network, all but the backbone on the
-    way to one, counters of batch normalisation and the offsets of background boxes on the way to
-    detectron2. No output depends on any of them.
+    Values are moved, never computed with, so that converting back gives the same bits. Tensors that
+    the target layout does not have are dropped: the classifier of an ImageNet network; everything
+    but the backbone, if the target is an ImageNet network; for detectron2, the batch counters of
+    batch normalisation and the background's box deltas and masks. No output of the target depends
+    on any of them.
 
     Args:
-        source: the layout; found from the keys if None.
+        state_dict: of one of the models.
+        source: its layout; detected from the keys if None.
+        target: the layout to convert to.
 
     Raises:
-        WeightsError: as ``to_torchvision``, or a model that the target has no layout for.
+        WeightsError: as ``to_torchvision``, or the target has no layout for this model.
     """
     return LAYOUTS[target].from_torchvision(to_torchvision(state_dict, source)[0])

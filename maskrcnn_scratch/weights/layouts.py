@@ -1,10 +1,10 @@
-"""The same network under other libraries' names, and the way there and back.
+"""Parameter names of the same network in other libraries, and conversion to and from torchvision's.
 
-torchvision's layout, which is ours, is the hub: every other layout is a renaming of it, plus the
-few tensors that another convention arranges differently.
+Our layout is torchvision's. Every other layout is a renaming of it; a few tensors are also
+rearranged, where a library orders colours or classes differently.
 
     torchvision      maskrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn and their _v2
-    torchvision-old  the same before its convolutions became blocks (0.12 and earlier)
+    torchvision-old  the same in torchvision 0.12 and earlier, before convolutions became blocks
     detectron2       mask_rcnn_R_50_FPN and faster_rcnn_R_50_FPN
     resnet50         torchvision's ImageNet classifier; only the backbone of a detector
     timm             timm's resnet50: the same names as torchvision's
@@ -41,10 +41,10 @@ class Layout:
     """A naming of the parameters.
 
     Attributes:
-        matches: whether keys are in this layout, by a few of them that no other layout has.
-        to_torchvision: renames a state dict of this layout; raises WeightsError at a name that the
-            layout does not have.
-        from_torchvision: the way back.
+        matches: whether keys are in this layout; looks for a key that no other layout has.
+        to_torchvision: converts a state dict of this layout to torchvision's; raises WeightsError
+            for a name that the layout does not have.
+        from_torchvision: the reverse.
     """
 
     matches: Callable[[Collection[str]], bool]
@@ -53,16 +53,16 @@ class Layout:
 
 
 def detect_layout(keys: Collection[str]) -> str | None:
-    """The name of the layout that the keys are in, None if it is none of ours."""
+    """The name of the layout that the keys are in, or None if it is not in ``LAYOUTS``."""
     return next((name for name, layout in LAYOUTS.items() if layout.matches(keys)), None)
 
 
 def _rename(state_dict: StateDict, modules: Mapping[str, str]) -> dict[str, Tensor]:
-    """Gives each parameter the new name of its module; every module must have one."""
+    """Renames the module of each parameter; raises a WeightsError if one has no new name."""
     modules_of = {key: key.rpartition(".")[0] for key in state_dict}
-    strange = [key for key, module in modules_of.items() if module not in modules]
-    if strange:
-        raise WeightsError(f"{len(strange)} keys have no place there: {first_three(strange)}")
+    unknown = [key for key, module in modules_of.items() if module not in modules]
+    if unknown:
+        raise WeightsError(f"{len(unknown)} keys are not in that layout: {first_three(unknown)}")
     return {
         modules[modules_of[key]] + key.removeprefix(modules_of[key]): tensor
         for key, tensor in state_dict.items()
@@ -70,7 +70,7 @@ def _rename(state_dict: StateDict, modules: Mapping[str, str]) -> dict[str, Tens
 
 
 def first_three(names: Collection[str]) -> str:
-    """The first three names, and dots if there are more."""
+    """The first three names, followed by an ellipsis if there are more."""
     return ", ".join([*names][:3]) + (", ..." if len(names) > 3 else "")
 
 
@@ -78,7 +78,7 @@ def first_three(names: Collection[str]) -> str:
 
 
 def _old_modules() -> Iterator[tuple[str, str]]:
-    """The old name of each module, then today's."""
+    """Pairs of the old and the current name of each renamed module."""
     for level in range(4):
         for block in ("inner_blocks", "layer_blocks"):
             yield f"backbone.fpn.{block}.{level}", f"backbone.fpn.{block}.{level}.0"
@@ -91,7 +91,7 @@ _UPGRADES = dict(_old_modules())
 
 
 def upgrade_keys(state_dict: StateDict) -> dict[str, Tensor]:
-    """Old torchvision names to today's; other names are left as they are."""
+    """Renames old torchvision keys to the current ones; other keys stay unchanged."""
     modules = {module: module for module in _modules(state_dict)} | _UPGRADES
     return _rename(state_dict, modules)
 
@@ -99,7 +99,7 @@ def upgrade_keys(state_dict: StateDict) -> dict[str, Tensor]:
 def _downgrade_keys(state_dict: StateDict) -> dict[str, Tensor]:
     new_modules = ("roi_heads.box_head.0.", "rpn.head.conv.1.")
     if new := [key for key in state_dict if key.startswith(new_modules)]:
-        raise WeightsError(f"the old layout has no _v2 models: no place for {first_three(new)}")
+        raise WeightsError(f"the old layout has no _v2 models, and so no {first_three(new)}")
     modules = {module: module for module in _modules(state_dict)} | _inverse(_UPGRADES)
     return _rename(state_dict, modules)
 
@@ -116,7 +116,7 @@ def _inverse(modules: Mapping[str, str]) -> dict[str, str]:
 
 
 def _detectron2_modules() -> Iterator[tuple[str, str]]:
-    """detectron2's name of each module, then torchvision's."""
+    """Pairs of detectron2's and torchvision's name of each module."""
     yield f"{_BOTTOM_UP}stem.conv1", f"{BODY}conv1"
     yield f"{_BOTTOM_UP}stem.conv1.norm", f"{BODY}bn1"
     for stage, blocks in enumerate((3, 4, 6, 3), start=1):
@@ -151,15 +151,15 @@ _BOXES = "roi_heads.box_predictor.bbox_pred"
 _MASKS = "roi_heads.mask_predictor.mask_fcn_logits"
 _DETECTRON2 = dict(_detectron2_modules())
 
-# Constants that older files hold beside the weights.
+# Constants that older files store beside the weights.
 _CONSTANTS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.")
 
 
 def _from_detectron2(state_dict: StateDict) -> dict[str, Tensor]:
     """BGR to RGB; the background from the last row to the first.
 
-    detectron2 has no box offsets and no mask of the background: those rows are zeros here, which
-    nothing reads.
+    detectron2 has no box deltas and no mask for the background: those rows are zero here, and no
+    output depends on them.
     """
     kept = {key: t for key, t in state_dict.items() if not key.startswith(_CONSTANTS)}
     return _arrange(
@@ -196,7 +196,7 @@ def _arrange(
 
 
 def without_counters(state_dict: Mapping[str, _T]) -> dict[str, _T]:
-    """Leaves out the batch counters of BatchNorm2d, which no output depends on."""
+    """Drops the batch counters of BatchNorm2d, on which no output depends."""
     return {key: t for key, t in state_dict.items() if not key.endswith("num_batches_tracked")}
 
 

@@ -1,4 +1,4 @@
-"""Getting weights into a model: all that fits, and a word on what does not."""
+"""Loading weights into a model: everything that fits, and a report of what does not."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.")
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the weights.
+    """Which parameters were loaded.
 
     Attributes:
-        loaded: keys whose values are now the file's.
-        inflated: of these, the first convolution if it was fitted to another number of channels.
-        skipped: parameters of the predictors that the model keeps, and why.
+        loaded: keys whose values now come from the weights.
+        inflated: those of them that were adapted to another number of input channels.
+        skipped: predictor parameters that were not loaded, and why.
     """
 
     loaded: list[str]
@@ -36,28 +36,31 @@ class LoadReport:
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
         if self.inflated:
-            parts.append(f"fitted to the model's input channels: {', '.join(self.inflated)}")
+            parts.append(f"adapted to the model's input channels: {', '.join(self.inflated)}")
         if self.skipped:
             listed = (f"{key} ({why})" for key, why in self.skipped.items())
-            parts.append(f"left as they were: {', '.join(listed)}")
+            parts.append(f"not loaded: {', '.join(listed)}")
         return "; ".join(parts)
 
 
 def load_pretrained(
     model: nn.Module, state_dict: Mapping[str, Tensor], *, source: str = "weights"
 ) -> LoadReport:
-    """Loads weights that may be of another number of classes or of input channels.
+    """Loads weights that may have another number of classes or of input channels.
 
-    The box and mask predictors keep what does not fit them: in a new model, its random
-    initialisation. Everything else must fit, name by name and shape by shape, except that the first
-    convolution takes any number of channels (``inflate_stem``). A warning lists what was skipped.
+    Parameters of the box and mask predictors whose shapes differ are skipped: they keep their
+    values, which in a new model is the random initialisation. All other names and shapes must
+    agree; only the first convolution is adapted to the number of input channels
+    (``inflate_stem``). A warning lists what was skipped or adapted.
 
     Args:
-        state_dict: torchvision's names, old ones too.
-        source: what messages call it, such as the file's name.
+        model: with torchvision's parameter names.
+        state_dict: with torchvision's names, current or old.
+        source: what messages call the weights, such as the file's name.
 
     Raises:
-        WeightsError: keys of another model; the message has the nearest and the first differences.
+        WeightsError: keys or shapes of another model; the message names the nearest model and the
+            first differences.
     """
     theirs, ours = upgrade_keys(state_dict), model.state_dict()
     _check_keys(theirs, ours, source)
@@ -69,9 +72,9 @@ def load_pretrained(
         given = list(theirs[key].shape) if key in theirs else None
         if given == list(ours[key].shape) or (given is None and not _is_predictor(key)):
             continue
-        why = f"{list(ours[key].shape)} here, {given or 'nothing'} there"
+        why = f"{list(ours[key].shape)} in the model, {given or 'missing'} in the weights"
         if not _is_predictor(key):
-            raise WeightsError(f"{source}: {key} has another shape: {why}")
+            raise WeightsError(f"{source}: {key} has the wrong shape: {why}")
         skipped[key] = why
     fitting = {key: t for key, t in theirs.items() if key in ours and key not in skipped}
     warn_of_values(fitting, source)
@@ -83,10 +86,12 @@ def load_pretrained(
 
 
 def load_backbone(body: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Loads an ImageNet classifier into a ResNet of any number of input channels.
+    """Loads an ImageNet classifier into a ResNet with any number of input channels.
+
+    The classifier's last layer is ignored.
 
     Raises:
-        WeightsError: the names or shapes are another network's.
+        WeightsError: names or shapes of another network.
     """
     tensors = {key: t for key, t in state_dict.items() if not key.startswith("fc.")}
     stem = tensors.get("conv1.weight")
@@ -100,6 +105,19 @@ def load_backbone(body: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         raise WeightsError(f"weights of another backbone: {' '.join(str(error).split())}") from None
 
 
+def check_same_shapes(expected: Mapping[str, Tensor], weights: Mapping[str, object]) -> None:
+    """Raises a ValueError unless ``weights`` has the keys, shapes and types of ``expected``."""
+    for key in [*expected, *weights]:
+        if key not in expected:
+            raise ValueError(f"{key} is not a parameter of the model")
+        here, there = (
+            f"{t.dtype} {list(t.shape)}" if isinstance(t, Tensor) else f"a {type(t).__name__}"
+            for t in (expected[key], weights.get(key))
+        )
+        if here != there:
+            raise ValueError(f"{key} should be {here}, not {there}")
+
+
 def warn_of_values(state_dict: Mapping[str, Tensor], source: object) -> None:
     """One warning, which names the first tensor, where weights hold NaN or infinite values."""
     broken = [
@@ -111,15 +129,21 @@ def warn_of_values(state_dict: Mapping[str, Tensor], source: object) -> None:
 
 
 def inflate_stem(weight: Tensor, in_channels: int) -> Tensor:
-    """A first convolution for RGB, ``[O, 3, k, k]``, fitted to other channels, ``[O, C, k, k]``.
+    """Adapts a first convolution for RGB images to ``in_channels`` channels.
 
-    The first three of four or more channels keep their filters and the rest get the mean filter;
-    fewer than three all get the mean. The whole is scaled by ``3 / C``, so that an image with the
-    same values in every channel gives the response it gave before.
+    With four or more channels, the first three keep their filters and the others get the mean
+    filter. With one or two, all get the mean filter. All are scaled by ``3 / in_channels``: an
+    image with the same values in every channel then gives the same response as before.
+
+    Args:
+        weight: ``[F, 3, 7, 7]``.
+
+    Returns:
+        ``[F, in_channels, 7, 7]``.
     """
     if in_channels == weight.shape[1]:
         return weight
-    mean = weight.mean(dim=1, keepdim=True)  # [O, 1, k, k]
+    mean = weight.mean(dim=1, keepdim=True)  # [F, 1, 7, 7]
     kept = weight if in_channels >= weight.shape[1] else weight[:, :0]
     filled = mean.expand(-1, in_channels - kept.shape[1], -1, -1)
     return torch.cat([kept, filled], dim=1) * (weight.shape[1] / in_channels)
@@ -137,7 +161,7 @@ def _is_predictor(key: str) -> bool:
 
 
 def _check_keys(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], source: str) -> None:
-    """Raises a WeightsError unless the names agree, the predictors' aside."""
+    """Raises a WeightsError unless all names outside the predictors agree."""
 
     def must_agree(keys: Mapping[str, Tensor]) -> list[str]:
         return [
@@ -157,5 +181,6 @@ def _check_keys(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], source
         match = nearest_model(theirs)
         hint = f"they are {match}" if match.exact else str(match)
     raise WeightsError(
-        f"{source}: the keys are not this model's ({first_three(missing + unexpected)}): {hint}"
+        f"{source}: the keys are not those of this model ({first_three(missing + unexpected)}): "
+        f"{hint}"
     )

@@ -1,6 +1,6 @@
-"""What turns an image into a model's input, one preset for each task the published weights serve.
+"""Presets that turn an image into a model's input, one per task of the published weights.
 
-Conventions: torchvision/transforms/_presets.py.
+As in torchvision/transforms/_presets.py.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ __all__ = ["ImageClassification", "ObjectDetection"]
 
 
 def _pixels(image: Image.Image | Tensor) -> Tensor:
-    """``[..., C, H, W]`` in the image's own type; ``C`` is 1 for a grayscale PIL image."""
+    """``[..., channels, H, W]`` in the image's dtype; a grayscale PIL image has one channel."""
     if isinstance(image, Tensor):
         return image
     if image.mode == "P":
         raise ValueError("the image is palette-indexed (mode P): pass image.convert('RGB')")
-    pixels = torch.from_numpy(np.array(image))  # [H, W] or [H, W, C]
+    pixels = torch.from_numpy(np.array(image))  # [H, W] or [H, W, channels]
     return (pixels[..., None] if pixels.ndim == 2 else pixels).permute(2, 0, 1)
 
 
 def _to_float(pixels: Tensor) -> Tensor:
-    """float32; integers are divided by their type's largest value, floats are 0-1 already."""
+    """float32 in 0-1; integers are divided by the largest value of their dtype."""
     if pixels.is_floating_point():
         return pixels.float()
     return pixels.float() / (1 if pixels.dtype == torch.bool else torch.iinfo(pixels.dtype).max)
@@ -38,9 +38,9 @@ def _to_float(pixels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ObjectDetection:
-    """The input of the detection models; they resize and normalise by themselves.
+    """For the detection models, which resize and normalise themselves.
 
-    Takes a PIL image or a tensor ``[..., C, H, W]`` of any type and gives a float32 tensor of that
+    Takes a PIL image or a tensor ``[..., channels, H, W]`` of any dtype. Returns float32 of that
     shape in 0-1.
     """
 
@@ -50,10 +50,10 @@ class ObjectDetection:
 
 @dataclass(frozen=True)
 class ImageClassification:
-    """The input of a plain ImageNet classifier: resize the shorter side, centre crop, normalise.
+    """For an ImageNet classifier: resizes the shorter side, crops the centre, normalises.
 
-    Takes a PIL image or a tensor ``[..., C, H, W]`` and gives float32
-    ``[..., C, crop_size, crop_size]``. ``resize_size`` must not be below ``crop_size``.
+    Takes a PIL image or a tensor ``[..., 3, H, W]``. Returns float32
+    ``[..., 3, crop_size, crop_size]``. ``resize_size`` must not be below ``crop_size``.
     """
 
     crop_size: int
@@ -76,7 +76,7 @@ class ImageClassification:
         size = int(self.resize_size * height / short), int(self.resize_size * width / short)
         if not isinstance(image, Tensor):
             return image.resize(size[::-1], resample=2)  # PIL.Image.Resampling.BILINEAR
-        batched = image if image.ndim == 4 else image[None]  # [N, C, H, W]
+        batched = image if image.ndim == 4 else image[None]  # [N, 3, H, W]
         resized = F.interpolate(batched.float(), size=size, mode="bilinear", antialias=True)
         if not image.is_floating_point():
             resized = resized.round().to(image.dtype)

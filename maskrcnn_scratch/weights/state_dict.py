@@ -97,8 +97,8 @@ def _read(file: Path) -> Any:
 
 def _refusal(file: Path, wanted: str) -> WeightsError:
     return WeightsError(
-        f"{file}: refused, nothing of it was run: besides tensors it asks for {shown(wanted)}; if you "
-        "trust it, load it where it was made and save its state_dict() alone"
+        f"{file}: refused, nothing of it was run: besides tensors it asks for {shown(wanted)}; "
+        "if you trust it, load it where it was made and save its state_dict() alone"
     )
 
 

@@ -94,8 +94,7 @@ def _check_nesting(content: IO[bytes]) -> None:
                 while (depth := stack.pop()) != mark:
                     taken.append(depth)
             plain = [kind for kind in opcode.stack_before if kind not in _UP_TO_MARK]
-            for _ in plain:
-                taken.append(stack.pop())
+            taken += [stack.pop() for _ in plain]
             depth = max(taken, default=0) + 1 if name in _NESTING else 0
             if depth > _DEEPEST_TUPLE:
                 raise ValueError(f"tuples are nested more than {_DEEPEST_TUPLE} deep")

@@ -1,4 +1,4 @@
-"""What ``ModelConfig`` asks for is what is built, and checkpoints become models again."""
+"""``build_model`` follows ``ModelConfig``, and checkpoints can be loaded as models."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_batch_norm_and_frozen_layers(weights, eps, frozen):
     assert body.layer2[0].conv1.weight.requires_grad
 
 
-def test_anchors_are_split_over_the_levels():
+def test_anchor_sizes_are_divided_among_the_levels():
     sizes = (12, 20, 24, 40, 48, 80, 88, 144, 176, 224)
     model = build_model(ModelConfig(**SMALL, anchor_sizes=sizes, aspect_ratios=(1.0,)), 2)
     anchors = model.rpn.anchor_generator
@@ -56,7 +56,7 @@ def test_numbers_reach_the_model():
     assert model.roi_heads.detections_per_img == 7
 
 
-def test_scale_for_inference_alone():
+def test_test_scale_is_used_in_inference_only():
     config = ModelConfig(**SMALL, min_size=(64,), max_size=300, test_scale=2.0)
     transform = build_model(config, 2).transform
     assert transform.train().resized_size(100, 50) == (128, 64)
@@ -73,7 +73,7 @@ def test_subpixel_masks():
     assert plain.transform.paste is not precise.transform.paste
 
 
-def test_weights_file_of_other_classes(tmp_path):
+def test_weights_file_with_another_number_of_classes(tmp_path):
     source = build_model(ModelConfig(**SMALL), 5)
     torch.save(source.state_dict(), tmp_path / "w.pt")
     config = ModelConfig(architecture="small", weights=str(tmp_path / "w.pt"))
@@ -84,7 +84,7 @@ def test_weights_file_of_other_classes(tmp_path):
     assert torch.equal(model.state_dict()[key], source.state_dict()[key])
 
 
-def test_published_weights_know_their_classes(tmp_path):
+def test_published_weights_have_coco_class_names(tmp_path):
     model = build_model(ModelConfig(weights="coco"), 91)
     torch.save(model.state_dict(), tmp_path / "coco.pth")
     trained = load_trained(tmp_path / "coco.pth")
@@ -98,7 +98,7 @@ def test_missing_file(tmp_path):
 
 
 def test_images_without_objects_give_every_parameter_a_gradient():
-    """Processes that train together exchange all gradients, whatever each one's images show."""
+    """In distributed training all processes exchange all gradients, whatever is in their images."""
     model = build_model(ModelConfig(**SMALL, min_size=(64,), max_size=64), 3).train()
     empty = {
         "boxes": torch.zeros(0, 4),

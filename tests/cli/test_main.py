@@ -1,7 +1,8 @@
-"""The command itself: help, exit status, one-line errors, and what it costs to start."""
+"""The command: help, exit status, one-line errors, and the modules that it imports."""
 
 import subprocess
 import sys
+import warnings
 from importlib import import_module
 
 import pytest
@@ -10,7 +11,7 @@ from maskrcnn_scratch import cli
 
 
 def run(*args, code=0):
-    """The command in a process of its own."""
+    """Runs the command in a new process."""
     done = subprocess.run(
         [sys.executable, "-m", "maskrcnn_scratch", *args], capture_output=True, text=True
     )
@@ -19,7 +20,7 @@ def run(*args, code=0):
 
 
 def imported(statement):
-    """Modules that are loaded after ``statement``."""
+    """Modules that are imported after ``statement``."""
     code = f"import sys; {statement}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())
@@ -45,7 +46,7 @@ def test_help_lists_every_command():
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_every_command_is_there_and_has_help(command, capsys):
+def test_every_command_exists_and_has_help(command, capsys):
     words = command.split()
     assert callable(getattr(import_module(f"maskrcnn_scratch.cli.{words[0]}"), words[-1]))
     with pytest.raises(SystemExit) as stop:
@@ -60,7 +61,7 @@ def test_wrong_usage(capsys):
     for words, known in (("predct", "predict, "), ("data", "data check"), ("data chek", "data")):
         assert cli.main(words.split()) == 2
         told = capsys.readouterr().err
-        assert f"maskrcnn: error: no command '{words}'; there are {known}" in told
+        assert f"maskrcnn: error: no command '{words}'; the commands are {known}" in told
     assert cli.main(["weights", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "weights show" in shown and "data check" not in shown
@@ -97,13 +98,35 @@ def test_errors_are_one_line(monkeypatch, capsys, error, status, message):
     assert capsys.readouterr().err == f"maskrcnn predict: error: {message}\n"
 
 
+def test_a_warning_is_shown_once(monkeypatch, capsys):
+    from maskrcnn_scratch.cli import predict
+
+    def warn_twice(images: tuple[str, ...] = ()) -> int:
+        for _ in range(2):
+            with warnings.catch_warnings():  # forgets which warnings were shown
+                warnings.simplefilter("default")
+            warnings.warn("look at this", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(predict, "predict", warn_twice)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = _show_as_python_does
+        assert cli.main(["predict"]) == 0
+    assert capsys.readouterr().err == "maskrcnn predict: warning: look at this\n"
+
+
+def _show_as_python_does(message, category, filename, lineno, file=None, line=None):
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
 def test_a_traceback_on_demand(monkeypatch):
     monkeypatch.setenv("MASKRCNN_TRACEBACK", "1")
     with pytest.raises(cli.UsageError):
         cli.main(["predict"])
 
 
-def test_bugs_are_not_dressed_up_as_wrong_input(monkeypatch):
+def test_bugs_are_not_reported_as_wrong_input(monkeypatch):
     from maskrcnn_scratch.cli import predict
 
     def bug() -> int:

@@ -41,7 +41,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory, photographs):
-    """A folder of two photographs, one of them turned by its EXIF, and a text."""
+    """A folder with two photographs, one of them rotated by EXIF, and a text file."""
     folder = tmp_path_factory.mktemp("pictures")
     Image.fromarray(photographs["cat"][::2, ::2]).save(folder / "cat.png")
     exif = Image.Exif()
@@ -53,7 +53,7 @@ def pictures(tmp_path_factory, photographs):
 
 @pytest.fixture
 def predict(checkpoint, tmp_path, capsys):
-    """Runs the command into ``tmp_path / "out"``; gives exit status, stdout and stderr."""
+    """Runs the command into ``tmp_path / "out"``; returns exit status, stdout and stderr."""
 
     def run(*args, weights=checkpoint, threshold=THRESHOLD):
         args = [*map(str, args), "--weights", str(weights), "--out", str(tmp_path / "out")]
@@ -115,7 +115,7 @@ def test_score_threshold_reaches_below_the_models_own(predict, pictures, tmp_pat
     assert counts[0] == 20 and counts[2] == 0
 
 
-def test_bad_images_are_reported_and_the_rest_goes_on(predict, pictures, tmp_path):
+def test_bad_images_are_reported_and_the_others_processed(predict, pictures, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     shutil.copy(pictures / "cat.png", folder / "a.png")
@@ -130,7 +130,7 @@ def test_bad_images_are_reported_and_the_rest_goes_on(predict, pictures, tmp_pat
     assert contents(tmp_path / "out") == ["a.json", "d.json"]
 
 
-def test_nothing_is_overwritten_unasked(predict, pictures, tmp_path):
+def test_files_are_overwritten_only_with_the_option(predict, pictures, tmp_path):
     assert predict(pictures / "cat.png", "--format", "json")[0] == 0
     file = tmp_path / "out" / "cat.json"
     file.write_text("precious")
@@ -144,7 +144,7 @@ def test_the_images_themselves_are_never_overwritten(predict, pictures, tmp_path
     (tmp_path / "out").mkdir()
     source = shutil.copy(pictures / "cat.png", tmp_path / "out" / "cat.png")
     status, _, err = predict(source, "--overwrite")
-    assert status == 2 and "cat.png is one of the images" in err
+    assert status == 2 and "cat.png is one of the input images" in err
 
 
 def test_images_of_the_same_name(predict, pictures, tmp_path):
@@ -172,10 +172,10 @@ def test_finding_images(pictures, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "images, message",
     [
-        ([], "name at least one image"),
+        ([], "give at least one image"),
         (["missing.jpg"], "missing.jpg: no such image file"),
         (["cat.png", "*.gif"], "*.gif: no such image file"),
-        (["empty"], "empty: no images in it"),
+        (["empty"], "empty: no images in the folder"),
     ],
 )
 def test_unfit_arguments(predict, pictures, tmp_path, monkeypatch, images, message):
@@ -188,7 +188,7 @@ def test_unfit_arguments(predict, pictures, tmp_path, monkeypatch, images, messa
 
 
 def test_batches_give_the_same_files(predict, pictures, tmp_path):
-    """Of images of one size: padding next to an image changes what is seen at its border."""
+    """For images of equal size, since padding beside an image changes features at its border."""
     folder = tmp_path / "in"
     folder.mkdir()
     for name in "abcde":

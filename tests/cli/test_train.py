@@ -1,8 +1,10 @@
-"""``maskrcnn train`` with a real model: what it writes, resumes, refuses."""
+"""``maskrcnn train`` with a small model: its files, resuming, and errors."""
 
 import json
 import signal
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from maskrcnn_scratch.cli.train import train
 from maskrcnn_scratch.data.augment import Augmentation
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 from maskrcnn_scratch.training.config import TrainConfig
+from maskrcnn_scratch.training.run_lock import lock_run
 from tests.training import toy
 
 MODEL = ModelConfig(
@@ -52,7 +55,7 @@ def recipe(tmp_path_factory):
 
 
 def run(recipe, folder, death=""):
-    """Trains into ``folder``, or goes on with what is there, and dies on the way if asked."""
+    """Trains into ``folder`` or resumes the run there. ``death`` is as in ``toy``."""
     make_trainer = train_command.make_trainer
 
     def doomed(config, device):
@@ -74,9 +77,9 @@ def finished(recipe, tmp_path_factory):
     return folder
 
 
-def test_what_a_run_leaves(finished):
+def test_files_of_a_run(finished):
     names = {path.name for path in finished.iterdir()}
-    assert names == {"config.json", "log.jsonl", "last.pt", "best.pt", "tensorboard"}
+    assert names == {"config.json", "log.jsonl", "last.pt", "best.pt", "tensorboard", "run.lock"}
     assert list((finished / "tensorboard").iterdir())
     lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     losses = {f"loss_{n}" for n in ("classifier", "box_reg", "mask", "objectness", "rpn_box_reg")}
@@ -118,12 +121,113 @@ def test_starts_from_a_checkpoint_of_other_classes(recipe, finished, tmp_path):
 
 
 def test_runs_are_not_overwritten(recipe, finished):
-    with pytest.raises(ValueError, match=f"holds a run: go on with --resume {finished}"):
+    with pytest.raises(ValueError, match=f"contains a run: resume it with --resume {finished}"):
         train(replace(recipe, output=str(finished)))
 
 
+def changed_copy(file, tmp_path, change):
+    content = json.loads(Path(file).read_text())
+    change(content)
+    copy = tmp_path / f"{change.__name__}.json"
+    copy.write_text(json.dumps(content))
+    return str(copy)
+
+
+def other_ids(content):
+    ids = {1: 3, 2: 1, 3: 2}
+    for category in content["categories"]:
+        category["id"] = ids[category["id"]]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = ids[annotation["category_id"]]
+
+
+def one_more_class(content):
+    content["categories"].append({"id": 9, "name": "star"})
+    content["annotations"][0]["category_id"] = 9
+
+
+def crowds_only(content):
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+
+
+def no_objects(content):
+    content["annotations"] = []
+
+
+def prepared(recipe, folder, **changes):
+    """The trainer of a run with changed annotation files, and the recipe's image folders."""
+    images = {f"{part}_images": str(Path(getattr(recipe, f"{part}_annotations")).parent)
+              for part in ("train", "val")}  # fmt: skip
+    changed = replace(recipe, output=str(folder / "run"), **images, **changes)
+    return train_command.make_trainer(changed, torch.device("cpu"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_validation_categories_are_matched_by_name(recipe, tmp_path):
+    file = changed_copy(recipe.val_annotations, tmp_path, other_ids)
+    same, other = prepared(recipe, tmp_path), prepared(recipe, tmp_path, val_annotations=file)
+    assert other.val_set.category_labels == {3: 1, 1: 2, 2: 3}
+    assert other.val_set[0][1]["labels"].tolist() == same.val_set[0][1]["labels"].tolist()
+    assert other.validate() == pytest.approx(same.validate(), abs=1e-12)
+
+
+def test_a_class_that_only_the_validation_set_has_counts_as_missed(recipe, tmp_path):
+    file = changed_copy(recipe.val_annotations, tmp_path, one_more_class)
+    with pytest.warns(UserWarning, match=r"has 'star' \(id 9\), which the training set does not"):
+        trainer = prepared(recipe, tmp_path, val_annotations=file)
+    objects = [len(dataset[0][1]["labels"]) for dataset in (prepared(recipe, tmp_path).val_set,
+                                                           trainer.val_set)]  # fmt: skip
+    assert objects[1] == objects[0] - 1
+    assert trainer.validate()["segm/AP"] >= 0
+
+
+def test_classes_with_crowds_only_are_refused(recipe, tmp_path):
+    files = {f"{part}_annotations": changed_copy(getattr(recipe, f"{part}_annotations"), tmp_path,
+                                                 crowds_only) for part in ("train",)}  # fmt: skip
+    with pytest.raises(ValueError, match=r"crowds_only\.json: 'circle', .* --crowds-as-objects"):
+        prepared(recipe, tmp_path, **files)
+    files["val_annotations"] = files["train_annotations"]
+    trainer = prepared(recipe, tmp_path, crowds_as_objects=True, **files,
+                       )  # fmt: skip
+    assert len(trainer.train_set.dataset[0][1]["labels"]) > 0
+
+
+def test_without_objects_to_validate_on_the_loss_selects_the_best(recipe, tmp_path):
+    """AP is not computed: -1 would be the same at every validation, and above every -loss."""
+    trainer = prepared(
+        recipe, tmp_path, val_annotations=changed_copy(recipe.val_annotations, tmp_path, no_objects)
+    )
+    found = trainer.validate()
+    assert "segm/AP" not in found
+    assert trainer.best == -found["val/loss"]
+
+
+def lock_and_wait(folder, seconds):
+    with lock_run(folder):
+        (folder / "locked").touch()
+        time.sleep(seconds)
+
+
+def test_two_runs_in_one_folder_are_refused(recipe, tmp_path):
+    """For a new run and for a resumed one; the folder is free again after a kill."""
+    other = toy.start(lock_and_wait, tmp_path, 60)
+    try:
+        while not (tmp_path / "locked").exists():
+            time.sleep(0.05)
+        for arguments in ((replace(recipe, output=str(tmp_path)),), (TrainConfig(), tmp_path)):
+            (tmp_path / "config.json").write_text(json.dumps(asdict(recipe)))
+            with pytest.raises(RuntimeError, match=f"in use by process {other.pid} on "):
+                train(*arguments)
+    finally:
+        other.kill()
+        other.join()
+    with lock_run(tmp_path):
+        pass
+
+
 def test_resume_takes_no_other_options(recipe, finished):
-    with pytest.raises(ValueError, match="leave out the other options"):
+    with pytest.raises(ValueError, match="do not give other options"):
         train(recipe, resume=finished)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from maskrcnn_scratch import maskrcnn_resnet50_fpn
 from maskrcnn_scratch.builders.from_config import ModelConfig, build_model
 from maskrcnn_scratch.checkpoint import save_checkpoint
-from maskrcnn_scratch.weights import WeightsError, read_state_dict, write_state_dict
+from maskrcnn_scratch.weights import WeightsError, enums, read_state_dict, write_state_dict
+from maskrcnn_scratch.weights.download import sha256_of
 
 tyro = pytest.importorskip("tyro")
 from maskrcnn_scratch.cli.weights import convert, show  # noqa: E402
@@ -45,6 +46,21 @@ def test_convert_there_and_back(
             assert torch.equal(found[key], expected), key
 
 
+def test_convert_names_the_epsilon_of_the_published_weights(
+    state_dict: dict[str, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "a.pth"
+    torch.save(state_dict, file)
+    run(convert, file, tmp_path / "b.safetensors", "--to", "torchvision")
+    assert "frozen_batch_norm_eps" not in capsys.readouterr().out
+    monkeypatch.setattr(enums, "hash_in_name", lambda name: sha256_of(file)[:8])
+    run(convert, file, tmp_path / "c.safetensors", "--to", "torchvision")
+    assert "Conventions(frozen_batch_norm_eps=0.0)" in capsys.readouterr().out
+
+
 def test_convert_loses_nothing(tmp_path: Path) -> None:
     ours, other = tmp_path / "a.pth", tmp_path / "b.pth"
     for path in (ours, other):
@@ -57,7 +73,7 @@ def test_convert_loses_nothing(tmp_path: Path) -> None:
 
 def test_convert_names_the_file(tmp_path: Path) -> None:
     write_state_dict({"a": torch.zeros(1)}, tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match=r"a\.pth: keys of no known layout: a"):
+    with pytest.raises(WeightsError, match=r"a\.pth: the keys fit no known layout: a"):
         run(convert, tmp_path / "a.pth", tmp_path / "b.pth", "--to", "detectron2")
     assert not (tmp_path / "b.pth").exists()
 
@@ -108,7 +124,7 @@ def test_show_what_fits_nothing(
     foreign = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(1), "a.b": torch.zeros(1)}
     write_state_dict(foreign, tmp_path / "c.pth")
     assert run(show, tmp_path / "c.pth") == 1
-    assert "none that is known: 1 keys have no place there: a.b" in capsys.readouterr().out
+    assert "none that is known: 1 keys are not in that layout: a.b" in capsys.readouterr().out
     write_state_dict({"a": torch.zeros(1)}, tmp_path / "b.pth")
     assert run(show, tmp_path / "b.pth") == 1
     assert "layout:  none that is known (a)" in capsys.readouterr().out

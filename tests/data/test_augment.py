@@ -1,4 +1,4 @@
-"""Augmentation: boxes and masks move together, and randomness comes from the draw alone."""
+"""Augmentation: boxes and masks move together, and random numbers depend only on the draw."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ EVERYTHING = Augmentation(
 
 
 def item(boxes, size=(20, 30)):
-    """An image whose pixels say which object they belong to, and its target."""
+    """An image whose pixel values are the labels of their objects, and its target."""
     masks = torch.zeros(len(boxes), *size, dtype=torch.uint8)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
         mask[y1:y2, x1:x2] = 1
@@ -76,7 +76,7 @@ def test_boxes_masks_and_pixels_move_together(transform, seed):
     assert type(image) is type(target["boxes"]) is type(target["masks"]) is torch.Tensor
 
 
-def test_uncut_boxes_keep_their_fractions():
+def test_boxes_inside_the_image_are_not_rounded():
     image, target = item([[2, 3, 8, 9]])
     target["boxes"] = torch.tensor([[2.25, 3.5, 7.75, 8.5]])
     _, target = augment(image, target, v2.RandomHorizontalFlip(1.0))
@@ -84,7 +84,7 @@ def test_uncut_boxes_keep_their_fractions():
 
 
 @pytest.mark.parametrize("size", [31, 333, 1023])
-def test_boxes_at_the_border_survive_resizing(size):
+def test_boxes_at_the_border_are_exact_after_resizing(size):
     image, target = item([[0, 0, 30, 20], [7, 0, 30, 20]])
     target["boxes"] = torch.tensor([[0, 0, 30, 20], [7.5, 0, 30, 19.5]])
     image, target = augment(image, target, v2.Resize((size, size)))
@@ -94,7 +94,7 @@ def test_boxes_at_the_border_survive_resizing(size):
     assert target["boxes"].max() <= size
 
 
-def test_vanished_objects_leave_every_field():
+def test_objects_without_pixels_are_dropped_from_every_field():
     def crop(image, target):
         return v2.functional.crop(image, 0, 0, 6, 6), {
             **target,
@@ -113,7 +113,7 @@ def test_vanished_objects_leave_every_field():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_empty_targets_pass_through_everything(seed):
+def test_every_transform_accepts_empty_targets(seed):
     torch.manual_seed(seed)
     image, target = augment(*item([]), EVERYTHING.build())
     assert image.shape == (3, 32, 32)
@@ -128,7 +128,7 @@ def test_images_stay_in_range():
     assert images.max() <= 1
 
 
-def test_what_is_drawn_depends_on_seed_epoch_and_image_alone():
+def test_random_numbers_depend_only_on_seed_epoch_and_image():
     dataset = AugmentedDataset(Items(), EVERYTHING.build(), seed=5)
     state = torch.get_rng_state()
     first = dataset[Draw(2, 1)]

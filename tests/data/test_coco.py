@@ -1,4 +1,4 @@
-"""The COCO reader: every form of annotation, and a named culprit for every bad one."""
+"""The COCO reader: every form of annotation, and errors that name file and annotation."""
 
 import copy
 import json
@@ -77,9 +77,47 @@ def test_sparse_category_ids_become_contiguous_labels(write):
     assert dataset.category_labels == {5: 1, 90: 2}
     assert dataset.class_names == {1: "airplane", 2: "brush"}
     assert dataset.num_classes == 3
-    own = CocoDataset(*write(), category_labels={5: 5, 90: 90})
-    assert own[0][1]["labels"].tolist() == [5, 90]
-    assert own.num_classes == 91
+    given = CocoDataset(*write(), category_labels={5: 5, 90: 90})
+    assert given[0][1]["labels"].tolist() == [5, 90]
+    assert given.num_classes == 91
+
+
+def test_an_unused_category_0_is_a_placeholder(write):
+    """Roboflow writes the name of the project as category 0."""
+
+    def placeholder(content):
+        content["categories"].append({"id": 0, "name": "project"})
+
+    def used(content):
+        placeholder(content)
+        content["annotations"][0]["category_id"] = 0
+
+    dataset = CocoDataset(*write(placeholder))
+    assert dataset.category_labels == {5: 1, 90: 2}
+    assert dataset.class_names == {1: "airplane", 2: "brush"}
+    assert CocoDataset(*write(used)).category_labels == {0: 1, 5: 2, 90: 3}
+
+
+def test_objects_of_categories_without_a_label_are_dropped(write):
+    labels = {"airplane": 7}
+    dataset = CocoDataset(
+        *write(),
+        category_labels=lambda names: {id: labels[n] for id, n in names.items() if n in labels},
+    )
+    assert dataset.category_labels == {5: 7}
+    assert dataset[0][1]["labels"].tolist() == [7]
+
+
+def test_crowds_as_objects(write):
+    def change(content):
+        content["annotations"][0]["iscrowd"] = 1
+
+    dataset = CocoDataset(*write(change))
+    assert dataset.crowd_only == ["airplane"]
+    dataset = CocoDataset(*write(change), crowds_as_objects=True)
+    assert dataset.crowd_only == []
+    assert dataset[0][1]["annotation_ids"].tolist() == [1, 2]
+    assert dataset[0][1]["iscrowd"].tolist() == [0, 0]
 
 
 def test_images_without_annotations_are_kept(write):
@@ -91,7 +129,7 @@ def test_images_without_annotations_are_kept(write):
     assert target["labels"].shape == (0,)
 
 
-def test_crowds_are_left_out_unless_asked_for(write):
+def test_crowds_are_dropped_unless_keep_crowd(write):
     def change(content):
         counts = [0, 20 * 30]
         segmentation = {"size": list(SIZE), "counts": counts}
@@ -119,7 +157,7 @@ def test_every_form_of_segmentation(write):
     assert all(torch.equal(drawn, torch.from_numpy(mask)) for drawn in masks)
 
 
-def test_boxes_are_clipped_and_vanished_ones_left_out_with_a_warning(write):
+def test_boxes_are_clipped_and_empty_ones_dropped_with_a_warning(write):
     def change(content):
         content["annotations"] = [
             annotation(1, bbox=[-5, -5, 10, 10]),
@@ -127,7 +165,7 @@ def test_boxes_are_clipped_and_vanished_ones_left_out_with_a_warning(write):
             annotation(3, bbox=[50, 5, 4, 3]),
         ]
 
-    with pytest.warns(UserWarning, match=r"gt\.json: left out 2 annotations .*: 2, 3"):
+    with pytest.warns(UserWarning, match=r"gt\.json: dropped 2 annotations .*: 2, 3"):
         dataset = CocoDataset(*write(change))
     assert dataset[0][1]["boxes"].tolist() == [[0, 0, 5, 5]]
 
@@ -141,7 +179,7 @@ def test_pickled_copy_reads_the_same(write):
 @pytest.mark.parametrize(
     ("key", "fields", "message"),
     [
-        ("images", {"id": 3}, "image id 3 stands there twice"),
+        ("images", {"id": 3}, "image id 3 is used twice"),
         ("images", {"height": None}, "image id 7 "),
         ("annotations", {"image_id": 99}, "annotation 1: unknown image id 99"),
         ("annotations", {"category_id": 99}, "annotation 1: unknown category id 99"),
@@ -158,7 +196,7 @@ def test_pickled_copy_reads_the_same(write):
         ("annotations", {"iscrowd": "no"}, "annotation 1: iscrowd is neither 0 nor 1: 'no'"),
         ("annotations", {"id": 2**70}, "annotation 1180591620717411303424: id is not a whole"),
         ("images", {"height": -3}, r"image id 7 .* -3 x \d+ pixels"),
-        ("categories", {"id": "1"}, "categories: id is not a whole number: '1'"),
+        ("categories", {"id": "one"}, "categories: id is not a whole number: 'one'"),
     ],
 )
 def test_bad_entries_are_named_at_once(write, key, fields, message):
@@ -216,7 +254,7 @@ def test_missing_and_mismatched_images(write):
         dataset[0]
 
 
-def test_exif_turned_image_is_explained(write):
+def test_size_of_an_image_rotated_by_exif_is_explained(write):
     path, folder = write()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -232,9 +270,13 @@ def test_exif_turned_image_is_explained(write):
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "not COCO annotations but a list"),
-        ('{"images": []}', "'annotations' is no list"),
-        ('{"images": [3], "annotations": [], "categories": []}', "'images' is no list of objects"),
-        ('{"images": [], "annotations": [], "categories": []}', "holds no image"),
+        ('{"images": []}', "'categories' is not a list"),
+        ('{"images": [], "annotations": 3}', "'annotations' is not a list"),
+        (
+            '{"images": [3], "annotations": [], "categories": []}',
+            "'images' is not a list of objects",
+        ),
+        ('{"images": [], "annotations": [], "categories": []}', "has no image"),
     ],
 )
 def test_files_that_are_not_coco(tmp_path, text, message):

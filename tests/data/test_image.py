@@ -1,4 +1,4 @@
-"""Image reading: every mode ends as float RGB, and what cannot be read is named."""
+"""Image reading: every mode becomes float RGB, and errors name the file."""
 
 import numpy as np
 import pytest

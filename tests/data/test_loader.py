@@ -1,4 +1,4 @@
-"""Batches: each image once an epoch, the same however shared, resumed or read."""
+"""Batches: each image once per epoch, independent of processes, workers and resuming."""
 
 from itertools import islice
 
@@ -20,7 +20,7 @@ SIZES = np.array([[10, 20], [20, 10]] * 11 + [[5, 30]])  # 23 images, 12 landsca
 
 
 class Echo(Dataset):
-    """Each item says for which index it was read."""
+    """Each item holds the index that it was read for."""
 
     def __len__(self):
         return len(SIZES)
@@ -45,7 +45,7 @@ def test_epochs_differ_and_seeds_differ():
     assert batches.global_batches(0) != other.global_batches(0)
 
 
-def test_portrait_and_landscape_meet_only_at_the_end():
+def test_only_the_last_batches_mix_portrait_and_landscape():
     *full, _, _ = TrainingBatches(SIZES, 4).global_batches(0)
     landscape = SIZES[:, 1] > SIZES[:, 0]
     assert len(full) == 4
@@ -66,7 +66,7 @@ def test_two_processes_share_the_batches_of_one():
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_training_loader_leaves_the_global_random_state_alone(num_workers):
+def test_training_loader_does_not_change_the_global_random_state(num_workers):
     state = torch.get_rng_state()
     loader = training_loader(Echo(), TrainingBatches(SIZES, 4), num_workers)
     read = [[target["index"] for target in targets] for _, targets in islice(loader, 8)]

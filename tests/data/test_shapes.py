@@ -1,4 +1,4 @@
-"""The generated data: reproducible, and equal to itself once written and read."""
+"""The generated data: reproducible, and unchanged after writing and reading."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def assert_equal(item, other):
             assert value == other[1][name], name
 
 
-def test_items_depend_on_seed_and_index_alone():
+def test_items_depend_only_on_seed_and_index():
     dataset = ShapesDataset(5, seed=3)
     _ = dataset[0]
     assert_equal(dataset[4], ShapesDataset(9, seed=3)[4])

@@ -18,6 +18,7 @@ from maskrcnn_scratch.cli import main
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.dataset_check.checks import check_dataset
+from tests.messages import check_one_line
 
 SQUARE = [2.0, 2.0, 8.0, 2.0, 8.0, 8.0]
 GOOD: dict[str, Any] = {
@@ -97,11 +98,9 @@ def test_items_or_one_line(place: tuple[Any, ...], value: object, folder: Path) 
     try:
         read_all(file, folder)
     except (ValueError, FileNotFoundError) as error:
-        message = str(error)
-        assert str(folder) in message and "\n" not in message and len(message) < 6000
-        assert message.isprintable()
-        if place[:1] == ("annotations",) and len(place) > 2 and place[2] != "id":
-            assert f"annotation {5 + place[1]}" in message
+        check_one_line(error, folder)
+        inside_annotation = place[:1] == ("annotations",) and len(place) > 2 and place[2] != "id"
+        check_one_line(error, f"annotation {5 + place[1]}" if inside_annotation else folder)
     report = check_dataset(file, folder)
     json.dumps(report.to_json())
 
@@ -110,18 +109,18 @@ def test_items_or_one_line(place: tuple[Any, ...], value: object, folder: Path) 
     "place, value, reason",
     [
         (("annotations", 1, "segmentation", "size"), 5, "annotation 6: .*size is not"),
-        (("annotations", 1, "segmentation", "counts"), [2**32 + 20, 5, 95], "annotation 6: .*counts"),
-        (("annotations", 0, "segmentation", 0, 3), {}, "annotation 5: a polygon is no list"),
-        (("annotations", 0, "segmentation", 0, 3), 10**400, "annotation 5: a polygon is no list"),
+        (("annotations", 1, "segmentation", "counts"), [2**32 + 20, 5], "annotation 6: .*run of"),
+        (("annotations", 0, "segmentation", 0, 3), {}, "annotation 5: a polygon is x0, y0"),
+        (("annotations", 0, "segmentation", 0, 3), 10**400, "annotation 5: a polygon is x0, y0"),
         (("annotations", 0, "bbox", 0), 10**400, "annotation 5: bbox is not four numbers"),
         (("annotations", 0, "area"), 10**400, "annotation 5: area is not a number"),
         (("images", 0, "height"), 10**400, "image id 1 "),
         (("images", 0, "file_name"), "\ud800", "image id 1: text with lone surrogates"),
         (("categories", 0, "name"), "\ud800", "categories: text with lone surrogates"),
-        (("images", 0, "file_name"), "x" * 10**6, "image id 1: file_name cannot be"),
-        (("images", 0, "file_name"), "../a.png", "image id 1: file_name leads out .*--allow-outside"),
+        (("images", 0, "file_name"), "x" * 10**6, "image id 1: no file can have this file_name"),
+        (("images", 0, "file_name"), "../c.png", "image id 1: file_name leads out .*--allow"),
         (("images", 0, "file_name"), "/etc/passwd", "image id 1: file_name leads out"),
-        (("images", 0, "file_name"), "b/../../a.png", "image id 1: file_name leads out"),
+        (("images", 0, "file_name"), "b/../../c.png", "image id 1: file_name leads out"),
     ],
 )  # fmt: skip
 def test_one_line(place: tuple[Any, ...], value: object, reason: str, folder: Path) -> None:
@@ -158,17 +157,19 @@ def test_outside_of_the_folder(folder: Path, capsys: Any) -> None:
     (folder / "b.png").rename(inside / "b.png")
     file = folder / "instances.json"
     file.write_text(json.dumps(changed(("images", 0, "file_name"), "../a.png")))
-    with pytest.raises(ValueError, match="--allow-outside"):
-        CocoDataset(file, inside)
+    with pytest.raises(ValueError, match=f"^{file}: image id 1: file_name leads out .*--allow-out"):
+        CocoDataset(file, inside)[0]
     read_all_allowed = CocoDataset(file, inside, allow_outside=True)
     assert read_all_allowed[0][0].shape == (3, 10, 12)
     assert main(["data", "check", str(file), "--images", str(inside)]) == 1
     out = capsys.readouterr().out
     assert "error: image file outside of the folder" in out and "../a.png" in out
     command = ["train", "--train-annotations", str(file), "--train-images", str(inside)]
-    assert main([*command, "--output", str(folder / "run"), "--device", "cpu"]) == 1
+    small = ["--architecture", "small", "--weights", "none", "--min-size", "64"]
+    small += ["--num-workers", "0", "--output", str(folder / "run"), "--device", "cpu"]
+    assert main([*command, *small]) == 1
     err = capsys.readouterr().err
-    assert "--allow-outside" in err and err.count("\n") == 1
+    assert "--allow-outside" in err and err.count("error: ") == 1 and "Traceback" not in err
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])

@@ -1,4 +1,4 @@
-"""The data doctor finds what was broken, names it, and finds nothing in good data."""
+"""The dataset check finds and names every problem, and finds none in good data."""
 
 import json
 
@@ -15,7 +15,7 @@ FITTING = Geometry(min_size=128, max_size=128, anchor_sizes=(16, 32, 64, 96, 128
 
 @pytest.fixture
 def check(tmp_path):
-    """Breaks a good data set with ``change``, and gives its problems by severity and kind."""
+    """Applies ``change`` to a good data set and returns the report."""
     file = write_coco(ShapesDataset(4, seed=1), tmp_path)
 
     def check(change=lambda content: None, **options):
@@ -45,7 +45,7 @@ def test_real_data_has_no_error(data_root):
     assert report.of("error") == []
     assert report.statistics["crowds"] == 5
     assert report.statistics["images_without_annotations"] == 2
-    assert report.fit.unreached
+    assert report.fit.unmatched
     assert all(problem.annotation_id for problem in report.problems if "anchor" in problem.kind)
 
 
@@ -66,8 +66,8 @@ def drop(key, field):
 ANNOTATION_PROBLEMS = {
     "degenerate box": ("error", edit("annotations", bbox=[5, 5, 0, 9]), "width 0, height 9"),
     "box outside its image": ("error", edit("annotations", bbox=[500, 5, 9, 9]), "x 500"),
-    "box reaches outside its image": ("warning", edit("annotations", bbox=[90, 9, 90, 9]), "90"),
-    "box under one pixel": ("warning", edit("annotations", bbox=[9, 9, 0.4, 9]), "0.4"),
+    "box exceeds its image": ("warning", edit("annotations", bbox=[90, 9, 90, 9]), "90"),
+    "box smaller than one pixel": ("warning", edit("annotations", bbox=[9, 9, 0.4, 9]), "0.4"),
     "bad box": ("error", edit("annotations", bbox=[1, 2, 3]), "not four numbers"),
     "bad mask": (
         "error",
@@ -102,7 +102,7 @@ def test_annotation_problems_name_file_and_annotation(check, kind):
         ({"size": [128, 128], "counts": "~~"}, "bad character"),
         ({"size": [128, 128], "counts": [128 * 128]}, "no pixel"),
         ([[200, 200, 220, 200, 220, 220]], "no pixel"),
-        ([1, 2, 30, 4, 30, 40], "a list of polygons is needed"),
+        ([1, 2, [30, 4], 30, 40], "a list of polygons is needed"),
         ({"size": [128, 128], "counts": [-50, 4850]}, "no list of run lengths"),
         (None, "neither polygons nor RLE"),
     ],
@@ -128,16 +128,20 @@ ENTRY_PROBLEMS = {
     "image file missing": edit("images", file_name="gone.png"),
     "image entry incomplete": edit("images", height="big"),
     "annotation entry incomplete": edit("annotations", image_id=[1]),
-    "category entry incomplete": edit("categories", id="1"),
+    "category entry incomplete": edit("categories", id="one"),
     "no categories": lambda content: content.update(categories=[]),
     "no images": lambda content: content.update(images=[]),
     "no annotations": lambda content: content.update(annotations=[]),
     "not COCO annotations": lambda content: content.update(images=3),
     "background as a category": edit("categories", name="Background"),
+    "values of an unusual type": edit("categories", id="1"),
     "category id 0": lambda content: content["categories"].append({"id": 0, "name": "zero"}),
     "category without annotations": lambda content: content["categories"].append(
         {"id": 9, "name": "star"}
     ),
+    "category with crowds only": lambda content: [
+        annotation.update(iscrowd=1) for annotation in content["annotations"]
+    ],
     "object annotated twice": lambda content: content["annotations"].append(
         {**content["annotations"][0], "id": 999}
     ),
@@ -168,13 +172,13 @@ def test_exif_orientation_is_explained(check):
     assert "they agree without the file's EXIF orientation" in found.detail
 
 
-def test_unreached_objects_are_named(check):
+def test_objects_that_no_anchor_matches_are_named(check):
     def change(content):
         mask = rle.from_polygons([[5, 5, 120, 5, 120, 7, 5, 7]], (128, 128))
         content["annotations"][0] |= {"bbox": [5, 5, 115, 2], "segmentation": mask}
 
     (found,) = check(change).of("warning")
-    assert "no anchor reaches" in found.kind
+    assert "no anchor matches" in found.kind
     assert found.annotation_id == 1
     assert "2 x 115" in found.detail
 

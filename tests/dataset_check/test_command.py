@@ -1,11 +1,11 @@
-"""``maskrcnn data check``: what it finds, what it prints, and its exit status."""
+"""``maskrcnn data check``: its findings, output and exit status."""
 
 import json
 
 import pytest
 
 from maskrcnn_scratch.cli.data import check, find_annotation_files
-from maskrcnn_scratch.data.coco_json import find_image_folder
+from maskrcnn_scratch.data.image_folder import find_image_folder
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 from maskrcnn_scratch.dataset_check.model_fit import Geometry
 
@@ -58,7 +58,7 @@ def test_files_that_are_not_coco_are_an_error_not_a_crash(tmp_path, capsys):
     assert "gone.json: no such file" in shown
 
 
-def test_paths_that_hold_nothing(tmp_path):
+def test_paths_without_annotation_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no instances\*\.json"):
         check((tmp_path,))
     with pytest.raises(ValueError, match="give at least one"):

@@ -1,4 +1,4 @@
-"""How data fits the model, against the model itself."""
+"""The fit of data to a model, compared with the model itself."""
 
 import pytest
 import torch
@@ -53,12 +53,12 @@ def test_best_anchor_is_the_best_of_all(geometry):
 def test_fit():
     boxes = torch.tensor([[10.0, 10, 42, 42], [0, 0, 2, 2], [0, 0, 200, 199], [0, 0, 3, 150]])
     fit = fit_model(boxes, torch.tensor([SIZE] * 4), Geometry())
-    assert fit.unreached == [1, 3]
+    assert fit.unmatched == [1, 3]
     assert fit.anchor_iou_histogram == {"0.0-0.3": 2, "0.3-0.5": 0, "0.5-0.7": 1, "0.7-1.0": 1}
     assert fit.roi_levels == {"P2": 3, "P3": 1, "P4": 0, "P5": 0}
 
 
-def test_suggested_anchors_reach_small_objects():
+def test_suggested_anchors_match_small_objects():
     boxes = random_boxes(200)
     boxes[:, 2:] = boxes[:, :2] + torch.linspace(8, 40, 200)[:, None]
     sizes = torch.tensor([SIZE]).expand(200, 2)

@@ -1,4 +1,4 @@
-"""From a model's detections to its scores, on one process and on two."""
+"""From detections of a model to its scores, on one process and on two."""
 
 import json
 import multiprocessing
@@ -16,6 +16,7 @@ from maskrcnn_scratch.evaluation.model_results import (
     coco_results,
     detect_rle,
     evaluate_model,
+    max_detections_of,
     merge_results,
     predict,
 )
@@ -23,7 +24,7 @@ from maskrcnn_scratch.ops import rle
 
 
 class Oracle(nn.Module):
-    """Gives an image's ground truth, found by its pixels, as torchvision's models do."""
+    """A model that returns the ground truth of an image, which it finds by its pixels."""
 
     def __init__(self, dataset):
         super().__init__()
@@ -72,7 +73,7 @@ def test_a_missing_image_is_named_in_one_line(tmp_path, num_workers):
         evaluate_model(model, dataset, num_workers=num_workers)
 
 
-def test_labels_become_category_ids_and_unknown_ones_are_left_out():
+def test_labels_become_category_ids_and_unknown_labels_are_dropped():
     detections = {
         "boxes": torch.tensor([[1.0, 2, 4, 6], [0, 0, 1, 1]]),
         "labels": torch.tensor([2, 9]),
@@ -94,7 +95,7 @@ def model():
 
 
 def custom_paste(masks, boxes, size):
-    """Not the op: whole masks over the whole image."""
+    """A custom paste function: every mask covers the whole image."""
     return nn.functional.interpolate(masks, size)
 
 
@@ -181,3 +182,9 @@ def test_two_processes_over_uneven_shards(tmp_path):
     dataset = ShapesDataset(5, side=64)
     objects = sum(len(dataset[index][1]["boxes"]) for index in range(5))
     assert len(json.loads((tmp_path / "results.json").read_text())) == objects
+
+
+def test_the_limit_on_detections_follows_the_model():
+    assert max_detections_of(small_maskrcnn(2)) is None
+    assert max_detections_of(small_maskrcnn(2, box_detections_per_img=300)) == 300
+    assert max_detections_of(nn.Identity()) is None

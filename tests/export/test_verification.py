@@ -1,23 +1,23 @@
-"""A certificate is good only for detections that are the same."""
+"""A verification passes only for detections that are the same."""
 
 import pytest
 import torch
 
 from maskrcnn_scratch.export.program import Detector, ExportOptions
 from maskrcnn_scratch.export.to_file import export_to_file
-from maskrcnn_scratch.export.verification import Certificate, Trial, certify, match
+from maskrcnn_scratch.export.verification import Trial, VerificationReport, match, verify
 
 OPTIONS = ExportOptions((200, 240), batch=2)
 
 
 def verdict(trials):
-    return Certificate("onnx", OPTIONS, {}, trials).verdict
+    return VerificationReport("onnx", OPTIONS, {}, trials).verdict
 
 
 def test_detector_in_python_agrees(model, photos):
     detector = Detector(model, OPTIONS)
-    trials = certify(model, OPTIONS, lambda inputs: detector(*inputs), photos)
-    assert verdict(trials) == "good"
+    trials = verify(model, OPTIONS, lambda inputs: detector(*inputs), photos)
+    assert verdict(trials) == "passed"
     assert min(trials[0].num_detections) > 3
 
 
@@ -32,18 +32,18 @@ def test_detector_in_python_agrees(model, photos):
         ("num_detections", lambda number: number - 1),
     ],
 )
-def test_changed_output_is_not_good(model, photos, output, change):
+def test_changed_output_does_not_pass(model, photos, output, change):
     detector = Detector(model, OPTIONS)
 
     def run(inputs):
         outputs = detector(*inputs)
         return {**outputs, output: change(outputs[output])}
 
-    assert verdict(certify(model, OPTIONS, run, photos)) == "beyond tolerance"
+    assert verdict(verify(model, OPTIONS, run, photos)) == "beyond tolerance"
 
 
 def test_without_detections_there_is_nothing_to_compare():
-    assert verdict([Trial((8, 8), [0, 0])]) == "nothing to compare"
+    assert verdict([Trial((8, 8), [0, 0])]) == "no detections to compare"
     assert verdict([Trial((8, 8), [0], unmatched=1)]) == "beyond tolerance"
 
 
@@ -74,8 +74,6 @@ def test_file_that_disagrees_says_so(model, photos, tmp_path, monkeypatch):
     monkeypatch.setitem(
         to_file.FORMATS, "pt2", to_file.FileFormat(".pt2", (), kind.write, load_wrongly)
     )
-    certificate = export_to_file(
-        model, tmp_path / "model.pt2", ExportOptions((200, 240)), "pt2", photos
-    )
-    assert certificate.verdict == "beyond tolerance"
-    assert json.loads((tmp_path / "model.pt2.json").read_text())["good"] is False
+    report = export_to_file(model, tmp_path / "model.pt2", ExportOptions((200, 240)), "pt2", photos)
+    assert report.verdict == "beyond tolerance"
+    assert json.loads((tmp_path / "model.pt2.json").read_text())["passed"] is False

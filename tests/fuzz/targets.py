@@ -20,6 +20,7 @@ from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.weights import read_state_dict
 from maskrcnn_scratch.weights.safetensors_format import write_safetensors
+from tests.messages import check_one_line
 
 REFUSALS = (ValueError, OSError, RuntimeError)  # what the command line turns into one line
 
@@ -45,7 +46,7 @@ def read_weights(data: bytes, folder: Path) -> None:
     try:
         tensors = read_state_dict(file)
     except REFUSALS as error:
-        assert str(file) in str(error) and "\n" not in str(error), error
+        check_one_line(error, file)
         raise
     # Memory that is not the tensors' own would be read here.
     assert all(isinstance(tensor.double().sum().item(), float) for tensor in tensors.values())
@@ -137,7 +138,7 @@ def read_run(data: bytes, folder: Path) -> None:
     try:
         load_checkpoint(file)
     except REFUSALS as error:
-        assert str(file) in str(error) and "\n" not in str(error), error
+        check_one_line(error, file)
         raise
 
 

@@ -178,6 +178,6 @@ def test_other_weights_are_captured_anew(small_model: MaskRCNN) -> None:
 def test_what_cannot_be_captured_runs_and_says_why(small_model: MaskRCNN) -> None:
     optimized = optimize(small_model, fold_batch_norm=False, cuda_graph=True)
     image = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))
-    with pytest.warns(UserWarning, match="without CUDA graphs: the images are on cpu"):
+    with pytest.warns(UserWarning, match="without CUDA graph: the images are on cpu"):
         found = optimized([image])
     assert_same_detections(found, small_model([image]))

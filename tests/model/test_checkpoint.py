@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and loading runs no code."""
+"""Checkpoints are written atomically, and loading them runs no code."""
 
 import errno
 import os
@@ -14,8 +14,8 @@ from tests.training import toy
 
 
 @contextmanager
-def no_room_for_more_than(size):
-    """Writing further than ``size`` bytes into a file fails, as on a disk that is full."""
+def file_size_limit(size):
+    """Writing more than ``size`` bytes to a file fails, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -33,10 +33,10 @@ def test_round_trip(tmp_path):
     assert os.listdir(tmp_path) == ["a.pt"]
 
 
-def test_full_disk_leaves_the_checkpoint_before(tmp_path):
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path):
     path = tmp_path / "last.pt"
     save_checkpoint({"model": {"w": torch.zeros(10)}}, path)
-    with no_room_for_more_than(50_000):
+    with file_size_limit(50_000):
         with pytest.raises(
             OSError, match=r"last.pt: could not be written \(.+\); the file that was"
         ):
@@ -55,11 +55,11 @@ def test_full_disk_for_small_files(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_training_ends_with_a_full_disk_and_resumes_after_it(tmp_path):
+def test_training_stops_on_a_full_disk_and_can_be_resumed(tmp_path):
     trainer = toy.toy_trainer(tmp_path, save_every=1, epochs=1)
     trainer.train_step(trainer.read_batches())
     trainer.save("last.pt", resumable=True)
-    with no_room_for_more_than(1000), pytest.raises(OSError, match="the file that was there is"):
+    with file_size_limit(1000), pytest.raises(OSError, match="the file that was there is"):
         trainer.train()
     resumed = toy.toy_trainer(tmp_path, save_every=1, epochs=1)
     resumed.resume()
@@ -72,7 +72,7 @@ class Evil:
         return os.mkdir, ("ran",)
 
 
-def test_code_is_not_run(tmp_path, monkeypatch):
+def test_loading_runs_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Evil()}, "evil.pt")
     with pytest.raises(ValueError, match=r"^evil.pt: not a readable checkpoint"):
@@ -81,7 +81,7 @@ def test_code_is_not_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
-def test_other_files(content, tmp_path):
+def test_files_that_are_not_checkpoints(content, tmp_path):
     path = tmp_path / "x.pt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"x.pt: not a readable checkpoint") as error:
@@ -89,9 +89,9 @@ def test_other_files(content, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_missing_and_foreign(tmp_path):
+def test_missing_file_and_file_without_a_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"x.pt: no such checkpoint"):
         load_checkpoint(tmp_path / "x.pt")
     torch.save({"weights": 1}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match="holds no 'model'"):
+    with pytest.raises(ValueError, match="has no 'model'"):
         load_checkpoint(tmp_path / "x.pt")

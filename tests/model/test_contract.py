@@ -1,4 +1,4 @@
-"""The model keeps torchvision's contract: inputs, outputs, batches, hand-made parts."""
+"""The model's contract is torchvision's: inputs, outputs, batches, custom parts."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_no_detection_at_all(small_model: MaskRCNN, images: list[Tensor]) -> Non
         assert result["masks"].shape == (0, 1, *image.shape[-2:])
 
 
-def test_stages_hold_what_the_results_came_from(
+def test_stages_hold_the_intermediate_results_of_the_detections(
     small_model: MaskRCNN, images: list[Tensor]
 ) -> None:
     stages = small_model.run_stages(images)
@@ -85,14 +85,15 @@ def test_stages_hold_what_the_results_came_from(
         count = int(detections.counts[n])
         assert len(result["boxes"]) == count
         assert torch.equal(result["scores"], detections.scores[n, :count])
-        # Provenance: a detection's score is its class's softmax in its proposal's row ...
+        # The score of a detection is the softmax of its label, at its proposal ...
         rows = stages.class_logits[n, detections.proposal_indices[n, :count]].softmax(1)
         of_label = rows.gather(1, detections.labels[n, :count, None])[:, 0]
         assert torch.equal(of_label, result["scores"])
-        # ... and a proposal's objectness that of its anchor.
-        filled = slice(0, int(proposals.counts[n]))
-        anchors = proposals.anchor_indices[n, filled]
-        assert torch.equal(stages.objectness[n, anchors].sigmoid(), proposals.scores[n, filled])
+        # ... and the score of a proposal is the objectness of its anchor.
+        valid = slice(0, int(proposals.counts[n]))
+        anchor_indices = proposals.anchor_indices[n, valid]
+        objectness = stages.objectness[n, anchor_indices].sigmoid()
+        assert torch.equal(objectness, proposals.scores[n, valid])
 
 
 def test_training_gives_the_five_losses(small_model: MaskRCNN, images: list[Tensor]) -> None:
@@ -106,8 +107,8 @@ def test_training_gives_the_five_losses(small_model: MaskRCNN, images: list[Tens
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_boxes_of_any_float_type_train_a_model_of_any(dtype: torch.dtype) -> None:
-    """Boxes that come from numpy are float64."""
+def test_targets_and_model_may_have_different_float_dtypes(dtype: torch.dtype) -> None:
+    """Boxes from numpy are float64."""
     model = one_map_model().to(dtype)
     image = torch.rand(3, 96, 128, dtype=dtype)
     one = target(image, 2)
@@ -130,7 +131,7 @@ def test_gradients_reach_the_pixels(training: bool) -> None:
     assert image.grad is not None and image.grad.abs().sum() > 0
 
 
-def test_a_mask_branch_can_be_taken_off(small_model: MaskRCNN, images: list[Tensor]) -> None:
+def test_a_mask_branch_can_be_removed(small_model: MaskRCNN, images: list[Tensor]) -> None:
     model = copy.deepcopy(small_model)
     model.roi_heads.mask_roi_pool = None
     assert "masks" not in model(images)[0]
@@ -144,11 +145,11 @@ def test_models_pickle(small_model: MaskRCNN, images: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("wrong", ["pretrained", "box_scor_thresh"])
 def test_unknown_arguments_are_refused_before_anything_is_downloaded(wrong: str) -> None:
-    with pytest.raises(TypeError, match=f"'{wrong}' is no argument of MaskRCNN"):
+    with pytest.raises(TypeError, match=f"'{wrong}' is not an argument of MaskRCNN"):
         maskrcnn_resnet50_fpn(weights="DEFAULT", **{wrong: True})
 
 
-def test_losses_in_eval_mode_change_nothing_and_repeat(
+def test_losses_in_eval_mode_have_no_side_effect_and_are_deterministic(
     small_model: MaskRCNN, images: list[Tensor]
 ) -> None:
     before = copy.deepcopy(small_model.state_dict())
@@ -167,7 +168,7 @@ def test_losses_in_eval_mode_change_nothing_and_repeat(
         assert all(torch.equal(one[key], original[key]) for key in original)
 
 
-def test_the_fine_tuning_tutorial_runs_with_another_import() -> None:
+def test_torchvisions_fine_tuning_tutorial() -> None:
     model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=64, max_size=96)
     in_features = model.roi_heads.box_predictor.cls_score.in_features
     model.roi_heads.box_predictor = FastRCNNPredictor(in_features, 2)
@@ -200,14 +201,14 @@ def one_map_model(**kwargs: Any) -> MaskRCNN:
     return MaskRCNN(OneMapBackbone(), **{**parts, **kwargs})
 
 
-def test_own_backbone_with_one_feature_map() -> None:
+def test_custom_backbone_with_one_feature_map() -> None:
     model = one_map_model().eval()
     image = torch.rand(3, 130, 150)
     assert model([image])[0]["masks"].shape[1:] == (1, 130, 150)
 
 
-def test_parts_are_swapped_by_argument() -> None:
-    """Any object that fits is used: here a head, an NMS and a loss."""
+def test_parts_are_replaced_by_argument() -> None:
+    """Any object that fits can be passed: here a head, an NMS and a loss."""
 
     class Head(nn.Module):
         def forward(self, pooled: Tensor) -> Tensor:
@@ -249,7 +250,7 @@ def test_parts_are_swapped_by_argument() -> None:
                 "box_head": TwoMLPHead(12 * 49, 8),
                 "box_predictor": FastRCNNPredictor(8, 3),
             },
-            "draws 5 classes, box_predictor tells 3 apart",
+            "masks of 5 classes, box_predictor logits of 3",
         ),
         ({"image_std": (0.2, 0.2)}, "image_mean is for 3 channels, image_std for 2"),
         ({"mask_head": nn.Identity()}, r"mask_predictor, a .* cannot take \[1, 12, 14, 14\]"),
@@ -264,7 +265,7 @@ def test_parts_that_do_not_fit_are_named_when_the_model_is_built(
         one_map_model(**parts)
 
 
-def test_a_backbone_without_out_channels_is_named() -> None:
+def test_a_backbone_without_out_channels() -> None:
     with pytest.raises(ValueError, match="out_channels"):
         MaskRCNN(nn.Sequential(nn.Conv2d(3, 8, 1)), num_classes=2)
 
@@ -281,23 +282,23 @@ def test_a_backbone_without_out_channels_is_named() -> None:
         ([torch.rand(3, 9, 9), torch.rand(3, 9, 9).double()], ValueError, r"images\[1\].*float64"),
     ],
 )
-def test_images_that_cannot_be_taken_are_named(
+def test_invalid_images_are_named(
     small_model: MaskRCNN, images: list[Tensor], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         small_model(images)
 
 
-def test_images_that_do_not_fit_the_model(small_model: MaskRCNN) -> None:
+def test_images_on_another_device_or_of_another_dtype_than_the_model(small_model: MaskRCNN) -> None:
     elsewhere = copy.deepcopy(small_model).to("meta")
-    with pytest.raises(ValueError, match=r"torch.float32 on cpu, the model wants .*32 on meta"):
+    with pytest.raises(ValueError, match=r"torch.float32 on cpu, the model expects .*32 on meta"):
         elsewhere([torch.rand(3, 64, 64)])
-    with pytest.raises(ValueError, match=r"torch.float64 on cpu, the model wants .*32 on cpu"):
+    with pytest.raises(ValueError, match=r"torch.float64 on cpu, the model expects .*32 on cpu"):
         small_model([torch.rand(3, 64, 64).double()])
 
 
 @pytest.mark.parametrize("fill", [torch.nan, torch.inf, -torch.inf, 1e30])
-def test_wild_pixels_never_crash(small_model: MaskRCNN, fill: float) -> None:
+def test_non_finite_and_huge_pixels_give_finite_boxes(small_model: MaskRCNN, fill: float) -> None:
     image = torch.rand(3, 64, 64)
     image[:, 10:20] = fill
     (result,) = small_model([image])
@@ -310,11 +311,11 @@ def test_tiny_and_thin_images(small_model: MaskRCNN, size: tuple[int, int]) -> N
     assert result["masks"].shape[2:] == size
 
 
-def test_anchors_are_remembered_for_a_bounded_number_of_sizes() -> None:
+def test_the_cache_of_anchors_is_bounded() -> None:
     generator = AnchorGenerator(((16,),), (1.0,))
     for side in range(1, 40):
         images = ImageList(torch.zeros(1, 3, side * 4, 64), torch.tensor([[side * 4, 64]]))
         anchors = generator(images, [torch.zeros(1, 1, side, 16)])[0]
         assert len(anchors) == side * 16
     assert len(generator._cache) <= 16
-    assert len(pickle.dumps(generator)) < 10_000, "what is remembered stays behind"
+    assert len(pickle.dumps(generator)) < 10_000, "the cache is not pickled"

@@ -1,4 +1,4 @@
-"""The core needs torch, numpy and pillow alone, and importing the package loads nothing."""
+"""The core needs only torch, numpy and pillow, and importing the package imports none of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_importing_the_package_loads_nothing() -> None:
+def test_importing_the_package_does_not_import_torch() -> None:
     code = "import maskrcnn_scratch, sys; print('torch' in sys.modules)"
     assert run(code) == "False"
 

@@ -1,4 +1,4 @@
-"""Losses equal torchvision's bit for bit and have no NaN for empty input."""
+"""Losses equal torchvision's bit by bit, and are zero for empty input."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ NO_LABELS = torch.zeros(0, dtype=torch.int64)
     (lambda x: losses.loss_box_reg(x, NO_LABELS, torch.zeros(0, 4)), (0, 12)),
     (lambda x: losses.loss_mask(x, NO_LABELS, torch.zeros(0, 28, 28)), (0, 3, 28, 28)),
 ])  # fmt: skip
-def test_empty_is_a_zero_with_a_gradient(compute, shape):
+def test_empty_input_gives_zero_with_a_gradient(compute, shape):
     prediction = torch.zeros(shape, requires_grad=True)
     loss = compute(prediction)
     assert loss.item() == 0 and loss.shape == ()
@@ -71,7 +71,7 @@ def test_empty_is_a_zero_with_a_gradient(compute, shape):
     assert prediction.grad.shape == prediction.shape
 
 
-def test_background_rows_do_not_reach_the_box_loss():
+def test_background_takes_no_part_in_the_box_loss():
     deltas = torch.randn(3, 8, requires_grad=True)
     targets = torch.full((3, 4), -torch.inf)
     loss = losses.loss_box_reg(deltas, torch.zeros(3, dtype=torch.int64), targets)

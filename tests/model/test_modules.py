@@ -1,4 +1,4 @@
-"""Single modules against torchvision's, beyond the default model of the parity ladder."""
+"""Single modules against torchvision's, with options that the parity checks do not use."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_resnet18_fpn_equals_torchvisions() -> None:
 
 
 @pytest.mark.parametrize("trainable_layers", range(6))
-def test_the_same_layers_are_frozen(trainable_layers: int) -> None:
+def test_freeze_equals_torchvisions(trainable_layers: int) -> None:
     with torch.device("meta"):
         models = [
             build(backbone_name="resnet50", weights=None, trainable_layers=trainable_layers,
@@ -134,7 +134,7 @@ def test_anchors_equal_torchvisions(sizes: Any, ratios: Any) -> None:
 
 
 def test_old_checkpoints_load() -> None:
-    """Keys from before the RPN's convolution became a block."""
+    """Keys of torchvision 0.12, when the RPN's convolution was not a block."""
     head = RPNHead(8, 3)
     old = {key.replace("conv.0.0.", "conv."): value for key, value in head.state_dict().items()}
     assert "conv.weight" in old
@@ -142,18 +142,18 @@ def test_old_checkpoints_load() -> None:
     other = RPNHead(8, 3)
     other.load_state_dict(old, strict=True)
     assert torch.equal(other.conv[0][0].weight, head.conv[0][0].weight)
-    assert old.keys() == kept.keys()  # the caller's dict is left alone
+    assert old.keys() == kept.keys()  # the caller's dict is not modified
 
 
 def test_pooling_levels_at_their_borders() -> None:
-    """A box of exactly 224 x 224 belongs to level 4; scales follow the images, batch by batch."""
+    """A box of exactly 224 x 224 belongs to level 4; scales are computed for each batch."""
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     sides = torch.tensor([1.0, 111.9, 112.0, 223.9, 224.0, 447.9, 448.0, 3000.0])
     boxes = torch.stack((sides * 0, sides * 0, sides, sides), dim=1)
     assert pool.map_levels(boxes, [1 / 4, 1 / 8, 1 / 16, 1 / 32]).tolist() == [
         0, 0, 1, 1, 2, 2, 3, 3,
     ]  # fmt: skip
-    for side in (64, 128):  # the second image must not be read with the first one's scales
+    for side in (64, 128):  # the second batch must not use the scales of the first
         features = {str(i): torch.full((1, 1, 16 >> i, 16 >> i), float(side)) for i in range(4)}
         rois = torch.tensor([[0.0, side / 4, side / 4, side * 3 / 4, side * 3 / 4]])
         pooled = pool(features, rois, [(side, side)])
@@ -161,12 +161,42 @@ def test_pooling_levels_at_their_borders() -> None:
 
 
 def test_a_missing_feature_map_is_named() -> None:
-    pool = MultiScaleRoIAlign(["0", "9"], 7, 2)
+    """Where none of them is there; torchvision pools from those that are."""
+    maps = {"0": torch.rand(1, 1, 8, 8)}
+    rois = torch.tensor([[0.0, 3, 4, 20, 25]])
+    pooled = MultiScaleRoIAlign(["0", "9"], 7, 2)(maps, rois, [(32, 32)])
+    assert torch.equal(pooled, MultiScaleRoIAlign(["0"], 7, 2)(maps, rois, [(32, 32)]))
     with pytest.raises(ValueError, match=r"featmap_names asks for \['9'\]"):
-        pool({"0": torch.zeros(1, 1, 8, 8)}, torch.zeros(1, 5), [(32, 32)])
+        MultiScaleRoIAlign(["9"], 7, 2)(maps, rois, [(32, 32)])
 
 
-def test_frozen_batch_norm_notices_other_statistics() -> None:
+@pytest.mark.parametrize("as_list", [True, False])
+def test_a_traced_pool_takes_any_number_of_boxes(as_list: bool) -> None:
+    class Pool(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = MultiScaleRoIAlign(["0", "1"], 7, 2)
+
+        def forward(self, fine: Tensor, coarse: Tensor, boxes: Tensor) -> Tensor:
+            rois = torch.cat((boxes[:, :1] * 0, boxes), dim=1)
+            return self.pool({"0": fine, "1": coarse}, [boxes] if as_list else rois, [(64, 64)])
+
+    maps = (torch.rand(1, 2, 16, 16), torch.rand(1, 2, 8, 8))
+    boxes = torch.tensor([[3.0, 4, 20, 30], [0, 0, 64, 64], [9, 9, 12, 20]])
+    traced = torch.jit.trace(Pool(), (*maps, boxes[:2]))
+    for count in (3, 1, 0):
+        assert torch.equal(traced(*maps, boxes[:count]), Pool()(*maps, boxes[:count]))
+
+
+def test_torchscript_is_refused_in_one_line() -> None:
+    model = small_maskrcnn(3, widths=(8, 8, 8, 8))
+    for module in (model, MultiScaleRoIAlign(["0"], 7, 2)):
+        with pytest.raises(TypeError, match=r"^TorchScript is not supported: .*\.export") as raised:
+            torch.jit.script(module)
+        assert "\n" not in str(raised.value)
+
+
+def test_frozen_batch_norm_after_its_buffers_change() -> None:
     norm, x = FrozenBatchNorm2d(3), torch.randn(1, 3, 2, 2)
 
     def expected() -> Tensor:
@@ -180,10 +210,10 @@ def test_frozen_batch_norm_notices_other_statistics() -> None:
     torch.testing.assert_close(norm(x), expected())
     norm.load_state_dict({**norm.state_dict(), "bias": torch.ones(3)}, assign=True)
     torch.testing.assert_close(norm(x), expected())
-    norm(x.requires_grad_()).sum().backward()  # what was remembered in inference mode can be used
+    norm(x.requires_grad_()).sum().backward()  # with values cached in inference mode
 
 
-def test_masks_of_one_class_are_those_of_all() -> None:
+def test_masks_of_given_labels_equal_those_of_all_classes() -> None:
     torch.manual_seed(0)
     predictor, x = MaskRCNNPredictor(16, 8, 5), torch.randn(6, 16, 7, 7)
     labels = torch.tensor([0, 1, 4, 2, 2, 3])
@@ -191,30 +221,31 @@ def test_masks_of_one_class_are_those_of_all() -> None:
     torch.testing.assert_close(predictor(x, labels), every[torch.arange(6), labels])
 
 
-@pytest.mark.parametrize("takes_labels", [True, False])
-def test_a_mask_predictor_is_asked_for_what_it_can_give(takes_labels: bool) -> None:
-    asked = []
+@pytest.mark.parametrize("accepts_labels", [True, False])
+def test_mask_predictors_with_and_without_labels(accepts_labels: bool) -> None:
+    calls = []
 
-    class OwnPredictor(MaskRCNNPredictor):
-        if takes_labels:
+    class CustomPredictor(MaskRCNNPredictor):
+        if accepts_labels:
 
             def forward(self, input: Tensor, labels: Tensor | None = None) -> Tensor:
-                asked.append("one" if labels is not None else "all")
+                calls.append("labels" if labels is not None else "all")
                 return super().forward(input, labels)
 
         else:
 
             def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
-                asked.append("all")
+                calls.append("all")
                 return super().forward(input)
 
     torch.manual_seed(0)
     model = small_maskrcnn(5, min_size=96, box_score_thresh=0.0).eval()
     expected = model([torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))])[0]
     assert len(expected["masks"]) > 0
-    own = OwnPredictor(64, 64, 5)
-    own.load_state_dict(model.roi_heads.mask_predictor.state_dict())
-    model.roi_heads.mask_predictor = own
+    custom = CustomPredictor(64, 64, 5)
+    custom.load_state_dict(model.roi_heads.mask_predictor.state_dict())
+    model.roi_heads.mask_predictor = custom
     found = model([torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))])[0]
-    assert asked == ["one" if takes_labels else "all"]
+    # The first call checks the new part, with masks of all classes; then come the detections.
+    assert calls[-1] == ("labels" if accepts_labels else "all")
     torch.testing.assert_close(found["masks"], expected["masks"])

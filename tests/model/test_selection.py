@@ -1,4 +1,4 @@
-"""Detections are the same where the host may look at values and where it may not."""
+"""Detections are the same with and without host synchronisation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def as_on_device(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_packed_slots() -> None:
+def test_pack_entries() -> None:
     wanted = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]]).bool()
-    slots, packed = pack_entries(wanted)
-    assert slots.tolist() == [[1, 3, 4], [0, 0, 0], [0, 0, 0]]
-    assert packed.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
-    slots, packed = pack_entries(wanted[1:2])
-    assert slots.tolist() == [[0]] and packed.tolist() == [[False]]
+    indices, valid = pack_entries(wanted)
+    assert indices.tolist() == [[1, 3, 4], [0, 0, 0], [0, 0, 0]]
+    assert valid.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
+    indices, valid = pack_entries(wanted[1:2])
+    assert indices.tolist() == [[0]] and valid.tolist() == [[False]]
 
 
 def detect(class_logits: Tensor, box_regression: Tensor, proposals: Proposals) -> dict[str, Tensor]:
@@ -43,17 +43,17 @@ def detect(class_logits: Tensor, box_regression: Tensor, proposals: Proposals) -
 
 def test_detections_of_images_with_different_numbers_of_candidates(as_on_device) -> None:
     logits = torch.randn(4, 50, 7) * 2
-    logits[1, :, 0] = 20  # nothing but background
+    logits[1, :, 0] = 20  # only background
     logits[2, 3:, 0] = 20  # few candidates
-    offsets = torch.randn(4, 50, 7, 4)
+    box_regression = torch.randn(4, 50, 7, 4)
     boxes = random_boxes(200, 100, 200).reshape(4, 50, 4)
     counts = torch.tensor([50, 50, 50, 0])  # the last image has no proposals
     proposals = Proposals(boxes, torch.rand(4, 50), counts, torch.zeros(4, 50).long())
-    everywhere = detect(logits, offsets, proposals)
+    without_sync = detect(logits, box_regression, proposals)
     as_on_device.undo()
-    packed = detect(logits, offsets, proposals)
-    assert packed.pop("masks") is everywhere.pop("masks") is None
-    found = packed["counts"].tolist()
+    with_sync = detect(logits, box_regression, proposals)
+    assert with_sync.pop("masks") is without_sync.pop("masks") is None
+    found = with_sync["counts"].tolist()
     assert found[0] == 20 and found[1] == found[3] == 0 < found[2] < 20
-    for name, values in packed.items():
-        assert torch.equal(values, everywhere[name]), name
+    for name, values in with_sync.items():
+        assert torch.equal(values, without_sync[name]), name

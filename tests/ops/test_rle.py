@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -67,6 +68,52 @@ def test_polygons_rasterise_as_in_pycocotools(seed):
         assert drawn["counts"].encode() == expected["counts"], (height, width, polygons)
 
 
+@pytest.mark.parametrize("extent", [200.0, 5_000.0, 100_000.0])
+def test_polygons_that_reach_far_beyond_the_image_rasterise_as_in_pycocotools(extent):
+    rng = np.random.default_rng(0)
+    for trial in range(40):
+        height, width = map(int, rng.integers(1, 60, 2))
+        xy = rng.uniform(-extent, extent + 60, 2 * rng.integers(3, 7))
+        if trial % 4 == 0:
+            xy[1::4] = xy[1]  # level edges
+        if trial % 4 == 1:
+            xy[::4] = rng.uniform(0, width)  # upright edges through the image
+        (expected,) = coco_mask.frPyObjects([xy.tolist()], height, width)
+        assert rle.from_polygons([xy], (height, width))["counts"].encode() == expected["counts"]
+
+
+def test_a_thousand_far_vertices_cost_the_width_of_the_image():
+    """Edges of some 10^7 fine steps each: minutes, if every step was taken."""
+    xy = np.random.default_rng(0).uniform(-1e6, 1e6, 2_000)
+    assert rle.area(rle.from_polygons([xy], (480, 640))) > 0
+
+
+def test_other_threads_run_while_a_polygon_is_drawn():
+    xy = np.random.default_rng(0).uniform(0, 600, 20_000)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)  # a thread keeps the interpreter until it lets go of it
+
+    def ran_meanwhile():
+        started, finished = threading.Event(), threading.Event()
+
+        def draw():
+            started.set()
+            rle.from_polygons([xy], (600, 600))
+            finished.set()
+
+        thread = threading.Thread(target=draw)
+        thread.start()
+        started.wait()
+        meanwhile = not finished.is_set()
+        thread.join()
+        return meanwhile
+
+    try:
+        assert any(ran_meanwhile() for _ in range(20))
+    finally:
+        sys.setswitchinterval(interval)
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_reference_rles_of_coco(data_root, split):
     folder = data_root / "coco_tiny" / "annotations"
@@ -107,14 +154,24 @@ def test_segmentation_forms_agree():
         ([], "no polygon"),
         ([[1, 1, 2, 2]], "at least 3 points, got 4 numbers"),
         ([[1, 1, 2, 2, 3, 3, 4]], "got 7 numbers"),
-        ([[1, 1, 2, 2, 3, float("nan")]], "nan is not a place"),
-        ([[1, 1, 2, 2, 3, 1e30]], "is not a place"),
+        ([[1, 1, 2, 2, 3, float("nan")]], "nan is not finite"),
+        ([[1, 1, 2, 2, 3, 1e30]], "is not finite or more than 1e6 pixels away"),
         ({"size": [6, 5]}, "without size or counts"),
         ({"size": [5, 6], "counts": [30]}, "mask is 5 x 6 .*, its image 6 x 5"),
         ({"size": [6, 5], "counts": [29]}, "covers 29 pixels"),
         ({"size": [6, 5], "counts": "~"}, "bad character at 0"),
         ({"size": [6, 5], "counts": "P"}, "ends within a count"),
         ({"size": [6, 5], "counts": "oooooooo0"}, "bad character"),
+        ({"size": 6, "counts": [30]}, r"size is not \[height, width\]"),
+        ({"size": [6, 5, 1], "counts": [30]}, r"size is not \[height, width\]"),
+        ({"size": [6, 5], "counts": [2**32 + 30]}, "a run of 4294967326 pixels"),
+        ({"size": [6, 5], "counts": [10**400]}, "no list of run lengths"),
+        ({"size": [6, 5], "counts": "\udc80"}, "ascii"),
+        ({"size": [6, 5], "counts": b"\xff"}, "ascii"),
+        ([[1, 1, 2, 2, 3, {}]], "a polygon is x0, y0, .* in numbers"),
+        ([{"x": 1}], "a polygon is x0, y0, .* in numbers"),
+        ([[1, 1, 2, 2, 3, 10**400]], "a polygon is x0, y0, .* in numbers"),
+        ([[[1, 1], [2, 2], [3, 3]]], "got 6 numbers"),
         (None, "neither polygons nor RLE but NoneType"),
         ("12", "neither polygons nor RLE but str"),
     ],

@@ -1,4 +1,4 @@
-"""Bad targets are named: which image, which object, what was expected."""
+"""Errors for invalid targets name the image and the object, and say what was expected."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from maskrcnn_scratch.targets.check_targets import check_targets
 SIZES = [(20, 30), (40, 50)]
 
 
-def good_targets():
+def valid_targets():
     return [
         {
             "boxes": torch.tensor([[0.0, 0, 5, 5], [2, 2, 9, 30]][:count]),
@@ -21,8 +21,8 @@ def good_targets():
     ]
 
 
-def test_good_and_empty_targets_pass():
-    check_targets(good_targets(), SIZES, num_classes=4)
+def test_valid_and_empty_targets_pass():
+    check_targets(valid_targets(), SIZES, num_classes=4)
     empty = {
         "boxes": torch.zeros(0, 4),
         "labels": torch.zeros(0, dtype=torch.int64),
@@ -36,11 +36,11 @@ def nan_box(t):
     t["boxes"][1, 2] = torch.nan
 
 
-def flat_box(t):
+def box_without_height(t):
     t["boxes"][1] = torch.tensor([4.0, 4, 9, 4])
 
 
-@pytest.mark.parametrize("spoil, error, message", [
+@pytest.mark.parametrize("make_invalid, error, message", [
     (lambda t: t.pop("boxes"), ValueError, r"target 1 \(2.jpg\): 'boxes' is missing"),
     (lambda t: t.update(boxes=[[0, 0, 1, 1]]), TypeError, "boxes must be a tensor, got list"),
     (lambda t: t.update(boxes=torch.zeros(0)), ValueError, r"got \[0\]; an image without objects"),
@@ -54,11 +54,11 @@ def flat_box(t):
     (lambda t: t["labels"].fill_(0), ValueError, "at least 1 .* got 0"),
     (lambda t: t["masks"][1].fill_(255), ValueError, r"object 1 \(annotation 71\): .* got 255"),
     (nan_box, ValueError, r"object 1 \(annotation 71\): boxes must be finite"),
-    (flat_box, ValueError, r"x2 > x1 and y2 > y1, got \[4.0, 4.0, 9.0, 4.0\]"),
+    (box_without_height, ValueError, r"x2 > x1 and y2 > y1, got \[4.0, 4.0, 9.0, 4.0\]"),
 ])  # fmt: skip
-def test_bad_targets_are_named(spoil, error, message):
-    targets = good_targets()
-    spoil(targets[1])
+def test_invalid_targets_are_named(make_invalid, error, message):
+    targets = valid_targets()
+    make_invalid(targets[1])
     with pytest.raises(error, match=message):
         check_targets(targets, SIZES, num_classes=4)
 
@@ -67,11 +67,11 @@ def test_missing_targets():
     with pytest.raises(ValueError, match="got None"):
         check_targets(None, SIZES)
     with pytest.raises(ValueError, match="1 targets for 2 images"):
-        check_targets(good_targets()[:1], SIZES)
+        check_targets(valid_targets()[:1], SIZES)
 
 
 def test_masks_and_upper_label_are_optional():
-    targets = good_targets()
+    targets = valid_targets()
     targets[0].pop("masks")
     targets[0]["labels"].fill_(1000)
     check_targets(targets, SIZES, has_mask=False)

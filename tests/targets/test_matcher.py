@@ -1,4 +1,4 @@
-"""The matcher's decisions equal torchvision's, for boxes with many ties too."""
+"""The matcher's results equal torchvision's, also for boxes with many ties."""
 
 import pytest
 import torch
@@ -49,8 +49,8 @@ def test_equals_torchvision_on_many_boxes(num_gt, dtype):
     assert (ours >= 0).sum() >= num_gt
 
 
-def test_ground_truth_that_nothing_overlaps_makes_all_unmatched_boxes_nearest():
-    # torchvision's convention: the best IoU is 0, which every box reaches.
+def test_ground_truth_without_overlap_makes_every_box_a_low_quality_match():
+    # As in torchvision: the highest IoU of the second ground truth is 0, and every box has it.
     gt_boxes = torch.tensor([[0.0, 0, 10, 10], [500, 500, 510, 510]])
     boxes = torch.tensor([[0.0, 0, 10, 9], [100, 100, 110, 110]])
     ours = Matcher(0.7, 0.3, True)(gt_boxes, boxes)
@@ -60,7 +60,7 @@ def test_ground_truth_that_nothing_overlaps_makes_all_unmatched_boxes_nearest():
 
 def test_low_quality_match_keeps_the_ground_truth_it_overlaps_most():
     gt_boxes = torch.tensor([[0.0, 0, 100, 100], [0, 0, 10, 10]])
-    boxes = torch.tensor([[0.0, 0, 60, 100]])  # nearest to both, overlaps the first more
+    boxes = torch.tensor([[0.0, 0, 60, 100]])  # best match of both, overlaps the first more
     assert Matcher(0.7, 0.3, True)(gt_boxes, boxes).tolist() == [0]
     assert Matcher(0.7, 0.3, False)(gt_boxes, boxes).tolist() == [Matcher.BETWEEN_THRESHOLDS]
 

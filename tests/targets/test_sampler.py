@@ -1,10 +1,11 @@
-"""Same seed, same sample as torchvision; the device form has the same distribution."""
+"""The same seed gives torchvision's sample; DeviceSampler has the same distribution."""
 
 import pytest
 import torch
 from torchvision.models.detection import _utils as torchvision_utils
 
 from maskrcnn_scratch.targets.sampler import (
+    NO_SAMPLE,
     BalancedPositiveNegativeSampler,
     DeviceSampler,
     ReplaySampler,
@@ -32,14 +33,14 @@ def test_same_seed_same_sample_as_torchvision(labels, dtype):
     after_ours = torch.rand(1)
     torch.manual_seed(7)
     theirs = torchvision_utils.BalancedPositiveNegativeSampler(256, 0.5)(labels)
-    assert torch.equal(after_ours, torch.rand(1)), "not as many numbers drawn"
+    assert torch.equal(after_ours, torch.rand(1)), "the number of random numbers differs"
     for ours, masks in zip((positive, negative), theirs, strict=True):
         for indices, mask in zip(ours, masks, strict=True):
             assert indices.dtype == torch.int64
             assert torch.equal(indices, torch.where(mask)[0])
 
 
-def test_generator_leaves_the_global_one_alone():
+def test_with_a_generator_the_global_one_is_not_used():
     before = torch.get_rng_state()
     draw = [
         BalancedPositiveNegativeSampler(64, 0.25)(BATCHES[1], torch.Generator().manual_seed(3))
@@ -50,7 +51,7 @@ def test_generator_leaves_the_global_one_alone():
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_replay():
+def test_replay_sampler():
     recorded = BalancedPositiveNegativeSampler(64, 0.25)(BATCHES[1])
     replay = ReplaySampler([recorded, recorded])
     assert replay(BATCHES[1]) is recorded
@@ -58,14 +59,14 @@ def test_replay():
         replay(BATCHES[0])
     with pytest.raises(ValueError, match="were used"):
         replay(BATCHES[1])
-    with pytest.raises(ValueError, match="image 0: recorded index 9 is outside of its 4 boxes"):
+    with pytest.raises(ValueError, match="image 0: recorded index 9 is outside its 4 boxes"):
         ReplaySampler([([torch.tensor([9])], [torch.tensor([0])])])([torch.zeros(4)])
 
 
-def kinds(labels, drawn):
-    """Indices of positives and of negatives that a device sampler drew in one image."""
-    indices = torch.cat(drawn)
-    indices = indices[indices >= 0]
+def kinds(labels, sample):
+    """Indices of positives and of negatives in the sample of one image."""
+    indices = torch.cat(sample)
+    indices = indices[indices != NO_SAMPLE]
     assert len(indices.unique()) == len(indices)
     return indices[labels[indices] >= 1], indices[labels[indices] == 0]
 
@@ -79,15 +80,15 @@ def test_device_sampler_counts_and_kinds(num_positive, num_negative, dtype):
     labels = [labels_with(num_positive, num_negative, ignored, seed).to(dtype) for seed in (0, 1)]
     expected_positive = min(num_positive, 8)
     expected_negative = min(num_negative, 32 - expected_positive)
-    for image, drawn in enumerate(zip(*DeviceSampler(32, 0.25)(labels), strict=True)):
-        assert [len(indices) for indices in drawn] == [8, 24]
-        positive, negative = kinds(labels[image], drawn)
+    for image, sample in enumerate(zip(*DeviceSampler(32, 0.25)(labels), strict=True)):
+        assert [len(indices) for indices in sample] == [8, 24]
+        positive, negative = kinds(labels[image], sample)
         assert (len(positive), len(negative)) == (expected_positive, expected_negative)
-        assert (drawn[0] >= 0).sum() + (drawn[1] >= 0).sum() == len(positive) + len(negative)
-        assert set(positive.tolist()) <= set(drawn[0].tolist()), "masks are made of the first ones"
+        assert (torch.cat(sample) != NO_SAMPLE).sum() == len(positive) + len(negative)
+        assert set(positive.tolist()) <= set(sample[0].tolist()), "only these get a mask loss"
 
 
-def test_device_sampler_with_fewer_boxes_than_places_and_images_of_many_sizes():
+def test_device_sampler_with_few_boxes_and_images_with_different_numbers_of_boxes():
     labels = [labels_with(4, 6), labels_with(1, 2, 2), labels_with(0, 0)]
     first, rest = DeviceSampler(256, 0.25)(labels)
     assert [len(f) for f in first] == [10, 10, 10] and [len(r) for r in rest] == [0, 0, 0]
@@ -107,7 +108,7 @@ def test_device_sampler_is_uniform():
     expected = torch.tensor([8 / num_positive] * num_positive + [24 / num_negative] * num_negative)
     deviation = (expected * (1 - expected) / draws).sqrt()
     assert ((frequency - expected).abs() < 4.5 * deviation).all()
-    # Chosen together as often as two of eight without replacement: not in blocks or pairs.
+    # Each pair is sampled as often as in sampling without replacement: boxes are independent.
     pairs = torch.zeros(draws, num_positive).scatter_(1, positive, 1.0)
     together = (pairs.T @ pairs / draws)[~torch.eye(num_positive, dtype=torch.bool)]
     probability = 8 / 20 * 7 / 19
@@ -115,8 +116,8 @@ def test_device_sampler_is_uniform():
 
 
 @pytest.mark.parametrize("sampler", [BalancedPositiveNegativeSampler, DeviceSampler])
-def test_both_samplers_draw_as_many_of_each_kind(sampler):
-    """With random numbers of candidates, few of them, so that every case of the quotas comes up."""
+def test_numbers_of_positives_and_negatives(sampler):
+    """For random, small numbers of candidates: fewer and more than each limit."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(100):
         labels = torch.randint(-1, 3, (int(torch.randint(0, 24, (), generator=generator)),),

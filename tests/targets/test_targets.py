@@ -1,4 +1,4 @@
-"""Anchor, proposal and mask targets equal torchvision's."""
+"""Targets of anchors, proposals and masks equal torchvision's."""
 
 import pytest
 import torch
@@ -84,7 +84,7 @@ def test_selected_samples_equal_torchvision():
         assert torch.equal(objects, labels.nonzero().squeeze(1))
 
 
-def test_proposals_between_thresholds_are_never_drawn():
+def test_proposals_between_thresholds_are_never_sampled():
     gt = {"boxes": torch.tensor([[0.0, 0, 100, 100]]), "labels": torch.tensor([3])}
     between = torch.tensor([[0.0, 0, 100, 60]]).repeat(50, 1)
     samples = select_training_samples(
@@ -92,7 +92,7 @@ def test_proposals_between_thresholds_are_never_drawn():
         BalancedPositiveNegativeSampler(64, 0.25),
         BoxCoder((10.0, 10.0, 5.0, 5.0)),
     )  # fmt: skip
-    assert torch.equal(samples.proposals[0], gt["boxes"])  # the appended true box alone
+    assert torch.equal(samples.proposals[0], gt["boxes"])  # only the appended ground truth
     assert samples.labels[0].tolist() == [3]
 
 
@@ -117,7 +117,7 @@ def test_mask_targets_equal_torchvision(pixels_at_once, dtype, on_device, monkey
     assert 0 < ours.mean() < 1
 
 
-def test_aligned_mask_targets_are_those_of_a_mask_moved_by_half_a_pixel():
+def test_aligned_mask_targets_are_shifted_by_half_a_pixel():
     torch.manual_seed(0)
     masks, boxes = (torch.rand(3, 40, 40) > 0.5).byte(), random_boxes(10, 30.0) + 2
     matched = torch.randint(0, 3, (10,))
@@ -126,7 +126,7 @@ def test_aligned_mask_targets_are_those_of_a_mask_moved_by_half_a_pixel():
     torch.testing.assert_close(aligned, moved)
 
 
-def test_mask_targets_of_nothing():
+def test_mask_targets_without_boxes():
     nothing = torch.zeros(0, dtype=torch.int64)
     for num_gt in (0, 2):
         masks = torch.zeros(num_gt, 8, 8, dtype=torch.uint8)

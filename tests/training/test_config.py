@@ -1,4 +1,4 @@
-"""A recipe survives JSON, and mistakes in it are named."""
+"""A configuration is unchanged by JSON, and errors in it are named."""
 
 import dataclasses
 import json

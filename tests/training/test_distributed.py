@@ -1,4 +1,4 @@
-"""Two processes do the work of one, and neither outlives the other."""
+"""Two processes compute what one does, and both end if one fails."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def free_port():
 
 
 def run_together(function, *args, processes=2):
-    """Runs ``function(*args)`` as torchrun would, on several processes."""
+    """Runs ``function(*args)`` on several processes, as torchrun does."""
     shared = {
         "WORLD_SIZE": processes,
         "MASTER_ADDR": "127.0.0.1",
@@ -56,7 +56,7 @@ def train_plain(folder, changes):
 
 @pytest.mark.parametrize("batch_size", [4, 8])
 def test_two_processes_equal_one_on_the_same_batches(batch_size, tmp_path):
-    """With a different number of objects on each process, and 11 images to validate on two."""
+    """The processes have different numbers of objects and, of 11, of validation images."""
     changes = {**PLAIN, "batch_size": batch_size}
     assert toy.run(train_plain, tmp_path / "one", changes) == 0
     assert run_together(train_plain, tmp_path / "two", changes) == [0, 0]
@@ -79,14 +79,14 @@ def test_two_processes_equal_one_on_the_same_batches(batch_size, tmp_path):
 
 
 def first_ones(labels, generator=None):
-    """A sampler that draws nothing at random: processes have random numbers of their own."""
+    """A sampler without random numbers, which differ between processes."""
     positive = [(in_image >= 1).nonzero().squeeze(1)[:8] for in_image in labels]
     negative = [(in_image == 0).nonzero().squeeze(1)[:24] for in_image in labels]
     return positive, negative
 
 
 def one_step_of_the_real_model(folder):
-    """Saves the gradient of every parameter, as the step that SGD takes with rate 1."""
+    """Saves the gradient of every parameter: the step of SGD with learning rate 1."""
     config = ModelConfig(
         architecture="small",
         weights="none",
@@ -98,7 +98,7 @@ def one_step_of_the_real_model(folder):
     with distributed.process_group(torch.device("cpu")):
         torch.manual_seed(0)
         model = build_model(config, 4)
-        for module in model.modules():  # its statistics would be those of one process's images
+        for module in model.modules():  # its statistics depend on the images of the process
             for name, child in module.named_children():
                 if isinstance(child, torch.nn.BatchNorm2d):
                     setattr(module, name, torch.nn.Identity())
@@ -129,7 +129,7 @@ def test_gradients_of_the_real_model_on_two_processes_are_those_of_one(tmp_path)
 
 
 def test_two_processes_can_be_resumed(tmp_path):
-    """With everything random, too: dropout differs by process, batch norm is the main one's."""
+    """Also with random numbers: dropout differs between processes, batch norm is the main one's."""
     assert run_together(toy.main, tmp_path / "whole") == [0, 0]
     with_death = run_together(toy.main, tmp_path / "killed", "{}", "forward:7")
     assert with_death[0] == -9 and with_death[1] == 1, "the other process fails, it does not hang"
@@ -154,7 +154,7 @@ def train_until_unreadable(folder):
         trainer.train()
 
 
-def test_what_was_learned_outlives_a_bad_image_on_any_process(tmp_path):
+def test_a_bad_image_on_any_process_loses_no_step(tmp_path):
     assert run_together(train_until_unreadable, tmp_path) == [1, 1]
     steps = len([line for line in (tmp_path / "log.jsonl").open() if "learning_rate" in line])
     assert load_checkpoint(tmp_path / "last.pt")["step"] == steps > 0

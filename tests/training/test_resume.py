@@ -1,4 +1,4 @@
-"""A run that was killed anywhere and resumed equals one that never stopped, bit for bit."""
+"""A run that was killed at any point and resumed equals an uninterrupted one, bit for bit."""
 
 import json
 import os
@@ -32,12 +32,14 @@ def assert_same(ours, theirs, path=""):
 
 
 def results(folder):
-    """All that a run leaves behind, without its place and speed."""
+    """The files of a run, without output folder and speed."""
     found = {}
     for name in ("last.pt", "best.pt"):
         found[name] = load_checkpoint(folder / name)
         for setting in ("output", "num_workers", "save_every"):
             del found[name]["config"][setting]
+        if "training" in found[name]:
+            del found[name]["training"]["log"]["seconds"]
     lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
     found["log"] = [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines]
     return found
@@ -73,6 +75,18 @@ def test_killed_and_resumed(deaths, uninterrupted, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_log_lines_that_average_over_steps_before_a_checkpoint(tmp_path):
+    """A checkpoint every 2 steps, a line every 3 steps: none is lost or shifted by a kill."""
+    changes = json.dumps({"log_every": 3, "epochs": 4, "validate_every": 4})
+    assert toy.run(toy.main, tmp_path / "whole", changes) == 0
+    for where in ("forward:6", "forward:6", "forward:8"):
+        assert toy.run(toy.main, tmp_path / "killed", changes, where) == -signal.SIGKILL
+    assert toy.run(toy.main, tmp_path / "killed", changes) == 0
+    whole, killed = (results(tmp_path / name)["log"] for name in ("whole", "killed"))
+    assert [line["step"] for line in whole] == [3, 6, 9, 12, 12]
+    assert_same(killed, whole)
+
+
 def test_killed_with_workers(uninterrupted, tmp_path):
     workers = json.dumps({"num_workers": 2})
     assert toy.run(toy.main, tmp_path, workers, "forward:8") == -signal.SIGKILL
@@ -81,7 +95,7 @@ def test_killed_with_workers(uninterrupted, tmp_path):
 
 
 def interrupt_itself(folder, number):
-    """Sends the signal in the fifth forward pass, that is in the third step."""
+    """Sends the signal in the fifth forward pass, which is in the third step."""
     before = signal.getsignal(signal.SIGINT)
     trainer = toy.toy_trainer(folder, save_every=100)
     calls = []
@@ -106,7 +120,7 @@ def test_interrupt_finishes_the_step_and_saves(number, uninterrupted, tmp_path):
 
 
 def interrupt_the_whole_group(folder, number):
-    """As a job that is ended: the signal reaches the data loader's processes as well."""
+    """Sends a signal to the whole job, including the data loader's processes."""
     os.setpgrp()
     trainer = toy.toy_trainer(folder, save_every=100, num_workers=2)
     calls = []
@@ -117,7 +131,7 @@ def interrupt_the_whole_group(folder, number):
             # Sent by another process, as a SIGTERM from the parent ends workers.
             kill = ["kill", f"-{number}", "--", f"-{os.getpgrp()}"]
             subprocess.run(kill, start_new_session=True, check=True)
-        time.sleep(0.05)  # for workers to die in, if they do
+        time.sleep(0.05)  # time in which a worker would end
 
     trainer.model.register_forward_pre_hook(hook)
     with pytest.raises(Stopped, match="stopped after step 3 of 9"):
@@ -125,20 +139,20 @@ def interrupt_the_whole_group(folder, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_whole_group_leaves_the_workers_alone(number, uninterrupted, tmp_path):
+def test_workers_ignore_a_signal_to_the_whole_group(number, uninterrupted, tmp_path):
     assert toy.run(interrupt_the_whole_group, tmp_path, number) == 0
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 3
     assert toy.run(toy.main, tmp_path, json.dumps({"save_every": 100})) == 0
     assert_same(results(tmp_path), uninterrupted)
 
 
-left_behind = []  # as what the traceback of an error holds
+still_running = []  # as the traceback of an error keeps a loader alive
 
 
-def leave_workers_behind():
-    left_behind.append(iter(evaluation_loader(toy.ToySet(), num_workers=2)))
-    next(left_behind[0])
+def exit_with_running_workers():
+    still_running.append(iter(evaluation_loader(toy.ToySet(), num_workers=2)))
+    next(still_running[0])
 
 
-def test_workers_left_behind_do_not_hold_up_the_exit():
-    assert toy.run(leave_workers_behind) == 0  # within a minute
+def test_running_workers_do_not_delay_the_exit():
+    assert toy.run(exit_with_running_workers) == 0  # within a minute

@@ -1,6 +1,7 @@
-"""log.jsonl: what is averaged, and what is left of it after a kill."""
+"""log.jsonl: its means, and its lines after a kill."""
 
 import json
+import os
 
 import pytest
 
@@ -24,6 +25,18 @@ def test_means_over_steps_and_up_to_validations(tmp_path):
     assert second["step"] == 5 and second["loss_a"] == 4.5
     assert third == {"step": 5, "segm/AP": 0.5}
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+def test_lines_are_on_the_disk_before_a_checkpoint(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    with RunLog(tmp_path, 0, 10, log_every=2, tensorboard=False) as log:
+        assert log.save_state()["steps"] == 0
+        for step in range(1, 4):
+            log.train_step(step, {"loss_a": 1.0}, 0.1, images=2)
+        state = log.save_state()
+    assert (state["steps"], state["images"], state["sums"]["loss_a"]) == (1, 2, 1.0)
+    assert synced == [(tmp_path / "log.jsonl").stat().st_ino]
 
 
 def test_disabled_writes_nothing(tmp_path):

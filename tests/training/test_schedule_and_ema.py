@@ -1,4 +1,4 @@
-"""Learning rates and averages equal those of torch's own classes."""
+"""Learning rates and averages equal those of torch's classes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the trainer does with the toy: features one at a time, and trouble."""
+"""The trainer with a toy model: single features, and errors."""
 
 import json
 import math
@@ -11,7 +11,8 @@ from torch import nn
 
 from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.data.loader import Draw
-from maskrcnn_scratch.training.trainer import NonFiniteLossError, Trainer, describe
+from maskrcnn_scratch.training.finite_losses import NonFiniteLossError, describe
+from maskrcnn_scratch.training.trainer import Trainer
 from tests.training import toy
 
 
@@ -20,7 +21,7 @@ def weights(trainer):
 
 
 class PlainToy(toy.ToyModel):
-    """Nothing random, and no mean over objects: each image weighs the same."""
+    """A toy without random numbers or means over objects: images have equal weights."""
 
     def __init__(self):
         super().__init__(random=False)
@@ -128,7 +129,7 @@ def test_best_is_kept(tmp_path):
 
 
 def nan_on(trainer, file_name, loss):
-    """Makes one loss NaN whenever the batch holds this image."""
+    """Makes one loss NaN for batches with this image."""
     compute = trainer.model.losses
 
     def losses(images, targets):
@@ -195,8 +196,8 @@ def test_bad_image_is_named(num_workers, error, tmp_path):
     assert not (tmp_path / "last.pt").exists(), "nothing was learned"
 
 
-def test_what_was_learned_outlives_a_bad_image(tmp_path):
-    """In training and in validation; resumed, the run ends as if nothing had happened."""
+def test_a_bad_image_loses_no_step(tmp_path):
+    """In training and in validation. The resumed run equals an uninterrupted one."""
 
     class BrokenLater(toy.ToySet):
         broken_epoch = 1  # the others are as in ToySet

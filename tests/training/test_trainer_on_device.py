@@ -1,4 +1,4 @@
-"""Steps as on a GPU: sampled there, compiled, in bf16; and the host looks once."""
+"""Steps as on a GPU: device sampling, compiled, bf16, and one host synchronisation per step."""
 
 from dataclasses import replace
 from functools import partial
@@ -12,7 +12,8 @@ from maskrcnn_scratch.builders.from_config import ModelConfig, build_model
 from maskrcnn_scratch.data.augment import Augmentation, AugmentedDataset
 from maskrcnn_scratch.data.shapes import ShapesDataset
 from maskrcnn_scratch.targets.sampler import DeviceSampler
-from maskrcnn_scratch.training.trainer import Trainer, build_optimizer
+from maskrcnn_scratch.training.optimizer import build_optimizer
+from maskrcnn_scratch.training.trainer import Trainer
 from tests.no_sync import SyncError, fake_gpu, no_sync
 from tests.training import toy
 
@@ -36,12 +37,12 @@ def make_trainer(folder, **changes):
     recipe = toy.toy_config(folder, optimizer="sgd", ema_decay=None, warmup=0.0, **changes)
     dataset = AugmentedDataset(shapes, Augmentation(horizontal_flip=False).build())
     trainer = Trainer(build_model(MODEL, 4), dataset, shapes.sizes, recipe)
-    trainer.model.transform._draw_min_size = lambda: 64  # a number of the host
+    trainer.model.transform._draw_min_size = lambda: 64  # a number on the host
     return trainer
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_host_looks_once_in_a_step(accumulate, tmp_path, monkeypatch):
+def test_one_host_synchronisation_per_step(accumulate, tmp_path, monkeypatch):
     monkeypatch.setattr(host_sync, "can_sync", lambda tensor: False)
     trainer = make_trainer(tmp_path, accumulate=accumulate, device_sampling=True)
     batches = [next(trainer.read_batches()) for _ in range(3 * accumulate)]
@@ -97,7 +98,7 @@ def test_compiled_parts_give_the_same_losses(tmp_path, monkeypatch):
 
 
 class Remembered:
-    """What a function gave, call by call; after ``replay`` the same once more."""
+    """Records the results of a function; after ``replay`` it returns the same results again."""
 
     def __init__(self, function):
         self.function, self.given, self.left = function, [], None
@@ -113,7 +114,7 @@ class Remembered:
 
 
 def test_bf16_gives_the_losses_of_float32_up_to_its_precision(tmp_path):
-    """On the same proposals and samples: with 8 bits a proposal more or less survives NMS."""
+    """With the same proposals and samples, since rounding changes which proposals NMS keeps."""
     trainer = make_trainer(tmp_path, learning_rate=1e-9)
     model = trainer.model
     model.rpn.propose = Remembered(model.rpn.propose)

@@ -1,8 +1,8 @@
-"""A model and a data set that fit the trainer and take milliseconds; and runs of them.
+"""A small model and data set for tests of the trainer, whose steps take milliseconds.
 
     python -m tests.training.toy OUTPUT '{"epochs": 3}' [where to die]
 
-resumes the run in OUTPUT if there is one. Under torchrun it runs on several processes.
+trains, or resumes the run in OUTPUT if there is one. Under torchrun it uses several processes.
 """
 
 import json
@@ -27,7 +27,7 @@ SIZES = np.array([[8, 12]] * 7 + [[12, 8]] * 4)
 
 
 class ToySet(Dataset):
-    """Images of noise that depends on index and epoch, each with as many objects as its index."""
+    """Images of noise, from index and epoch. Image i has i objects."""
 
     def __len__(self):
         return len(SIZES)
@@ -45,7 +45,7 @@ class ToySet(Dataset):
 
 
 class ToyModel(nn.Module):
-    """Five losses of one linear layer on pooled pixels; the mask loss is a mean over objects."""
+    """Five losses of a linear layer on pooled pixels. The mask loss is a mean over objects."""
 
     def __init__(self, random=True):
         super().__init__()
@@ -66,14 +66,14 @@ class ToyModel(nn.Module):
         outputs = self.head(self.dropout(features))  # [N, 5]
         found = dict(zip(LOSSES, outputs.square().mean(0), strict=True))
         counts = [len(target["labels"]) for target in targets]
-        logits = outputs[:, :1].repeat_interleave(torch.tensor(counts), 0)  # one row an object
+        logits = outputs[:, :1].repeat_interleave(torch.tensor(counts), 0)  # one row per object
         labels = torch.zeros(len(logits), dtype=torch.int64)
         soft = torch.cat([target["boxes"] for target in targets])[:, :1, None]
         return found | {"loss_mask": self.loss_mask(logits[:, :, None, None], labels, soft)}
 
 
 def toy_config(output, **changes):
-    """A recipe with every feature switched on, for a few steps."""
+    """A configuration with every feature switched on, for a few steps."""
     recipe = {
         "output": str(output),
         "epochs": 3,
@@ -110,8 +110,11 @@ def die():
 
 
 def arrange_death(trainer, where):
-    """``forward:K``: in the K-th forward pass; ``write:K`` and ``written:K``: in the middle of and
-    right after the K-th file that is written; on process ``DIE_ON_RANK`` alone."""
+    """Makes the process ``DIE_ON_RANK`` kill itself.
+
+    ``forward:K``: in the K-th forward pass. ``write:K`` and ``written:K``: during and right after
+    the K-th atomic write of a file.
+    """
     what, _, number = where.partition(":")
     if distributed.rank() != int(os.environ.get("DIE_ON_RANK", 0)):
         return
@@ -149,7 +152,7 @@ def main(output, changes="{}", where=""):
 
 
 def start(function, *args, **environment):
-    """Runs ``function(*args)`` in a fresh process that has all imports done; gives the process."""
+    """Runs ``function(*args)`` in a new process with all imports done, and returns the process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     process = context.Process(target=_with_environment, args=(environment, function, args))
@@ -160,12 +163,12 @@ def start(function, *args, **environment):
 def _with_environment(environment, function, args):
     os.environ.update({name: str(value) for name, value in environment.items()})
     multiprocessing.set_start_method("fork", force=True)  # of the data loader's workers
-    torch.set_num_threads(1)  # waiting for each other takes longest where other tests run
+    torch.set_num_threads(1)  # more would compete with other tests
     function(*args)
 
 
 def run(function, *args):
-    """``start``, and wait for the end; gives the exit code, that of a signal negative."""
+    """Runs ``start``, waits for the end and returns the exit code, negative for a signal."""
     process = start(function, *args)
     process.join(60)
     if process.is_alive():

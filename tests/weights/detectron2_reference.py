@@ -1,9 +1,11 @@
-"""detectron2's Mask R-CNN R50-FPN restated, inference only: its module names, its conventions.
+"""detectron2's Mask R-CNN R50-FPN, reimplemented as a reference (inference only).
+
+It has detectron2's module names and conventions.
 
 After ``configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml`` and what it builds (backbone/
 resnet.py, fpn.py, anchor_generator.py, proposal_utils.py, poolers.py, fast_rcnn.py, mask_head.py,
-layers/mask_ops.py, postprocessing.py). Written from what those files do, apart from ours and only
-for comparison. Images are BGR uint8 values as floats, already resized.
+layers/mask_ops.py, postprocessing.py). It shares no code with this package.
+Images are BGR uint8 values as floats, already resized.
 """
 
 from __future__ import annotations
@@ -217,9 +219,9 @@ class GeneralizedRCNN(nn.Module):
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (32 * math.ceil(max(side) / 32) for side in zip(*sizes, strict=True))
         batch = torch.zeros(len(images), 3, height, width)
-        for slot, image in zip(batch, images, strict=True):
+        for padded, image in zip(batch, images, strict=True):
             mean = torch.tensor(MEAN_BGR)[:, None, None]
-            slot[:, : image.shape[1], : image.shape[2]] = image - mean
+            padded[:, : image.shape[1], : image.shape[2]] = image - mean
         features = self.backbone(batch)
         results = []
         proposals = self.proposal_generator(features, sizes)

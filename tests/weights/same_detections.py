@@ -19,11 +19,12 @@ def assert_same_detections(
     masks: float = 1e-4,
     subpixel: bool = False,
 ) -> None:
-    """Each detection has its counterpart of the same label, within these tolerances.
+    """Each detection has a counterpart with the same label, within these tolerances.
 
     Args:
-        subpixel: masks were pasted without rounding their boxes: where boxes differ a little, the
-            masks do so by as much as they change over that distance, up to ``M / side`` a pixel.
+        subpixel: masks were pasted without rounding their boxes. If boxes differ by some pixels,
+            masks may differ by as much as they change over that distance: up to ``M / side`` per
+            pixel.
     """
     assert len(ours) == len(theirs)
     for mine, their in zip(ours, theirs, strict=True):

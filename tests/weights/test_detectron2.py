@@ -1,4 +1,4 @@
-"""detectron2's weights in our model against its own network, restated."""
+"""detectron2's weights in our model, against a reimplementation of detectron2's network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.weights import detectron2_reference as detectron2_reference
 CLASSES = 80
 OPTIONS: dict[str, Any] = {
     "num_classes": CLASSES + 1,
-    "min_size": 224,  # what the images have: nothing is resized
+    "min_size": 224,  # the size of the images, so that none is resized
     "max_size": 1333,
     "rpn_post_nms_top_n_test": 100,
     "box_detections_per_img": 15,
@@ -44,7 +44,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def photographs() -> list[Tensor]:
-    """RGB in 0-255. 224 is no multiple of 64, so that the two ways to a stride differ."""
+    """RGB in 0-255. 224 is no multiple of 64, so that the two rules for strides differ."""
     images = [skimage.data.astronaut()[:224, 100:420], skimage.data.chelsea()[20:244, 50:410]]
     return [torch.from_numpy(image.copy()).permute(2, 0, 1).float() for image in images]
 
@@ -83,7 +83,7 @@ def model_with(
 
 
 def save_model_zoo_pickle(state_dict: dict[str, Tensor], file: Path) -> None:
-    """With the constants that the published files hold beside the weights."""
+    """With the constants that the published files contain beside the weights."""
     arrays = {key: tensor.numpy() for key, tensor in state_dict.items()}
     for level in range(5):
         key = f"proposal_generator.anchor_generator.cell_anchors.{level}"
@@ -116,7 +116,7 @@ def test_a_file_gives_the_same_detections(
     "field",
     ["image_std", "stride_in_1x1", "round_anchors", "roi_aligned", "sampling_ratio", "paste"],
 )
-def test_every_convention_matters(
+def test_detections_differ_with_any_other_convention(
     theirs: detectron2_reference.GeneralizedRCNN, expected: list[dict[str, Tensor]], field: str
 ) -> None:
     other = getattr(Conventions.torchvision(), field)
@@ -125,7 +125,7 @@ def test_every_convention_matters(
         assert_same_detections(detect(model), expected, subpixel=True)
 
 
-def test_anchors() -> None:
+def test_anchors_equal_detectron2s() -> None:
     padded = (224, 352)
     grids = [(math.ceil(padded[0] / s), math.ceil(padded[1] / s)) for s in (4, 8, 16, 32, 64)]
     expected = [
@@ -139,7 +139,9 @@ def test_anchors() -> None:
     torch.testing.assert_close(anchors, torch.cat(expected), atol=1e-4, rtol=0)
 
 
-def test_there_and_back(theirs: detectron2_reference.GeneralizedRCNN, tmp_path: Path) -> None:
+def test_conversion_and_back_gives_the_same_bits(
+    theirs: detectron2_reference.GeneralizedRCNN, tmp_path: Path
+) -> None:
     state_dict = theirs.state_dict()
     write_state_dict(convert(state_dict, None, "torchvision"), tmp_path / "ours.safetensors")
     ours = read_state_dict(tmp_path / "ours.safetensors")
@@ -149,13 +151,13 @@ def test_there_and_back(theirs: detectron2_reference.GeneralizedRCNN, tmp_path: 
     assert all(torch.equal(back[key], state_dict[key]) for key in back)
 
 
-def test_without_masks(theirs: detectron2_reference.GeneralizedRCNN) -> None:
+def test_weights_without_a_mask_branch(theirs: detectron2_reference.GeneralizedRCNN) -> None:
     boxes_only = {k: t for k, t in theirs.state_dict().items() if "mask_head" not in k}
     model = fasterrcnn_resnet50_fpn(weights_backbone=None, num_classes=CLASSES + 1)
     model.load_state_dict(convert(boxes_only, "detectron2", "torchvision"))
 
 
-def test_subpixel_paste() -> None:
+def test_subpixel_paste_equals_detectron2s() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(5, 28, 28, generator=generator)
     boxes = torch.tensor(

@@ -1,4 +1,4 @@
-"""Downloads from a local server that behaves as badly as real ones do."""
+"""Downloads from a local server with the failures of real ones."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def url_of(server: Server, name: str | None = None) -> str:
     return f"http://127.0.0.1:{server.server_port}/models/{name or f'net-{digest}.pth'}"
 
 
-def test_downloads_once(server: Server, cache: Path) -> None:
+def test_a_file_is_downloaded_once(server: Server, cache: Path) -> None:
     file = download_weights(url_of(server), progress=False)
     assert file.parent == cache
     assert file.read_bytes() == server.behaviour.content
@@ -100,28 +100,28 @@ def test_downloads_once(server: Server, cache: Path) -> None:
     assert os.listdir(cache) == [file.name]
 
 
-def test_finds_what_torch_hub_downloaded(server: Server, cache: Path) -> None:
+def test_a_file_that_torch_hub_downloaded_is_used(server: Server, cache: Path) -> None:
     theirs = torch.hub.load_state_dict_from_url(url_of(server), progress=False, check_hash=True)
     download_weights(url_of(server), progress=False)
     assert len(server.behaviour.requests) == 1
     assert theirs["weight"].shape == (2000,)
 
 
-def test_draws_a_bar(server: Server, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_bar(server: Server, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
     download_weights(url_of(server), progress=True)
     bar = capfd.readouterr().err
     assert "net-" in bar
     assert "100%" in bar
 
 
-def test_slow_server_is_waited_for(server: Server, cache: Path) -> None:
+def test_a_slow_transfer_is_not_a_timeout(server: Server, cache: Path) -> None:
     server.behaviour.delay = 0.05  # the whole takes longer than the timeout, no piece does
     file = download_weights(url_of(server), progress=False, timeout=0.3)
     assert file.read_bytes() == server.behaviour.content
     assert len(server.behaviour.requests) == 1
 
 
-def test_silent_server_is_given_up(cache: Path) -> None:
+def test_a_server_that_sends_nothing_is_a_timeout(cache: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/net-01234567.pth"
         with pytest.raises(WeightsError, match=r"cannot download.*timed out"):
@@ -148,13 +148,13 @@ def test_next_call_resumes(server: Server, cache: Path) -> None:
     assert server.behaviour.requests[-1] == "bytes=3000-"
 
 
-def test_breaks_again_and_again(server: Server, cache: Path) -> None:
+def test_a_connection_that_breaks_many_times(server: Server, cache: Path) -> None:
     server.behaviour.break_at = [1000] * 7  # more often than there are tries without progress
     file = download_weights(url_of(server), progress=False)
     assert file.read_bytes() == server.behaviour.content
 
 
-def test_half_a_file_without_length_is_not_taken_for_whole(server: Server, cache: Path) -> None:
+def test_an_incomplete_file_of_unknown_length_is_detected(server: Server, cache: Path) -> None:
     server.behaviour.length = False
     server.behaviour.break_at = [3000]
     with pytest.raises(WeightsError, match="SHA-256"):
@@ -162,7 +162,7 @@ def test_half_a_file_without_length_is_not_taken_for_whole(server: Server, cache
     assert not list(cache.iterdir())
 
 
-def test_leftover_that_is_too_long(server: Server, cache: Path) -> None:
+def test_a_part_file_that_is_too_long(server: Server, cache: Path) -> None:
     cache.mkdir()
     name = Path(url_of(server)).name
     (cache / f"{name}.part").write_bytes(b"x" * 100_000)
@@ -177,7 +177,7 @@ def test_wrong_hash(server: Server, cache: Path) -> None:
     assert download_weights(url, progress=False, check_hash=False).exists()
 
 
-def test_leftover_of_another_file(server: Server, cache: Path) -> None:
+def test_a_part_file_of_another_file(server: Server, cache: Path) -> None:
     cache.mkdir()
     (cache / f"{Path(url_of(server)).name}.part").write_bytes(b"x" * 50)
     with pytest.raises(WeightsError, match="SHA-256"):
@@ -230,7 +230,7 @@ def test_one_download_for_many_threads(server: Server, cache: Path) -> None:
 
 @pytest.fixture
 def ordinary_user() -> Iterator[None]:
-    """Nothing is read-only to root."""
+    """Not root, who can write everywhere."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         yield
         return
@@ -245,14 +245,14 @@ def test_read_only_cache(
     monkeypatch: pytest.MonkeyPatch,
     ordinary_user: None,
 ) -> None:
-    # A folder that everybody may enter and nobody may change.
+    # An ordinary user may enter this folder, but not write to it.
     monkeypatch.setattr(torch.hub, "_hub_dir", "/")
     with pytest.raises(WeightsError, match=r"cannot write /checkpoints/net-.*TORCH_HOME"):
         download_weights(url_of(server), progress=False)
     assert server.behaviour.requests == []
 
 
-def test_a_file_in_the_way_of_the_cache_folder(server: Server, cache: Path) -> None:
+def test_a_file_where_the_cache_folder_should_be(server: Server, cache: Path) -> None:
     cache.write_text("")
     with pytest.raises(WeightsError, match=r"cannot write .*TORCH_HOME"):
         download_weights(url_of(server), progress=False)

@@ -30,29 +30,29 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_facts(name: str) -> None:
+def test_same_metadata(name: str) -> None:
     mine, theirs = getattr(ours, name), THEIRS[name]
     assert set(mine.__members__) == set(theirs.__members__)
     for member in mine.__members__:
         assert mine[member].name == theirs[member].name, "an alias of another member"
         assert mine[member].url == theirs[member].url
         assert repr(mine[member]) == repr(theirs[member])
-        facts = mine[member].meta
-        assert facts == {key: theirs[member].meta[key] for key in facts}
-        assert {"categories", "num_params", "recipe", "_metrics"} <= set(facts)
+        meta = mine[member].meta
+        assert meta == {key: theirs[member].meta[key] for key in meta}
+        assert {"categories", "num_params", "recipe", "_metrics"} <= set(meta)
 
 
-def test_verify() -> None:
+def test_verify_accepts_members_and_names() -> None:
     weights = ours.MaskRCNN_ResNet50_FPN_Weights
     assert weights.verify(None) is None
-    for spelled in (
+    for accepted in (
         weights.COCO_V1,
         "COCO_V1",
         "DEFAULT",
         "MaskRCNN_ResNet50_FPN_Weights.COCO_V1",
         THEIRS["MaskRCNN_ResNet50_FPN_Weights"].DEFAULT,
     ):
-        assert weights.verify(spelled) is weights.COCO_V1
+        assert weights.verify(accepted) is weights.COCO_V1
     with pytest.raises(ValueError, match=r"no member 'COCO_V3' \(it has COCO_V1, DEFAULT;"):
         weights.verify("COCO_V3")
     for wrong in (ours.ResNet50_Weights.DEFAULT, True, THEIRS["ResNet50_Weights"].DEFAULT):
@@ -60,13 +60,15 @@ def test_verify() -> None:
             weights.verify(wrong)
 
 
-def test_copies_are_the_member() -> None:
+def test_copies_and_pickles_are_the_same_member() -> None:
     member = ours.ResNet50_Weights.IMAGENET1K_V2
     assert pickle.loads(pickle.dumps(member)) is member
     assert copy.deepcopy(member) is member
 
 
-def test_cached_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_the_cache_is_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     file = tmp_path / "checkpoints" / "resnet50-0676ba61.pth"
@@ -84,17 +86,17 @@ def images() -> list[Any]:
 
 @pytest.mark.parametrize("image", images(), ids=["PIL", "tall PIL", "uint8", "batch", "float"])
 @pytest.mark.parametrize("name", NAMES)
-def test_same_preset(name: str, image: Any) -> None:
+def test_same_input_transform(name: str, image: Any) -> None:
     for member in getattr(ours, name).__members__:
         mine, theirs = getattr(ours, name)[member], THEIRS[name][member]
         assert torch.equal(mine.transforms()(image), theirs.transforms()(image))
 
 
-def test_detection_preset_takes_gray_and_deep_images() -> None:
+def test_detection_preset_accepts_grayscale_16_bit_and_binary_images() -> None:
     preset = ObjectDetection()
     assert preset(Image.new("L", (5, 4), 51)).tolist() == torch.full((1, 4, 5), 0.2).tolist()
-    deep = Image.fromarray(np.full((4, 5), 65535, np.uint16))
-    assert torch.equal(preset(deep), torch.ones(1, 4, 5))
+    sixteen_bit = Image.fromarray(np.full((4, 5), 65535, np.uint16))
+    assert torch.equal(preset(sixteen_bit), torch.ones(1, 4, 5))
     assert torch.equal(preset(Image.new("1", (5, 4), 1)), torch.ones(1, 4, 5))
     with pytest.raises(ValueError, match="palette"):
         preset(Image.new("P", (5, 4)))

@@ -1,4 +1,4 @@
-"""Other libraries' layouts against the libraries themselves (detectron2 has its own file)."""
+"""Layouts of other libraries against these libraries (test_detectron2.py has detectron2's)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def old_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As files were before torchvision 0.13, by what its modules turn back."""
+    """The keys of files from before torchvision 0.13, which its modules still accept."""
     renamed = {}
     for key, tensor in state_dict.items():
         key = re.sub(r"(fpn\.\w+_blocks\.\d)\.0", r"\1", key)
@@ -94,7 +94,7 @@ def test_backbone_of_a_detector(model: FasterRCNN) -> None:
 
 def test_detectron2_has_no_v2() -> None:
     v2 = maskrcnn_resnet50_fpn_v2(weights_backbone=None).state_dict()
-    with pytest.raises(WeightsError, match=r"\d+ keys have no place there: backbone\.fpn"):
+    with pytest.raises(WeightsError, match=r"\d+ keys are not in that layout: backbone\.fpn"):
         convert(v2, "torchvision", "detectron2")
 
 

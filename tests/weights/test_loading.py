@@ -1,4 +1,4 @@
-"""Weights into a model that is not quite the one they come from."""
+"""Loading weights into models with other classes, other channels, or other parts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_scratch import (
+    Conventions,
     FasterRCNN,
     FastRCNNPredictor,
     FrozenBatchNorm2d,
@@ -22,7 +23,10 @@ from maskrcnn_scratch import (
     maskrcnn_resnet50_fpn_v2,
     resnet_fpn_backbone,
 )
-from maskrcnn_scratch.weights import WeightsError, write_state_dict
+from maskrcnn_scratch.builders.from_config import ModelConfig, build_model, with_resolved_eps
+from maskrcnn_scratch.conventions import paste_masks_subpixel
+from maskrcnn_scratch.weights import WeightsError, enums, write_state_dict
+from maskrcnn_scratch.weights.download import sha256_of
 from maskrcnn_scratch.weights.loading import inflate_stem, load_pretrained
 
 FRESH = [
@@ -38,7 +42,7 @@ STEM = "backbone.body.conv1.weight"
 
 @pytest.fixture(scope="module")
 def coco() -> dict[str, Tensor]:
-    """Stands in for the published file: its keys and shapes."""
+    """Random weights with the keys and shapes of the published file."""
     torch.manual_seed(0)
     return dict(maskrcnn_resnet50_fpn(weights_backbone=None).state_dict())
 
@@ -47,7 +51,7 @@ def coco() -> dict[str, Tensor]:
 def published(
     coco: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> MaskRCNN_ResNet50_FPN_Weights:
-    """COCO_V1, found in the cache folder."""
+    """COCO_V1, whose file is already in the cache folder."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     member = MaskRCNN_ResNet50_FPN_Weights.COCO_V1
@@ -77,12 +81,14 @@ def test_published_weights(
     assert model.backbone.body.layer2[0].conv1.weight.requires_grad
 
 
-def test_own_classes(published: MaskRCNN_ResNet50_FPN_Weights, coco: dict[str, Tensor]) -> None:
-    with pytest.warns(UserWarning, match="left as they were") as warned:
+def test_another_number_of_classes(
+    published: MaskRCNN_ResNet50_FPN_Weights, coco: dict[str, Tensor]
+) -> None:
+    with pytest.warns(UserWarning, match="not loaded") as warned:
         model = maskrcnn_resnet50_fpn(weights=published, num_classes=5)
     message = str(warned[0].message)
     assert message.startswith("MaskRCNN_ResNet50_FPN_Weights.COCO_V1: ")
-    assert "cls_score.weight ([5, 1024] here, [91, 1024] there)" in message
+    assert "cls_score.weight ([5, 1024] in the model, [91, 1024] in the weights)" in message
     assert all(key in message for key in FRESH)
     assert_loaded(model, coco, FRESH)
     assert model.roi_heads.mask_predictor.mask_fcn_logits.weight.shape[0] == 5
@@ -90,7 +96,7 @@ def test_own_classes(published: MaskRCNN_ResNet50_FPN_Weights, coco: dict[str, T
     assert "roi_heads.mask_predictor.conv5_mask.weight" in report_keys
 
 
-def test_report(coco: dict[str, Tensor]) -> None:
+def test_report_lists_what_was_loaded_and_skipped(coco: dict[str, Tensor]) -> None:
     model = maskrcnn_resnet50_fpn(weights_backbone=None, num_classes=5)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     with pytest.warns(UserWarning, match="my file: "):
@@ -109,14 +115,16 @@ def test_predictors_of_another_kind(coco: dict[str, Tensor]) -> None:
 
     model = maskrcnn_resnet50_fpn(weights_backbone=None)
     model.roi_heads.box_predictor = Cosine()
-    with pytest.warns(UserWarning, match=r"prototypes \(\[3, 1024\] here, nothing there\)"):
+    with pytest.warns(UserWarning, match=r"prototypes \(\[3, 1024\] in the model, missing in the"):
         report = load_pretrained(model, coco)
     assert list(report.skipped) == ["roi_heads.box_predictor.prototypes"]
 
 
 @pytest.mark.parametrize("num_classes", [-1, 0, 1])
 def test_impossible_number_of_classes(num_classes: int) -> None:
-    with pytest.raises(ValueError, match=f"num_classes is {num_classes}: it counts the background"):
+    with pytest.raises(
+        ValueError, match=f"num_classes is {num_classes}: it includes the background"
+    ):
         maskrcnn_resnet50_fpn(weights_backbone=None, num_classes=num_classes)
 
 
@@ -131,11 +139,11 @@ def test_impossible_number_of_classes(num_classes: int) -> None:
     ],
 )
 def test_another_model(build: Any, message: str, coco: dict[str, Tensor]) -> None:
-    with pytest.raises(WeightsError, match=rf"^coco\.pth: the keys are not.*{message}"):
+    with pytest.raises(WeightsError, match=rf"^coco\.pth: the keys are not those of.*{message}"):
         load_pretrained(build(weights_backbone=None), coco, source="coco.pth")
 
 
-def test_nearest_and_first_differences(coco: dict[str, Tensor]) -> None:
+def test_another_model_names_the_nearest_and_the_first_differences(coco: dict[str, Tensor]) -> None:
     keys = list(coco)
     broken = {(f"other.{k}" if k in keys[100:104] else k): t for k, t in coco.items()}
     with pytest.raises(WeightsError) as raised:
@@ -154,7 +162,9 @@ def test_another_layout_is_named(coco: dict[str, Tensor]) -> None:
 
 def test_another_shape(coco: dict[str, Tensor]) -> None:
     wrong = {**coco, "rpn.head.cls_logits.weight": torch.zeros(9, 256, 1, 1)}
-    with pytest.raises(WeightsError, match=r"rpn\.head\.cls_logits\.weight has another shape: \[3"):
+    with pytest.raises(
+        WeightsError, match=r"rpn\.head\.cls_logits\.weight has the wrong shape: \[3"
+    ):
         load_pretrained(maskrcnn_resnet50_fpn(weights_backbone=None), wrong)
 
 
@@ -179,7 +189,7 @@ def test_inflated_stem(channels: int) -> None:
 def test_in_channels(
     published: MaskRCNN_ResNet50_FPN_Weights, coco: dict[str, Tensor], channels: int
 ) -> None:
-    with pytest.warns(UserWarning, match=f"fitted to the model's input channels: {STEM}"):
+    with pytest.warns(UserWarning, match=f"adapted to the model's input channels: {STEM}"):
         model = maskrcnn_resnet50_fpn(weights=published, in_channels=channels, min_size=64)
     assert_loaded(model, coco, [STEM])
     assert torch.equal(model.state_dict()[STEM], inflate_stem(coco[STEM], channels))
@@ -222,24 +232,51 @@ def test_load_model(build: Any, suffix: str, tmp_path: Path) -> None:
     assert_loaded(model, dict(source.state_dict()), [])
 
 
-def test_published_file_by_its_name(coco: dict[str, Tensor], tmp_path: Path) -> None:
-    torch.save(coco, tmp_path / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
-    assert epsilons(load_model(tmp_path / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")) == {0.0}
-    torch.save(coco, tmp_path / "mine.pth")
-    assert epsilons(load_model(tmp_path / "mine.pth")) == {1e-5}
+def test_published_file_is_recognised_by_its_content(
+    coco: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = tmp_path / "renamed.pth"
+    torch.save(coco, renamed)
+    monkeypatch.setattr(enums, "hash_in_name", lambda name: sha256_of(renamed)[:8])
+    assert epsilons(load_model(renamed)) == {0.0}
+    assert epsilons(maskrcnn_resnet50_fpn(weights=renamed)) == {0.0}
+    paste = Conventions(paste=paste_masks_subpixel)  # leaves the epsilon to the weights
+    assert epsilons(maskrcnn_resnet50_fpn(weights=renamed, conventions=paste)) == {0.0}
+    config = with_resolved_eps(ModelConfig(weights=str(renamed)))
+    renamed.rename(tmp_path / "gone.pth")  # the run's checkpoint is loaded without it
+    assert epsilons(build_model(config, 91)) == {0.0}
+
+
+def test_another_file_of_the_published_name(coco: dict[str, Tensor], tmp_path: Path) -> None:
+    file = tmp_path / Path(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url).name
+    torch.save(coco, file)
+    assert epsilons(load_model(file)) == {1e-5}
+    assert epsilons(build_model(ModelConfig(weights=str(file)), 91)) == {1e-5}
+
+
+def test_epsilon_can_be_set_for_a_converted_copy(coco: dict[str, Tensor], tmp_path: Path) -> None:
+    write_state_dict(coco, tmp_path / "converted.safetensors")
+    conventions = Conventions(frozen_batch_norm_eps=0.0)
+    assert epsilons(load_model(tmp_path / "converted.safetensors", conventions=conventions)) == {
+        0.0
+    }
+    config = ModelConfig(weights=str(tmp_path / "converted.safetensors"), frozen_batch_norm_eps=0.0)
+    assert epsilons(build_model(config, 91)) == {0.0}
 
 
 def test_load_model_without_a_model(coco: dict[str, Tensor], tmp_path: Path) -> None:
     body = {key: t for key, t in coco.items() if "body" in key}
     torch.save(body, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"w\.pth: weights of a ResNet-50 alone"):
+    with pytest.raises(WeightsError, match=r"w\.pth: weights of a ResNet-50 only"):
         load_model(tmp_path / "w.pth")
     torch.save({"a.weight": torch.zeros(1)}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"w\.pth: keys of no known layout"):
+    with pytest.raises(WeightsError, match=r"w\.pth: the keys fit no known layout"):
         load_model(tmp_path / "w.pth")
 
 
-def test_predictor_replaced_as_in_the_tutorial(published: MaskRCNN_ResNet50_FPN_Weights) -> None:
+def test_predictor_replaced_as_in_torchvisions_tutorial(
+    published: MaskRCNN_ResNet50_FPN_Weights,
+) -> None:
     model = maskrcnn_resnet50_fpn(weights="DEFAULT")
     in_features = model.roi_heads.box_predictor.cls_score.in_features
     model.roi_heads.box_predictor = FastRCNNPredictor(in_features, 2)
@@ -248,10 +285,10 @@ def test_predictor_replaced_as_in_the_tutorial(published: MaskRCNN_ResNet50_FPN_
 
 def test_files_as_weights(coco: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(coco, tmp_path / "w.pth")
-    with pytest.warns(UserWarning, match=r"w\.pth: .*left as they were"):
+    with pytest.warns(UserWarning, match=r"w\.pth: .*not loaded"):
         model = maskrcnn_resnet50_fpn(weights=tmp_path / "w.pth", num_classes=5)
     assert_loaded(model, coco, FRESH)
-    with pytest.raises(WeightsError, match=r"w\.pth: the keys are not this model's"):
+    with pytest.raises(WeightsError, match=r"w\.pth: the keys are not those of this model"):
         maskrcnn_resnet50_fpn_v2(weights=tmp_path / "w.pth")
     torch.save(model.state_dict(), tmp_path / "w.pth")  # of five classes
     body = fasterrcnn_resnet50_fpn(weights_backbone=tmp_path / "w.pth")
@@ -259,7 +296,7 @@ def test_files_as_weights(coco: dict[str, Tensor], tmp_path: Path) -> None:
     assert_loaded(body.backbone.body, dict(model.backbone.body.state_dict()), [])
 
 
-def test_a_file_says_how_many_classes_and_channels(tmp_path: Path) -> None:
+def test_numbers_of_classes_and_channels_come_from_the_file(tmp_path: Path) -> None:
     source = maskrcnn_resnet50_fpn(weights_backbone=None, num_classes=4, in_channels=1)
     write_state_dict(source.state_dict(), tmp_path / "w.pth")
     model = load_model(tmp_path / "w.pth")

@@ -1,4 +1,4 @@
-"""A pickle of arrays cannot reach numpy's constructors, memory that is not its own, or much of it."""
+"""A pickle of arrays reaches no constructor of numpy, no foreign memory, and not much memory."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ FLOAT = dtype("f4")
 OBJECTS = (
     b"(K\x03X\x01\0\0\0|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ft"  # numpy's flags of objects
 )
+RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
 SCALAR = b"cnumpy.core.multiarray\nscalar\n"
 BYTES = b"C\x08AAAAAAAA"
 
@@ -45,7 +46,7 @@ BYTES = b"C\x08AAAAAAAA"
         (SCALAR + dtype("V8") + BYTES + b"\x86R", "'V8' is no plain number"),
         (SCALAR + FLOAT + BYTES + b"\x86R", "an array of 4 bytes is not filled"),
         (b"cnumpy\nndarray\n(K\x09K\x09tcnumpy\ndtype\n\x86R", "without its contents"),
-        (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x09\x85C\x01b\x87R", "no contents"),
+        (RECONSTRUCT + b"cnumpy\nndarray\nK\x09\x85C\x01b\x87R", "no contents"),
         (b"c_codecs\nencode\n" + text("x") + text("zlib") + b"\x86R", "in another encoding"),
         (b"cos\nsystem\n" + text("true") + b"\x85R", "asks for os.system"),
         (b"c__builtin__\nbytes\nK\x09\x85R", "damaged or incomplete"),

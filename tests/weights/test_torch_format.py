@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 import zipfile
@@ -13,6 +14,7 @@ import torch
 from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.weights import WeightsError, read_state_dict
 from maskrcnn_scratch.weights.loading import load_pretrained
+from tests.messages import check_one_line
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_flipped_bits_are_found(file: Path) -> None:
             try:
                 loaded = read()
             except (ValueError, WeightsError) as error:
-                assert str(file) in str(error) and "\n" not in str(error)
+                check_one_line(error, file)
                 found += 1
             else:  # the bit was in the archive's padding
                 assert all(torch.equal(loaded[key], expected[key]) for key in expected)
@@ -106,8 +108,6 @@ def test_values_that_are_not_finite_are_one_warning(small_model: torch.nn.Module
     keys = [key for key, tensor in weights.items() if tensor.is_floating_point()]
     weights[keys[3]].view(-1)[0] = float("nan")
     weights[keys[5]].view(-1)[0] = float("inf")
-    import copy
-
     model = copy.deepcopy(small_model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

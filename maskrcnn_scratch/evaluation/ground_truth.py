@@ -1,0 +1,74 @@
+"""COCO annotations reduced to the fields that scoring needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from maskrcnn_scratch.data.coco_fields import parse_area, parse_bbox, parse_crowd, parse_id
+
+
+def ground_truth(
+    content: Mapping[str, Any], name: str, iou_type: Literal["bbox", "segm"]
+) -> dict[str, Any]:
+    """The images, annotations and categories of ``content``, with plain numbers.
+
+    Segmentations are included only for ``segm``. Names of several categories get the category id,
+    so that they differ.
+
+    Args:
+        content: what ``read_coco_json`` returned.
+        name: the file, for messages.
+
+    Raises:
+        ValueError: there is no image, or a field has a wrong value, naming file and entry.
+    """
+    if not content["images"]:
+        raise ValueError(f"{name}: not COCO annotations, there is no image in it")
+    counts = Counter(str(category["name"]) for category in content["categories"])
+    found: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    for key, kind, read in (
+        ("images", "image id", _image),
+        ("categories", "category id", lambda entry: _category(entry, counts)),
+        ("annotations", "annotation", lambda entry: _annotation(entry, iou_type)),
+    ):
+        for entry in content[key]:
+            try:
+                found[key].append(read(entry))
+            except KeyError as error:
+                raise ValueError(f"{name}: {kind} {entry.get('id')}: no {error}") from None
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{name}: {kind} {entry.get('id')}: {error}") from None
+    return found
+
+
+def _image(entry: Mapping[str, Any]) -> dict[str, Any]:
+    sides = {side: parse_id(entry[side]) for side in ("height", "width")}
+    return {"id": parse_id(entry["id"]), "file_name": str(entry.get("file_name", "")), **sides}
+
+
+def _category(entry: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
+    id, name = parse_id(entry["id"]), entry["name"]
+    return {"id": id, "name": name if counts[name] == 1 else f"{name} (id {id})"}
+
+
+def _annotation(entry: Mapping[str, Any], iou_type: str) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "id": parse_id(entry["id"]),
+        "image_id": parse_id(entry["image_id"]),
+        "category_id": parse_id(entry["category_id"]),
+        "iscrowd": int(parse_crowd(entry.get("iscrowd"))),
+    }
+    if entry.get("ignore"):
+        found["ignore"] = 1
+    if iou_type == "bbox" or "bbox" in entry:
+        found["bbox"] = list(parse_bbox(entry["bbox"]))
+        found["area"] = found["bbox"][2] * found["bbox"][3]
+    if entry.get("area") is not None:
+        found["area"] = parse_area(entry["area"])
+    if iou_type == "segm" and "segmentation" in entry:
+        segmentation = entry["segmentation"].unpack()
+        if segmentation:
+            found["segmentation"] = segmentation
+    return found

@@ -1,0 +1,107 @@
+"""Imports run downwards: every part of the package imports only parts that stand above it here."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import maskrcnn_scratch
+
+PACKAGE = Path(maskrcnn_scratch.__file__).parent
+CONTRIBUTING = PACKAGE.parent / "CONTRIBUTING.md"
+
+# Files and folders of the package, from the bottom to the top. CONTRIBUTING.md explains the order.
+LAYERS = [
+    "files", "plain_values", "structures", "host_sync", "ops", "conv", "weights", "interfaces",
+    "conventions", "transform", "backbone", "losses", "targets", "rpn", "roi_heads",
+    "generalized_rcnn", "check_parts", "faster_rcnn", "mask_rcnn", "checkpoint", "builders",
+    "data", "dataset_check", "training", "evaluation", "inference", "export", "inspect", "parity",
+    "component_check", "cli",
+]  # fmt: skip
+
+
+def layer_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        if len(parts) > 2 or parts[-1] not in ("__init__", "__main__"):  # those open the package
+            yield ".".join(parts), path
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Modules of the package that a file imports, at its top or inside of a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [
+                f"{node.module}.{name.name}"
+                if node.module == "maskrcnn_scratch" or is_module(f"{node.module}.{name.name}")
+                else node.module
+                for name in node.names
+            ]
+        for name in names:
+            if name.startswith("maskrcnn_scratch."):
+                yield name, node.lineno
+
+
+def is_module(name: str) -> bool:
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def test_imports_run_downwards() -> None:
+    upwards = []
+    public = set(maskrcnn_scratch.__all__)  # "from maskrcnn_scratch import MaskRCNN"
+    for module, path in modules():
+        here = LAYERS.index(layer_of(module))
+        for imported, line in imports(path):
+            name = layer_of(imported)
+            if name == "__version__":
+                continue
+            if name in public:
+                name = layer_of(getattr(maskrcnn_scratch, name).__module__)
+            if LAYERS.index(name) > here:
+                upwards.append(f"{path.relative_to(PACKAGE.parent)}:{line} imports {imported}")
+    assert not upwards, "\n".join(upwards)
+
+
+def test_modules_import_in_no_circle() -> None:
+    imported = {module: {name for name, _ in imports(path)} for module, path in modules()}
+    folders = {module.removesuffix(".__init__"): module for module in imported}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        if module in path:
+            raise AssertionError(" -> ".join((*path[path.index(module) :], module)))
+        if module in done:
+            return
+        for name in imported.get(module, set()):
+            if name in folders:
+                visit(folders[name], (*path, module))
+        done.add(module)
+
+    for module in imported:
+        visit(module, ())
+
+
+def test_no_file_is_long() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for _, path in modules()}
+    assert {str(path): count for path, count in lengths.items() if count > 350} == {}
+
+
+def test_contributing_states_the_order() -> None:
+    block = re.search(r"```layers\n(.*?)```", CONTRIBUTING.read_text(), re.DOTALL)
+    assert block is not None
+    assert block[1].split() == LAYERS
+
+
+def test_every_layer_exists_or_is_planned() -> None:
+    names = {layer_of(module) for module, _ in modules()}
+    assert names <= set(LAYERS)
