@@ -107,10 +107,12 @@ def _run(command: str, args: Sequence[str]) -> int:
         return int(tyro.cli(function, prog=program, args=args))
     except KeyboardInterrupt:
         return _complain(program, "interrupted", INTERRUPTED)
-    except (OSError, ValueError, ArithmeticError, RuntimeError, ImportError) as error:
+    except (
+        OSError, ValueError, ArithmeticError, RuntimeError, ImportError, MemoryError
+    ) as error:  # fmt: skip
         if os.environ.get("MASKRCNN_TRACEBACK"):
             raise
-        message = str(error)
+        message = str(error) or ("out of memory" if isinstance(error, MemoryError) else "")
         if isinstance(error, ModuleNotFoundError):
             extra = words[0] if words[0] in EXTRAS else "cli"
             message += f": pip install 'maskrcnn_scratch[{extra}]'"
