@@ -14,7 +14,7 @@ from torch import Tensor
 from maskrcnn_scratch.ops import _library
 from tests.cuda.emulation.build import load_emulated
 
-# (order of threads and blocks, threads per block). A kernel that lacks a barrier fails in some order.
+# (order of threads and blocks, threads per block). A kernel that lacks a barrier fails in some one.
 # In the shuffled order each data race is an error too.
 EMULATIONS = [("forward", 256), ("backward", 64), ("shuffled", 256)]
 Kernel = Callable[..., Any]

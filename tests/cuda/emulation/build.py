@@ -72,7 +72,7 @@ def build_emulated(
     only: str = "*",
     planted: tuple[str, str] | None = None,
 ) -> Path:
-    """The library of ``load_emulated``; its folder is named after the hash of what it was made of."""
+    """The library of ``load_emulated``, in a folder named after a hash of what it is made of."""
     kernels = sorted(ROOT.glob(f"csrc/{only}/*_cuda.cu"))
     read = [*kernels, ROOT / "csrc/schema.cpp", *HERE.glob("*.cpp"), *HERE.glob("**/*.h")]
     read += [*ROOT.glob("csrc/common/*"), *ROOT.glob(f"csrc/{only}/*.*h"), Path(__file__)]
