@@ -14,6 +14,7 @@ import torch
 
 NAMESPACE = "maskrcnn_scratch"
 OPS = (
+    "conv3x3",
     "max_iou",
     "multiscale_roi_align",
     "multiscale_roi_align_backward",

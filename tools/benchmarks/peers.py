@@ -39,13 +39,10 @@ def time_peers(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]
                 ("complete model", lambda: fast([image]), complete, image),
                 ("backbone and FPN", lambda: backbone_fp32(batch.tensors), backbone, batch.tensors),
             ):
-                title = f"{name}, against {runtime}"
                 yield time_peer(
-                    clock,
-                    title,
-                    ours,
-                    lambda load=load, file=file, argument=argument: load(file, argument, "f32"),
-                )
+                    clock, f"{name}, against {runtime}", ours,
+                    lambda load=load, file=file, x=argument: load(file, x, "f32"),
+                )  # fmt: skip
         yield time_peer(
             clock, "backbone and FPN in bfloat16, against OpenVINO",
             lambda: backbone_bf16(batch.tensors),
