@@ -23,6 +23,7 @@ OPS = (
     "paste_masks_packed",
     "top_k_of_levels",
 )
+DEVICES = ("cpu", "cuda")  # that have kernels
 
 
 def _import_extension(name: str) -> bool:
