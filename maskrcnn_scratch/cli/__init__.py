@@ -24,6 +24,7 @@ COMMANDS = {
     "export": "export a model as ONNX, torch.export program or compiled package",
     "data check": "check a data set for problems, and how it fits the model",
     "parity": "compare every part of the model with torchvision",
+    "check": "check whether a custom part does what the model relies on",
     "weights show": "show the content of a weights file, and which model it fits",
     "weights convert": "convert weights for torchvision, detectron2, timm or to safetensors",
 }
