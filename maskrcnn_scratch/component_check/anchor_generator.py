@@ -41,7 +41,7 @@ def _checks(subject: Subject, call: Any) -> Iterator[CheckResult]:
     yield outcome("value range", lambda: boxes_with_area(part, side))
     yield outcome("order of anchors", lambda: order(part, side))
     yield outcome("bf16 feature maps", lambda: bf16_maps(part, side))
-    yield from part_checks(subject, call, [])
+    yield from part_checks(subject, call)
 
 
 def inputs(

@@ -23,14 +23,14 @@ def plan(subject: Subject) -> Plan:
         checks=_checks(subject, images),
         model_with=lambda part: model_around(subject.setting, backbone=part),
         default=lambda: SmallBackbone(subject.setting.channels).eval(),
-        call=lambda part: part(images),
+        call=lambda part: part(images.clone()),
     )
 
 
 def _checks(subject: Subject, images: Tensor) -> Iterator[CheckResult]:
     part, side = subject.part, subject.setting.side
     yield outcome("types and shapes", lambda: types_and_shapes(part, side))
-    yield outcome("order of levels", lambda: finest_first(part, images))
+    yield outcome("order of levels", lambda: finest_first(part, images.clone()))
     yield outcome("black images", lambda: black_images(part, images))
     yield from network_checks(subject, images)
 

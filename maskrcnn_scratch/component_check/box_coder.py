@@ -28,28 +28,27 @@ def plan(subject: Subject) -> Plan:
         model.rpn.box_coder = model.roi_heads.box_coder = part
         return model
 
-    def call(part: Any) -> Any:
-        deltas = part.encode(boxes, references)
-        return [deltas, part.decode(deltas, references)]
-
     return Plan(
-        checks=_checks(subject, boxes, references, call),
+        checks=_checks(subject, boxes, references),
         model_with=model_with,
         default=lambda: BoxCoder((1.0, 1.0, 1.0, 1.0)),
-        call=call,
+        call=lambda part: encode_and_decode(part, boxes, references),
     )
 
 
-def _checks(
-    subject: Subject, boxes: Tensor, references: Tensor, call: Any
-) -> Iterator[CheckResult]:
-    part = subject.part
+def encode_and_decode(part: Any, boxes: Tensor, references: Tensor) -> list[Tensor]:
+    deltas = part.encode(boxes, references)
+    return [deltas, part.decode(deltas, references)]
+
+
+def _checks(subject: Subject, boxes: Tensor, references: Tensor) -> Iterator[CheckResult]:
+    part, fresh = subject.part, (boxes.clone(), references.clone())
     yield outcome("types and shapes", lambda: types_and_shapes(part, boxes, references))
     yield outcome("decode(encode) = identity", lambda: inverse(part, boxes, references))
     yield outcome("no boxes", lambda: no_boxes(part, boxes))
     yield outcome("value range", lambda: extreme_deltas(part, references))
     yield outcome("gradient", lambda: gradient(part, references))
-    yield from part_checks(subject, call, [boxes, references])
+    yield from part_checks(subject, encode_and_decode, *fresh)
 
 
 def types_and_shapes(part: Any, boxes: Tensor, references: Tensor) -> str:

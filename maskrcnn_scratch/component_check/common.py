@@ -32,36 +32,45 @@ from maskrcnn_scratch.component_check.subject import (
 TOLERANCE = 1e-4
 
 Call = Callable[[Any], Any]  # runs a part on fixed inputs
+Run = Callable[..., Any]  # runs a part, its first argument, on the others
 
 
-def part_checks(subject: Subject, call: Call, inputs: Any) -> Iterator[CheckResult]:
+def part_checks(subject: Subject, run: Run, *inputs: Any) -> Iterator[CheckResult]:
     """Determinism, copies and side effects.
 
     Args:
-        call: runs a part on ``inputs``.
-        inputs: nested tensors that must not change.
+        run: ``run(part, *inputs)``.
+        inputs: nested tensors. No call may have seen them: each of these checks passes copies, so
+            that a part that overwrites its input is noticed.
     """
+    on_copies = _on_copies(run)
+
+    def call(part: Any) -> Any:
+        return on_copies(part, *inputs)
+
+    yield outcome("inputs unchanged", lambda: inputs_unchanged(subject.part, run, inputs))
     yield outcome("deterministic", lambda: deterministic(subject.part, call))
-    yield outcome("inputs unchanged", lambda: inputs_unchanged(subject.part, call, inputs))
     yield outcome("deepcopy", lambda: copies(subject.part, call, copy.deepcopy))
     yield outcome("pickle", lambda: copies(subject.part, call, _through_pickle))
     yield outcome("state_dict", lambda: state_dict_is_complete(subject, call))
 
 
-def network_checks(
-    subject: Subject, *inputs: Any, call: Callable[..., Any] | None = None
-) -> Iterator[CheckResult]:
+def network_checks(subject: Subject, inputs: Any) -> Iterator[CheckResult]:
     """The checks of ``part_checks``, and that the rows of a batch are independent.
 
     Args:
-        inputs: of the part; nested tensors whose first dimension counts images or RoIs, at least 3.
-        call: ``call(part, *inputs)``; by default ``part(*inputs)``.
+        inputs: the argument of the part; a tensor, or a list of them, whose first dimension counts
+            images or RoIs, at least 3. No call may have seen them.
     """
-    run = call or (lambda part, *given: part(*given))
+
+    def call(part: Any, given: Any) -> Any:
+        return part(given)
+
+    run = _on_copies(call)
     part = subject.part
     yield outcome("batch independence", lambda: batch_independence(part, run, inputs))
     yield outcome("channels-last", lambda: channels_last(part, run, inputs))
-    yield from part_checks(subject, lambda part: run(part, *inputs), inputs)
+    yield from part_checks(subject, call, inputs)
 
 
 @torch.no_grad()
@@ -72,11 +81,11 @@ def deterministic(part: Any, call: Call) -> str:
 
 
 @torch.no_grad()
-def inputs_unchanged(part: Any, call: Call, inputs: Any) -> str:
+def inputs_unchanged(part: Any, run: Run, inputs: tuple[Any, ...]) -> str:
     """A part must not write into its caller's tensors."""
-    before = map_tensors(Tensor.clone, inputs)
-    call(part)
-    for index, (value, kept) in enumerate(zip(flatten(inputs), flatten(before), strict=True)):
+    given = map_tensors(Tensor.clone, inputs)
+    run(part, *given)
+    for index, (value, kept) in enumerate(zip(flatten(given), flatten(inputs), strict=True)):
         require(
             torch.equal(value, kept),
             f"input tensor {index}, {shapes(value)}, was overwritten by the call",
@@ -115,13 +124,13 @@ def state_dict_is_complete(subject: Subject, call: Call) -> str:
 
 
 @torch.no_grad()
-def batch_independence(part: Any, run: Callable[..., Any], inputs: tuple[Any, ...]) -> str:
+def batch_independence(part: Any, run: Run, inputs: Any) -> str:
     """Each image (or RoI) of a batch has the result that it has alone."""
-    together = flatten(run(part, *inputs))
+    together = flatten(run(part, inputs))
     count = len(flatten(inputs)[0])
     worst = 0.0
     for n in {0, count - 1}:
-        alone = flatten(run(part, *(_entry(value, n) for value in inputs)))
+        alone = flatten(run(part, _entry(inputs, n)))
         for index, (batch, single) in enumerate(zip(together, alone, strict=True)):
             error = relative_error(batch[n : n + 1], single)
             require(
@@ -134,12 +143,12 @@ def batch_independence(part: Any, run: Callable[..., Any], inputs: tuple[Any, ..
 
 
 @torch.no_grad()
-def channels_last(part: Any, run: Callable[..., Any], inputs: tuple[Any, ...]) -> str:
+def channels_last(part: Any, run: Run, inputs: Any) -> str:
     """Contiguous and channels-last input give the same values."""
     if not any(tensor.dim() == 4 for tensor in flatten(inputs)):
         raise NotApplicable("no input has four dimensions")
-    contiguous = flatten(run(part, *map_tensors(Tensor.contiguous, inputs)))
-    other = flatten(run(part, *map_tensors(_to_channels_last, inputs)))
+    contiguous = flatten(run(part, map_tensors(Tensor.contiguous, inputs)))
+    other = flatten(run(part, map_tensors(_to_channels_last, inputs)))
     worst = 0.0
     for index, (one, two) in enumerate(zip(contiguous, other, strict=True)):
         error = relative_error(two, one)
@@ -186,6 +195,11 @@ def require_tensor(
     require(
         fits and value.dtype == dtype, f"{what} is {shapes(value)}, expected {kind} [{expected}]"
     )
+
+
+def _on_copies(run: Run) -> Run:
+    """``run`` on copies of its inputs, memory format included."""
+    return lambda part, *inputs: run(part, *map_tensors(Tensor.clone, inputs))
 
 
 def _through_pickle(part: Any) -> Any:

@@ -37,7 +37,7 @@ def box_head_plan(subject: Subject) -> Plan:
         checks=_checks(subject, pooled, (None,)),
         model_with=lambda part: model_around(subject.setting, box_head=part),
         default=lambda: TwoMLPHead(channels * 7 * 7, WIDTH),
-        call=lambda part: part(pooled),
+        call=lambda part: part(pooled.clone()),
     )
 
 
@@ -49,7 +49,7 @@ def mask_head_plan(subject: Subject) -> Plan:
         checks=_checks(subject, pooled, (None, None, None)),
         model_with=lambda part: model_around(subject.setting, mask_head=part),
         default=lambda: MaskRCNNHeads(channels, (WIDTH,), dilation=1),
-        call=lambda part: part(pooled),
+        call=lambda part: part(pooled.clone()),
     )
 
 
@@ -62,10 +62,10 @@ def box_predictor_plan(subject: Subject) -> Plan:
         return model_around(setting, box_predictor=part, width=setting.channels)
 
     return Plan(
-        checks=_predictor_checks(subject, vectors, box_predictions, vectors),
+        checks=_predictor_checks(subject, vectors, box_predictions),
         model_with=model_with,
         default=lambda: FastRCNNPredictor(setting.channels, setting.num_classes),
-        call=lambda part: part(vectors),
+        call=lambda part: part(vectors.clone()),
     )
 
 
@@ -75,34 +75,35 @@ def mask_predictor_plan(subject: Subject) -> Plan:
     hidden = noise(ROIS, setting.channels, 14, 14)
 
     def checks() -> Iterator[CheckResult]:
-        yield from _predictor_checks(subject, hidden, mask_predictions, hidden)
+        yield from _predictor_checks(subject, hidden, mask_predictions)
         yield outcome(
-            "masks of labels", lambda: masks_of_labels(subject.part, hidden, setting.num_classes)
+            "masks of labels",
+            lambda: masks_of_labels(subject.part, hidden.clone(), setting.num_classes),
         )
 
     return Plan(
         checks=checks(),
         model_with=lambda part: model_around(setting, mask_predictor=part, width=setting.channels),
         default=lambda: MaskRCNNPredictor(setting.channels, WIDTH, setting.num_classes),
-        call=lambda part: part(hidden),
+        call=lambda part: part(hidden.clone()),
     )
 
 
 def _checks(
     subject: Subject, pooled: Tensor, trailing: tuple[int | None, ...]
 ) -> Iterator[CheckResult]:
-    yield outcome("types and shapes", lambda: types_and_shapes(subject.part, pooled, trailing))
+    yield outcome(
+        "types and shapes", lambda: types_and_shapes(subject.part, pooled.clone(), trailing)
+    )
     yield outcome("no RoIs", lambda: types_and_shapes(subject.part, pooled[:0], trailing))
     yield from network_checks(subject, pooled)
 
 
-def _predictor_checks(
-    subject: Subject, inputs: Tensor, predictions: Any, example: Tensor
-) -> Iterator[CheckResult]:
+def _predictor_checks(subject: Subject, inputs: Tensor, predictions: Any) -> Iterator[CheckResult]:
     classes = subject.setting.num_classes
-    yield outcome("types and shapes", lambda: predictions(subject.part, inputs, classes))
+    yield outcome("types and shapes", lambda: predictions(subject.part, inputs.clone(), classes))
     yield outcome("no RoIs", lambda: predictions(subject.part, inputs[:0], classes))
-    yield from network_checks(subject, example)
+    yield from network_checks(subject, inputs)
 
 
 @torch.no_grad()

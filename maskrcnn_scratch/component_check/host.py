@@ -38,6 +38,7 @@ class SmallBackbone(nn.Module):
         self.inner = inner
         self.out_channels = channels
         self.levels = levels
+        inner.fpn.layer_blocks[levels:].requires_grad_(False)  # of levels that are dropped
         self.project = nn.ModuleList(
             nn.Identity() if channels == inner.out_channels
             # One convolution per level: the finest feature maps come first.

@@ -41,8 +41,10 @@ class Arguments(NamedTuple):
     targets: Tensor | None
 
     def call(self, part: Any) -> Tensor:
-        given = self if self.targets is not None else self[:2]
-        return part(*given)
+        return part(*self.given())
+
+    def given(self) -> tuple[Tensor, ...]:
+        return tuple(value for value in self if value is not None)
 
 
 def plan(subject: Subject) -> Plan:
@@ -123,7 +125,9 @@ def _checks(subject: Subject, name: LossName) -> Iterator[CheckResult]:
     else:
         yield outcome("large logits", lambda: large_logits(part, usual))
     yield outcome("better is lower", lambda: better_is_lower(part, usual, name))
-    yield from part_checks(subject, usual.call, [t for t in usual if t is not None])
+    yield from part_checks(
+        subject, lambda part, *given: part(*given), *arguments(name, setting).given()
+    )
 
 
 def scalar(part: Any, given: Arguments, name: str) -> str:

@@ -49,13 +49,13 @@ def plan(subject: Subject) -> Plan:
 
 
 def _checks(subject: Subject, gt_boxes: Tensor, boxes: Tensor) -> Iterator[CheckResult]:
-    part = subject.part
+    part, fresh = subject.part, (gt_boxes.clone(), boxes.clone())
     yield outcome("types and shapes", lambda: types_and_shapes(part, gt_boxes, boxes))
     yield outcome("value range", lambda: value_range(part, gt_boxes, boxes))
     yield outcome("zero objects", lambda: no_objects(part, gt_boxes, boxes))
     yield outcome("no boxes", lambda: no_boxes(part, gt_boxes, boxes))
     yield outcome("matches", lambda: matches(part, gt_boxes, boxes))
-    yield from part_checks(subject, lambda part: part(gt_boxes, boxes), [gt_boxes, boxes])
+    yield from part_checks(subject, lambda part, *given: part(*given), *fresh)
 
 
 def types_and_shapes(part: Any, gt_boxes: Tensor, boxes: Tensor) -> str:

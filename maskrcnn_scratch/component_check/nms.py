@@ -32,11 +32,15 @@ class Candidates(NamedTuple):
     scores: Tensor  # [N, K]; -inf is padding
     groups: Tensor  # int64 [N, K]
 
-    def run(self, part: Any, max_out: int = MAX_OUT) -> Any:
-        return part(self.boxes, self.scores, self.groups, 0.5, max_out, GROUPS)
+    def run(self, part: Any) -> Any:
+        return run(part, *self)
 
     def of_image(self, n: int) -> Candidates:
         return Candidates(*(value[n : n + 1] for value in self))
+
+
+def run(part: Any, boxes: Tensor, scores: Tensor, groups: Tensor) -> Any:
+    return part(boxes, scores, groups, 0.5, MAX_OUT, GROUPS)
 
 
 def plan(subject: Subject) -> Plan:
@@ -79,7 +83,7 @@ def _checks(subject: Subject, candidates: Candidates) -> Iterator[CheckResult]:
     yield outcome("fewer candidates than entries", lambda: few_candidates(part, candidates))
     yield outcome("batch independence", lambda: images_alone(part, candidates))
     yield outcome("groups", lambda: groups(part, candidates))
-    yield from part_checks(subject, candidates.run, list(candidates))
+    yield from part_checks(subject, run, *example(subject.setting.side))
 
 
 def selected(output: Any, n: int) -> Tensor:

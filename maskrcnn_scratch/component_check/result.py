@@ -15,6 +15,8 @@ import maskrcnn_scratch
 # The last three are for capabilities: a part may lack one without being wrong.
 Status = Literal["ok", "FAIL", "not applicable", "yes", "no", "not tried"]
 
+LONGEST_MESSAGE = 200  # characters of an error's first line
+
 # Frames of these folders are not the user's code.
 _LIBRARIES = tuple(str(Path(str(m.__file__)).parent) for m in (torch, maskrcnn_scratch))
 
@@ -62,6 +64,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, CheckFailed):
         return str(error)
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    message = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
     shown = type(error).__name__ + (f": {message}" if message else "")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith((*_LIBRARIES, "<")):

@@ -72,7 +72,12 @@ def _checks(
     yield outcome("bf16 features, float32 RoIs", lambda: bf16(part, maps, rois, size))
     yield outcome("gradient", lambda: gradient(part, maps, rois, size))
     yield outcome("channels-last", lambda: channels_last(part, maps, rois, size))
-    yield from part_checks(subject, call, [maps, rois])
+    yield from part_checks(
+        subject,
+        lambda part, maps, rois: part(maps, rois, [size]),
+        feature_maps(subject.setting),
+        example_rois(subject.setting),
+    )
 
 
 @torch.no_grad()

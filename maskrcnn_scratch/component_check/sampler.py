@@ -30,7 +30,6 @@ IMAGES = {
 
 def plan(subject: Subject) -> Plan:
     """A plan for ``interfaces.Sampler``."""
-    labels = list(example().values())
 
     def model_with(part: Any) -> Any:
         model = model_around(subject.setting)
@@ -38,10 +37,10 @@ def plan(subject: Subject) -> Plan:
         return model
 
     def call(part: Any) -> Any:
-        return part(labels, generator=torch.Generator().manual_seed(0))
+        return sample(part, list(example().values()))
 
     return Plan(
-        checks=_checks(subject, labels, call),
+        checks=_checks(subject),
         model_with=model_with,
         default=lambda: BalancedPositiveNegativeSampler(64, 0.5),
         call=call,
@@ -62,14 +61,14 @@ def example(dtype: torch.dtype = torch.int64) -> dict[str, Tensor]:
     return found
 
 
-def _checks(subject: Subject, labels: list[Tensor], call: Any) -> Iterator[CheckResult]:
+def _checks(subject: Subject) -> Iterator[CheckResult]:
     part = subject.part
     yield outcome("types and shapes", lambda: types_and_shapes(part))
     yield outcome("value range", lambda: in_range_and_unique(part))
     yield outcome("positives and negatives", lambda: labels_agree(part))
     yield outcome("no boxes", lambda: no_boxes(part))
-    yield outcome("generator", lambda: uses_the_generator(part, labels))
-    yield from part_checks(subject, call, labels)
+    yield outcome("generator", lambda: uses_the_generator(part, list(example().values())))
+    yield from part_checks(subject, sample, list(example().values()))
 
 
 def sample(part: Any, labels: list[Tensor]) -> Any:

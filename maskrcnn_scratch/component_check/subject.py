@@ -106,8 +106,8 @@ def shapes(value: Any) -> str:
 
 def relative_error(value: Tensor, expected: Tensor) -> float:
     """``|value - expected| / |expected|`` (Euclidean norms); 0 for two zeros, NaN for NaN."""
-    difference = float((value.double() - expected.double()).norm())
-    return difference / float(expected.double().norm()) if difference else 0.0
+    difference = (value.double() - expected.double()).norm()
+    return float(difference / expected.double().norm()) if difference else 0.0
 
 
 def random_boxes(count: int, side: int, seed: int = 0) -> Tensor:
