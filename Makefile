@@ -2,20 +2,25 @@
 #
 #   make test PYTHON=python3.12        another Python          make test PYTEST_ARGS="-k nms -x"
 #   make test VENV=/tmp/venv           another environment     make test MASKRCNN_BUILD=cpu
+#   make test WORKERS=1                fewer or more processes (default: the cores, at most 4)
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+WORKERS ?= $(shell echo $$(($(CORES) < 4 ? $(CORES) : 4)))
 ifeq ($(origin CXX),default)
 CXX := c++
 endif
 export CXX
 
 BIN := $(VENV)/bin
+# One thread per worker: with more, workers wait for each other's cores.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 CSRC := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test cuda-report demo lint format clean check
+.PHONY: help setup test test-fast cuda-report demo lint format clean check
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -23,7 +28,10 @@ help: ## what there is
 setup: $(VENV)/built ## virtual environment, dependencies, extension
 
 test: setup ## all tests; set MASKRCNN_DATA to a data folder to test on real data too
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-fast: setup ## each test function once, without the slow ones
+	$(PYTEST) --fast $(PYTEST_ARGS)
 
 cuda-report: $(VENV)/installed ## registers, spills and shared memory of each CUDA kernel; needs nvcc
 	$(BIN)/python tools/cuda_report.py

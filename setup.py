@@ -1,8 +1,8 @@
-"""Builds the extension; everything else about the package stands in pyproject.toml.
+"""Builds the extension. Everything else about the package is in pyproject.toml.
 
 MASKRCNN_BUILD=auto (default): CPU kernels, and CUDA kernels where nvcc and a CUDA torch are there.
-              =cpu | cuda: just CPU, or both; what cannot be built is an error.
-              =none: nothing; the pure-PyTorch references run instead.
+              =cpu | cuda: CPU only, or both; what cannot be built is an error.
+              =none: nothing; the reference implementations in PyTorch run instead.
 TORCH_CUDA_ARCH_LIST: GPUs to compile for (default: 8.0 and 9.0, and PTX for later ones).
 """
 
@@ -22,9 +22,9 @@ COMMON_FLAGS = [
 CPU_FLAGS = [
     *COMMON_FLAGS,
     "-fvisibility=hidden",
-    "-ffp-contract=off",  # multiply and add round apart, as in the reference and on CUDA
+    "-ffp-contract=off",  # multiply and add round separately, as in PyTorch and on CUDA
     "-fno-math-errno",
-    "-fno-trapping-math",  # neither changes a value; both let loops vectorise
+    "-fno-trapping-math",  # neither changes a value; both allow loops to be vectorised
     "-Wall",
     "-Wextra",
 ]
@@ -36,7 +36,7 @@ def sources(pattern: str) -> list[str]:
 
 
 def find_cuda_home() -> None:
-    """Sets CUDA_HOME to nvcc's toolkit; nvcc on the path can be a script that stands elsewhere."""
+    """Sets CUDA_HOME to nvcc's toolkit; nvcc on the path can be a script in another folder."""
     nvcc = shutil.which("nvcc")
     if nvcc and not os.environ.get("CUDA_HOME") and not os.environ.get("CUDA_PATH"):
         command = [nvcc, "--dryrun", "-x", "cu", os.devnull]
@@ -100,7 +100,7 @@ def build_arguments() -> dict[str, object]:
                 mask_rle,
                 include_dirs=[pybind11.get_include()],
                 depends=sources("*/*.h"),
-                # Rounds as the op paste_masks does, whose masks it encodes.
+                # Rounds like the op paste_masks, whose masks it encodes.
                 extra_compile_args=[
                     "-O3",
                     "-std=c++20",

@@ -1,5 +1,5 @@
-// The Python module of the CUDA kernels; importing it loads them. The schemas are in schema.cpp, so
-// the module `_cpu` comes first.
+// The Python module of the CUDA kernels. Importing it registers them. The schemas are in the module
+// `_cpu`, which must be imported first.
 #include <Python.h>
 
 PyMODINIT_FUNC PyInit__cuda(void) {

@@ -1,13 +1,13 @@
-// The schema of every op, once. Kernels register themselves in their own files; fake tensors and
-// autograd are Python's part, in maskrcnn_scratch/ops/. The shapes, types and conventions of an op
-// stand in the docstring of its Python wrapper.
+// The schema of every op. Kernels are registered in their own files; fake tensors and autograd in
+// Python, in maskrcnn_scratch/ops/. Shapes, dtypes and conventions are described in the docstring
+// of the Python wrapper.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(maskrcnn_scratch, library) {
   library.def(
-      "max_iou(Tensor gt_boxes, Tensor boxes, bool find_low_quality) "
-      "-> (Tensor iou, Tensor gt, Tensor low_quality)");
+      "max_iou(Tensor gt_boxes, Tensor boxes, bool find_low_quality_matches) "
+      "-> (Tensor iou, Tensor gt, Tensor is_low_quality_match)");
   library.def(
       "multiscale_roi_align(Tensor[] features, Tensor rois, Tensor levels, float[] scales, "
       "int pooled_height, int pooled_width, int sampling_ratio, bool aligned, bool channels_last) "
@@ -26,7 +26,7 @@ STABLE_TORCH_LIBRARY(maskrcnn_scratch, library) {
   library.def("top_k_of_levels(Tensor values, int[] level_sizes, int k) -> Tensor");
 }
 
-// Importing the module loads this file, which is all that is needed.
+// Importing the module loads the library, which registers the ops.
 PyMODINIT_FUNC PyInit__cpu(void) {
   static PyModuleDef module = {};
   module.m_base = PyModuleDef_HEAD_INIT;

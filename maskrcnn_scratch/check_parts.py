@@ -1,96 +1,205 @@
-"""Whether the parts of a model fit together, found out when it is built."""
+"""Whether the parts of a model fit together: checked when it is built, and after a replacement.
+
+Shapes: see ``structures``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 
-from maskrcnn_scratch.structures import ImageList
+from maskrcnn_scratch.structures import ImageList, Proposals
+from maskrcnn_scratch.targets.matcher import Matcher
+from maskrcnn_scratch.targets.sampler import NO_SAMPLE, ReplaySampler
 
 if TYPE_CHECKING:
     from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
     from maskrcnn_scratch.roi_heads import RoIHeads
 
-PROBE_SIDE = 64  # pixels: the least that gives every level of a ResNet-50-FPN a cell
+# Sides of the probe image in pixels, the smallest first: it gives every level of a ResNet-50-FPN at
+# least one location. Backbones that pool or divide more need the larger ones.
+PROBE_SIDES = (64, 128, 256, 512)
+
+# Parts of the two stages that need not be modules.
+_SWAPPABLE = (
+    "anchor_generator", "head", "box_coder", "nms", "proposal_matcher", "fg_bg_sampler",
+    "loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask",
+)  # fmt: skip
 
 
-@torch.no_grad()
 def check_parts(model: GeneralizedRCNN) -> None:
-    """Sends one small black image and one RoI through all parts and compares shapes.
+    """Sends one small black image through all parts and checks what each of them returns.
 
-    A backbone that can't take so small an image is checked when it is first used instead.
+    Nothing in the model changes, and no random number is taken from the global stream. A model on
+    the meta device has no values and is not checked.
 
     Raises:
-        ValueError: the backbone's levels, channels or names are not what the anchor generator,
-            the RPN head or the poolers expect, or a head cannot take what comes before it.
+        ValueError: levels, channels or names that the anchor generator, the RPN head or the poolers
+            do not expect; a head that cannot take the output of the part before it; class counts
+            that differ; a matcher, sampler or loss whose result cannot be used.
+        Exception: the backbone's own error, if it fails at each of ``PROBE_SIDES``.
     """
-    parameter = next(model.parameters())
-    image = parameter.new_zeros(1, len(model.transform.image_mean), PROBE_SIDE, PROBE_SIDE)
+    parameter = next(model.parameters(), None)
+    if parameter is None or parameter.is_meta:
+        return
     modes = {module: module.training for module in model.modules()}
     model.eval()  # so that batch normalisation counts nothing
+    devices = [parameter.device] if parameter.is_cuda else []
     try:
-        features = _features_of_probe(model, image)
-        if features is not None:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            images, features = probe(model)
             check_features(model, features)
-            sizes = torch.full((1, 2), PROBE_SIDE, device=image.device)
-            model.rpn(ImageList(image, sizes), features)
-            check_heads(model.roi_heads, features)
+            check_heads(model.roi_heads, features, images.padded_size)
+        with torch.random.fork_rng(devices), torch.enable_grad():
+            check_training(model, images, features)
     finally:
         for module, training in modes.items():
             module.training = training
+    remember_parts(model)
 
 
-def _features_of_probe(model: GeneralizedRCNN, image: Tensor) -> dict[str, Tensor] | None:
-    try:
-        return model.extract_features(image)
-    except Exception:
-        return None
+def check_replaced_parts(model: GeneralizedRCNN) -> None:
+    """``check_parts``, if a part was replaced since the last time."""
+    if torch.compiler.is_compiling() or is_tracing():
+        return
+    known = vars(model).get("_checked_parts", [])
+    parts = _parts(model)
+    if len(parts) != len(known) or any(
+        one is not other for one, other in zip(parts, known, strict=True)
+    ):
+        check_parts(model)
 
 
-def check_features(model: GeneralizedRCNN, features: dict[str, Tensor]) -> None:
-    """Raises a ValueError if ``features`` lack channels or names that the model relies on."""
-    expected = model.backbone.out_channels
+def remember_parts(model: GeneralizedRCNN) -> None:
+    """Marks the parts that the model has now as checked."""
+    # In a list, so that nn.Module does not register them a second time.
+    vars(model)["_checked_parts"] = _parts(model)
+
+
+def _parts(model: GeneralizedRCNN) -> list[Any]:
+    """All parts that can be replaced: modules, and functions and objects of the two stages."""
+    parts: list[Any] = [model.backbone, *model.backbone.children()]  # type: ignore[attr-defined]
+    for stage in (model.rpn, model.roi_heads):
+        parts += [stage, *stage.children()]
+        parts += [getattr(stage, name, None) for name in _SWAPPABLE]
+    return parts
+
+
+def probe(model: GeneralizedRCNN, noise: bool = False) -> tuple[ImageList, dict[str, Tensor]]:
+    """The smallest batch of one image that the backbone can take, and its feature maps.
+
+    Args:
+        noise: pixels are normally distributed, the same at each call, instead of black.
+
+    Raises:
+        ValueError: the backbone returns something else than maps by name.
+        Exception: the backbone's own error at the largest size.
+    """
+    parameter = next(model.parameters())
+    transform, divisor = model.transform, model.transform.size_divisible
+    # fixed_size is (width, height), as in torchvision.
+    sizes = [transform.fixed_size[::-1]] if transform.fixed_size else [(s, s) for s in PROBE_SIDES]
+    sizes = [
+        (-(-height // divisor) * divisor, -(-width // divisor) * divisor) for height, width in sizes
+    ]
+    for size in sizes:
+        image = torch.zeros(1, len(transform.image_mean), *size)
+        if noise:
+            image.normal_(generator=torch.Generator().manual_seed(0))
+        image = image.to(parameter.device, model.image_dtype or parameter.dtype)
+        try:
+            features = model.extract_features(image)
+        except Exception as error:
+            if size == sizes[-1]:
+                error.add_note(f"the backbone fails with images of (height, width) {sizes}")
+                raise
+            continue
+        check_output_type(features)
+        if all(feature.numel() for feature in features.values()):
+            break
+    return ImageList(image, torch.tensor([size], device=image.device)), features
+
+
+def check_output_type(features: Any) -> None:
+    """Raises a ValueError if a backbone returns something else than maps by name."""
+    if not isinstance(features, Mapping):
+        hint = ""
+        if isinstance(features, (list, tuple)):
+            hint = ": name the maps, {str(i): x for i, x in enumerate(maps)}"
+        raise ValueError(
+            f"the backbone returns a {type(features).__name__}, expected a dict of feature maps by "
+            f"name or one tensor{hint}"
+        )
     for name, feature in features.items():
+        if not isinstance(feature, Tensor):
+            raise ValueError(
+                f"the backbone's feature map {name!r} is a {type(feature).__name__}, not a tensor"
+            )
+
+
+def check_features(model: GeneralizedRCNN, features: Mapping[str, Tensor]) -> None:
+    """Raises a ValueError if ``features`` lack channels, order or names that the model needs."""
+    expected = model.backbone.out_channels
+    finer: tuple[str, Tensor] | None = None
+    for name, feature in features.items():
+        if feature.numel() == 0:
+            raise ValueError(f"the backbone's feature map {name!r} is empty: {list(feature.shape)}")
         if feature.dim() != 4 or feature.shape[1] != expected:
             raise ValueError(
                 f"the backbone's feature map {name!r} has shape {list(feature.shape)}: expected "
                 f"[N, {expected}, H, W], as backbone.out_channels is {expected}"
             )
+        if finer is not None and feature.shape[-1] > finer[1].shape[-1]:
+            raise ValueError(
+                f"the backbone's feature map {name!r}, {list(feature.shape[-2:])}, is larger than "
+                f"{finer[0]!r}, {list(finer[1].shape[-2:])}, before it: the finest map comes first"
+            )
+        finer = (name, feature)
     heads = model.roi_heads
     for part in ("box_roi_pool", "mask_roi_pool"):
         names = getattr(getattr(heads, part), "featmap_names", [])
-        missing = [name for name in names if name not in features]
-        if missing:
+        if names and not any(name in features for name in names):
             raise ValueError(
-                f"{part} pools from {list(names)}, the backbone gives {list(features)}: "
-                f"{missing} are missing"
+                f"{part} pools from {list(names)}, the backbone gives {list(features)}: none of "
+                "them is there"
             )
 
 
-def check_heads(heads: RoIHeads, features: dict[str, Tensor]) -> None:
+def check_heads(
+    heads: RoIHeads, features: Mapping[str, Tensor], padded_size: tuple[int, int]
+) -> None:
     """Raises a ValueError that names the first part of a branch that can't take one RoI."""
-    rois = next(iter(features.values())).new_tensor([[0, 0, 0, PROBE_SIDE / 2, PROBE_SIDE / 2]])
-    logits, offsets = _through_branch(heads, "box", features, rois)
+    side = padded_size[0] / 2
+    rois = next(iter(features.values())).new_tensor([[0, 0, 0, side, side]])
+    logits, deltas = _through_branch(heads, "box", features, rois, padded_size)
     num_classes = logits.shape[1]
-    if num_classes < 2 or offsets.shape[1] != 4 * num_classes:
+    if num_classes < 2 or deltas.shape[1] != 4 * num_classes:
         raise ValueError(
-            f"box_predictor gives {num_classes} logits and {offsets.shape[1]} offsets: it takes "
-            "two classes at least, the background and one of objects, and four offsets for each"
+            f"box_predictor gives {num_classes} logits and {deltas.shape[1]} deltas: it needs at "
+            "least two classes, background and one of objects, and four deltas for each"
         )
     if heads.has_mask():
-        masks = _through_branch(heads, "mask", features, rois)
+        masks = _through_branch(heads, "mask", features, rois, padded_size)
         if masks.shape[1] != num_classes:
             raise ValueError(
-                f"mask_predictor draws {masks.shape[1]} classes, box_predictor tells {num_classes} "
-                "apart: they must agree"
+                f"mask_predictor gives masks of {masks.shape[1]} classes, box_predictor logits of "
+                f"{num_classes}: they must agree"
             )
 
 
-def _through_branch(heads: RoIHeads, branch: str, features: dict[str, Tensor], rois: Tensor) -> Any:
-    """What the predictor of the branch says of ``rois [R, 5]``."""
-    given: tuple[Any, ...] = (features, rois, [(PROBE_SIDE, PROBE_SIDE)])
+def _through_branch(
+    heads: RoIHeads,
+    branch: str,
+    features: Mapping[str, Tensor],
+    rois: Tensor,
+    padded_size: tuple[int, int],
+) -> Any:
+    """The output of the branch's predictor for ``rois [R, 5]``."""
+    given: tuple[Any, ...] = (features, rois, [padded_size])
     shown = "RoIs [R, 5] (image index, x1, y1, x2, y2)"
     for name in (f"{branch}_roi_pool", f"{branch}_head", f"{branch}_predictor"):
         part = getattr(heads, name)
@@ -102,3 +211,101 @@ def _through_branch(heads: RoIHeads, branch: str, features: dict[str, Tensor], r
         if isinstance(output, Tensor):
             given, shown = (output,), f"{list(output.shape)} from the part before it"
     return output
+
+
+def check_training(
+    model: GeneralizedRCNN, images: ImageList, features: Mapping[str, Tensor]
+) -> None:
+    """Raises a ValueError if anchors, matchers, samplers or losses return what cannot be used.
+
+    One object and three proposals; the losses must depend on the feature maps.
+    """
+    features = {name: feature.detach().requires_grad_() for name, feature in features.items()}
+    predictions = model.rpn(images, features)
+    expected = sum(predictions.level_sizes)
+    if list(predictions.anchors.shape) != [expected, 4]:
+        raise ValueError(
+            f"rpn.anchor_generator gives anchors {list(predictions.anchors.shape)}, the feature "
+            f"maps have room for {expected}: expected [{expected}, 4]"
+        )
+    side = float(images.padded_size[0])
+    device = images.tensors.device
+    gt_boxes = predictions.anchors.new_tensor([[side / 8, side / 8, side / 2, side / 2]])
+    boxes = gt_boxes + gt_boxes.new_tensor([[0.0], [1.0], [side / 2]])  # [P, 4]
+    labels = torch.ones(1, dtype=torch.int64, device=device)
+    target = {"boxes": gt_boxes, "labels": labels}
+    if model.roi_heads.has_mask():
+        target["masks"] = torch.ones((1, *images.padded_size), dtype=torch.uint8, device=device)
+
+    for stage, candidates in (("rpn", predictions.anchors), ("roi_heads", boxes)):
+        part = getattr(model, stage)
+        check_matcher(f"{stage}.proposal_matcher", part.proposal_matcher, gt_boxes, candidates)
+        if isinstance(part.fg_bg_sampler, ReplaySampler):  # each call uses up a recorded sample
+            return
+        check_sampler(f"{stage}.fg_bg_sampler", part.fg_bg_sampler, len(candidates), device)
+
+    generator = torch.Generator(device).manual_seed(0)
+    check_losses("rpn", model.rpn.losses(predictions, [target], generator))
+    proposals = Proposals(
+        boxes=boxes[None],
+        scores=torch.ones_like(boxes[None, :, 0]),
+        counts=torch.tensor([len(boxes)], device=device),
+        anchor_indices=torch.zeros((1, len(boxes)), dtype=torch.int64, device=device),
+    )
+    found = model.roi_heads.losses(features, proposals, images.padded_size, [target], generator)
+    check_losses("roi_heads", found)
+
+
+def check_matcher(name: str, matcher: Any, gt_boxes: Tensor, boxes: Tensor) -> None:
+    """Raises a ValueError if the matches are not int64 ``[B]`` in ``[-2, G)``."""
+    matched = matcher(gt_boxes, boxes)
+    expected = f"expected int64 [{len(boxes)}]"
+    if not isinstance(matched, Tensor) or matched.dtype != torch.int64:
+        kind = matched.dtype if isinstance(matched, Tensor) else type(matched).__name__
+        raise ValueError(f"{name} returns {kind}: {expected}")
+    if list(matched.shape) != [len(boxes)]:
+        raise ValueError(f"{name} returns shape {list(matched.shape)}: {expected}")
+    low, high = (int(extreme) for extreme in matched.aminmax())
+    if low < Matcher.BETWEEN_THRESHOLDS or high >= len(gt_boxes):
+        raise ValueError(
+            f"{name} returns indices from {low} to {high} for {len(gt_boxes)} ground-truth box: "
+            f"expected {Matcher.BETWEEN_THRESHOLDS} to {len(gt_boxes) - 1}"
+        )
+
+
+def check_sampler(name: str, sampler: Any, num_boxes: int, device: torch.device) -> None:
+    """Raises a ValueError if sampled indices repeat, or positives and negatives are mixed up."""
+    labels = torch.arange(num_boxes, device=device) % 3 - 1  # ignored, negative, positive
+    sampled = sampler([labels], generator=torch.Generator(device).manual_seed(0))
+    if (
+        not isinstance(sampled, Sequence)
+        or len(sampled) != 2
+        or any(len(kind) != 1 or kind[0].dtype != torch.int64 for kind in sampled)
+    ):
+        raise ValueError(
+            f"{name} must return two lists, of positives and of negatives, each with an int64 "
+            "tensor of indices per image"
+        )
+    positive, negative = (kind[0][kind[0] != NO_SAMPLE] for kind in sampled)
+    indices = torch.cat((positive, negative))
+    if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= num_boxes):
+        raise ValueError(f"{name} returns indices outside of its {num_boxes} boxes")
+    if len(indices.unique()) != len(indices):
+        raise ValueError(f"{name} returns an index twice")
+    if bool((labels[indices] < 0).any()):
+        raise ValueError(f"{name} samples boxes whose label is to be ignored")
+    if bool((labels[negative] >= 1).any()):
+        raise ValueError(f"{name} returns a positive among the negatives")
+
+
+def check_losses(stage: str, losses: Mapping[str, Tensor]) -> None:
+    """Raises a ValueError that names a loss that is no scalar or has no gradient."""
+    for name, loss in losses.items():
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"{stage}.{name} returns {shape}: expected a scalar tensor")
+        if not loss.requires_grad:
+            raise ValueError(
+                f"{stage}.{name} has no gradient: its result does not depend on the predictions, "
+                "or it was detached"
+            )

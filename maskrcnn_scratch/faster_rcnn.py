@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from maskrcnn_scratch import interfaces
-from maskrcnn_scratch.check_parts import check_parts
+from maskrcnn_scratch.check_parts import check_parts, check_replaced_parts
 from maskrcnn_scratch.conventions import Conventions
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.roi_heads import (
@@ -19,6 +22,7 @@ from maskrcnn_scratch.roi_heads import (
     TwoMLPHead,
 )
 from maskrcnn_scratch.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
+from maskrcnn_scratch.structures import StageOutputs, Target
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
 
 
@@ -148,6 +152,19 @@ class FasterRCNN(GeneralizedRCNN):
         )
         super().__init__(backbone, rpn, roi_heads, transform)
         check_parts(self)
+
+    def run_stages(self, images: Sequence[Tensor]) -> StageOutputs:
+        check_replaced_parts(self)
+        return super().run_stages(images)
+
+    def losses(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Target] | None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        check_replaced_parts(self)
+        return super().losses(images, targets, generator)
 
 
 def default_roi_pool(

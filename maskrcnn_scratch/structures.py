@@ -157,7 +157,7 @@ def list_to_rois(boxes: Sequence[Tensor]) -> Tensor:
             raise ValueError(f"boxes[{n}] must be [R, 4], not {list(boxes_in_image.shape)}")
     return torch.cat(
         [
-            torch.cat((boxes_in_image.new_full((len(boxes_in_image), 1), n), boxes_in_image), dim=1)
+            torch.cat((torch.full_like(boxes_in_image[:, :1], n), boxes_in_image), dim=1)
             for n, boxes_in_image in enumerate(boxes)
         ]
     )

@@ -12,6 +12,43 @@ import torch
 from maskrcnn_scratch.builders.from_config import small_maskrcnn
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
 
+# What --fast leaves out: parts of a node id.
+SLOW = (
+    "tests/parity/test_parity.py::test_modules_stages_and_model",
+    "tests/parity/test_parity.py::test_unusual_sizes",
+    "tests/parity/test_parity.py::test_losses_gradients_and_steps",
+    "tests/parity/test_losses_on_real_images.py",
+    "tests/cuda/test_build.py::test_no_kernel_spills",
+    "tests/cuda/test_emulation.py::test_kernels_under_sanitizers",
+    "tests/export/test_compile.py::test_whole_model",
+    "tests/export/test_compile.py::test_losses_and_gradients",
+    "tests/export/test_program.py::test_package_runs_from_cpp",
+    "test_compiled_model_finds_the_same",
+    "test_compiled_parts_give_the_same_losses",
+    "test_torchrun_ends_when_a_process_dies",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast", action="store_true", help="each test function once, without the slow ones"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--fast``: the first set of parameters of each test function that is not ``SLOW``."""
+    if not config.getoption("--fast"):
+        return
+    seen: set[str] = set()
+    kept = []
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        if function not in seen and not any(part in function for part in SLOW):
+            kept.append(item)
+        seen.add(function)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:

@@ -66,9 +66,9 @@ class _NoSync(TorchDispatchMode):
         result = func(*args, **kwargs)
         if packet in COPIES:
             source = args[0] if packet is aten._to_copy else args[1]
-            places = {source.device.type, result.device.type}
+            devices = {source.device.type, result.device.type}
             waits = not kwargs.get("non_blocking", (*args, False, False)[2])
-            if len(places) == 2 and (waits or result.device.type == "cpu"):
+            if len(devices) == 2 and (waits or result.device.type == "cpu"):
                 raise SyncError(f"{func} from {source.device} to {result.device} waits")
         return result
 

@@ -1,12 +1,12 @@
-"""Times every piece against torchvision's, on the same inputs and weights.
+"""Times ops, stages and the model against torchvision's, on the same inputs and weights.
 
     python tools/benchmark.py [ops] [stages] [e2e] [options] [train] [launches]
                               [growth] [peers] [memory]
                               [--device cpu|cuda] [--json FILE] [--markdown FILE] [--plot FILE]
 
-The two sides run in turn in one process, and a figure is the median of the runs with its spread;
-what counts is the ratio. Beside them stands the machine's own floor: how fast it multiplies
-matrices and copies memory. Without a group, the first six run.
+The two sides run in turn in one process. A figure is the median of the runs; the ratio is given
+with its smallest and largest value. The machine's speed at multiplying matrices and copying memory
+is measured too. Without a group, the first six run.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from tools.benchmarks.clock import IMAGE_SIZE, Clock, Timing, describe
 from tools.benchmarks.growth import plot, time_growth
 from tools.benchmarks.launches import count_launches
 from tools.benchmarks.memory import measure_memory
+from tools.benchmarks.model import time_model, time_options, time_training
 from tools.benchmarks.ops import time_ops
 from tools.benchmarks.peers import time_peers
 from tools.benchmarks.stages import time_stages
-from tools.benchmarks.whole import time_options, time_training, time_whole
 
 DEFAULT_GROUPS = ("ops", "stages", "e2e", "options", "train", "launches")
 GROUPS = (*DEFAULT_GROUPS, "growth", "peers", "memory")
 WITH_MODEL: dict[str, Callable[[Clock, MaskRCNN, Tensor], Iterator[Timing]]] = {
     "stages": time_stages,
-    "e2e": time_whole,
+    "e2e": time_model,
     "options": time_options,
     "peers": time_peers,
     "train": time_training,
@@ -69,10 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for timing in measure(groups, clock):
         timings.append(timing)
         print(row(timing), flush=True)
-    content: dict[str, object] = {"machine": machine, "timings": [asdict(t) for t in timings]}
+    content: dict[str, object] = {"machine": machine, "timings": [*map(as_json, timings)]}
     if "launches" in groups:
-        content["kernels of an image"] = counts = count_launches(*model_and_image(clock.device))
-        print("kernels of an image:", ", ".join(f"{side} {n}" for side, n in counts.items()))
+        content["kernels per image"] = counts = count_launches(*model_and_image(clock.device))
+        print("kernels per image:", ", ".join(f"{side} {n}" for side, n in counts.items()))
     if "memory" in groups:
         content["peak memory in MiB"] = peaks = dict(measure_memory(MEMORY_SIZES))
         for size, sides in peaks.items():
@@ -109,6 +109,14 @@ def row(timing: Timing) -> str:
         f"{timing.group + ' ' + timing.name:66}{timing.ours:9.2f} ms{timing.theirs:11.2f} ms"
         f"{timing.ratio:8.1f}x   {low:.1f}-{high:.1f}"
     )
+
+
+def as_json(timing: Timing) -> dict[str, object]:
+    """Its fields; ``null`` for the times of a peer that could not run, as JSON has no NaN."""
+    fields = asdict(timing)
+    if timing.ours != timing.ours:
+        fields.update(ours=None, theirs=None, ratio=None, spread=None)
+    return fields
 
 
 def markdown(machine: dict[str, object], timings: Sequence[Timing]) -> str:

@@ -24,13 +24,13 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
-THREADS = 256  # of a block: kThreads in csrc/common/cuda_launch.cuh
+THREADS = 256  # per block: kThreads in csrc/common/cuda_launch.cuh
 SM_THREADS, SM_REGISTERS = 2048, 65536
 
 
 @dataclass
 class Kernel:
-    """What one kernel takes on one architecture."""
+    """Resources of one kernel on one architecture."""
 
     name: str
     arch: str
@@ -46,13 +46,13 @@ class Kernel:
 
 
 def nvcc() -> str | None:
-    """The compiler: of CUDA_HOME, else on the path."""
+    """Path of the compiler: from CUDA_HOME if it is set, else from PATH."""
     home = os.environ.get("CUDA_HOME")
     return shutil.which(f"{home}/bin/nvcc") if home else shutil.which("nvcc")
 
 
 def compile_report(source: Path, archs: Sequence[str]) -> list[Kernel]:
-    """Compiles one file and reads what ptxas says of its kernels."""
+    """Compiles one file and reads the report of ptxas on its kernels."""
     compiler = nvcc()
     assert compiler is not None
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The demo: the same answer as torchvision on a photograph, then a model that learns from nothing.
+"""The demo: the same detections as torchvision on a photograph, then a model trained from scratch.
 
     make demo        or        python tools/demo.py [--output DIR]
 
@@ -73,7 +73,9 @@ RECIPE = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="where all goes")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/demo"), help="folder for everything it writes"
+    )
     output: Path = parser.parse_args().output
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)

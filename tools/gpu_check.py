@@ -1,7 +1,7 @@
 """The parts of ``tools/gpu_check.sh`` that are not programs of their own.
 
 python tools/gpu_check.py small               every kernel once, small: for compute-sanitizer
-python tools/gpu_check.py kernels --json FILE bytes a second of each kernel, and torchvision's
+python tools/gpu_check.py kernels --json FILE time and bytes per second of each kernel
 python tools/gpu_check.py collect FOLDER      the table, and tools/results/<device>.json
 """
 
@@ -52,7 +52,7 @@ def pyramid(channels: int, dtype: torch.dtype, layout: torch.memory_format) -> l
 
 
 def rois_and_levels(count: int) -> tuple[Tensor, Tensor]:
-    """``[count, 5]`` and the FPN level of each, ``[count]``."""
+    """RoIs ``[count, 5]`` and the FPN level of each, ``[count]``."""
     boxes = random_boxes(count, 800, 1333)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     levels = (4 + (area.sqrt() / 224).log2()).floor().clamp(2, 5).long() - 2
@@ -60,7 +60,7 @@ def rois_and_levels(count: int) -> tuple[Tensor, Tensor]:
 
 
 def run_small() -> None:
-    """Every kernel on problems that a sanitizer gets through in seconds."""
+    """Runs every kernel on inputs that a sanitizer completes in seconds."""
     rois, levels = rois_and_levels(12)
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         maps = pyramid(12, dtype, torch.channels_last)
@@ -86,11 +86,11 @@ def run_small() -> None:
 
 
 def milliseconds(function: Callable[[], Any]) -> float:
-    """Median time of a call on the device; the L2 cache is swept before each."""
-    sweep = torch.empty(128 << 20, dtype=torch.uint8, device="cuda")
+    """Median time of a call on the device; the L2 cache is overwritten before each."""
+    overwritten = torch.empty(128 << 20, dtype=torch.uint8, device="cuda")
     times = []
     for repeat in range(REPEATS + 3):
-        sweep.zero_()
+        overwritten.zero_()
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         function()
@@ -112,7 +112,7 @@ def torchvision_pyramid(features: list[Tensor], rois: Tensor, levels: Tensor) ->
 
 
 def measure_kernels() -> list[dict[str, Any]]:
-    """Time, least bytes to move, what of a copy's rate that is, and torchvision's time."""
+    """For each kernel: time, fewest bytes to move, their rate over a copy's, torchvision's time."""
     import torchvision
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# All that needs a GPU, in one go of under ten minutes and without a network: build, tests, parity
-# with torchvision's CUDA ops, compute-sanitizer, benchmarks. Prints one table and writes
-# tools/results/<device>.json, whatever came out.
+# All checks that need a GPU, in under ten minutes and without a network: build, tests, parity with
+# torchvision's CUDA ops, compute-sanitizer, benchmarks. Prints one table and writes
+# tools/results/<device>.json, whether the steps succeed or not.
 #
 #   tools/gpu_check.sh            PYTHON=/path/to/python with torch, torchvision, pytest, hypothesis
 set -uo pipefail
@@ -16,8 +16,8 @@ export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$PYTHON" -c 'import torch
 mkdir -p "$LOGS"
 : >"$LOGS/steps.tsv"
 
-# step NAME SECONDS COMMAND...: runs a step within its time, keeps its log and how it ended. The times
-# add up to less than ten minutes.
+# step NAME SECONDS COMMAND...: runs a step with a time limit, and keeps its log and exit status. The
+# limits add up to less than ten minutes.
 step() {
   local name=$1 limit=$2 begin=$SECONDS status=0
   shift 2

@@ -2,9 +2,9 @@
 
     python tools/optimize_accuracy.py [--weights FILE] [--images FOLDER]
 
-What the model itself finds is taken for the truth: of it, the part that the optimised model finds
-with the same label and nearly the same box, and the optimised model's COCO mask AP. Without
-weights, calibrated random ones; without images, photographs.
+The model's own detections are the ground truth. Prints the fraction of them that the optimised
+model finds with the same label and nearly the same box, and the optimised model's COCO mask AP.
+Without weights, they are random and calibrated; without images, photographs are used.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def find(model: GeneralizedRCNN, images: Sequence[Tensor]) -> Found:
 
 
 def matched(found: Found, expected: Found) -> float:
-    """The part of ``expected`` that was found with the same label and nearly the same box."""
+    """The fraction of ``expected`` that was found with the same label and nearly the same box."""
     same, number = 0, 0
     for ours, theirs in zip(found, expected, strict=True):
         overlap = box_iou(theirs["boxes"], ours["boxes"])  # [D, D']
@@ -83,7 +83,7 @@ def matched(found: Found, expected: Found) -> float:
 
 
 def average_precision(found: Found, expected: Found, images: Sequence[Tensor]) -> float:
-    """COCO's mask AP of ``found`` where ``expected`` is the truth."""
+    """COCO's mask AP of ``found`` where ``expected`` is the ground truth."""
     labels = {int(label) for one in expected for label in one["labels"]}
     identity = {label: label for label in labels}
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]

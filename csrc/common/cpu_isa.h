@@ -26,8 +26,8 @@ enum class Isa { kBaseline, kAvx2, kAvx512 };
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define ALWAYS_INLINE_LAMBDA __attribute__((always_inline))
 
-// The best that this CPU has, or what the environment variable MASKRCNN_ISA = baseline | avx2 |
-// avx512 lowers it to (read once; for tests and comparisons).
+// The best instruction set of this CPU. The environment variable MASKRCNN_ISA = baseline | avx2 |
+// avx512 can lower it, for tests and comparisons; it is read once.
 inline Isa cpu_isa() {
   static const Isa isa = [] {
     Isa best = Isa::kBaseline;

@@ -1,4 +1,4 @@
-// What every CUDA kernel needs on the host's side: device, stream, launch, and a place for errors.
+// The host's side of a CUDA kernel: device, stream, launch and its errors.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,7 +12,8 @@
 #include "checks.h"
 #include "host_device.h"
 
-// Threads of a block, for every kernel. Tests build with others too.
+// Threads of a block, for every kernel: 8 warps, of which several blocks fit on a multiprocessor.
+// The emulation in tests/cuda also builds with 64, where fewer threads share the same work.
 #ifndef MASKRCNN_CUDA_THREADS
 #define MASKRCNN_CUDA_THREADS 256
 #endif
@@ -37,8 +38,8 @@ class CudaLaunch {
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
-  // Runs `items` pieces of work, each the size of a block; the kernel must take every gridDim.x-th.
-  // No work, no launch.
+  // Launches one block per item of work, up to the largest grid; a block takes every gridDim.x-th
+  // item. Without items nothing is launched.
   template <typename... Parameters, typename... Arguments>
   void operator()(const char* name,
                   void (*kernel)(Parameters...),
@@ -64,11 +65,13 @@ HOST_DEVICE T ceil_div(T a, T b) {
   return (a + b - 1) / b;
 }
 
-// Blocks for work whose amount only the device knows: enough for any GPU, and cheap when idle.
+// Blocks for work whose amount only the device knows. An H100 holds at most 132 * 8 = 1,056 blocks
+// of 256 threads at once, so 2,048 fill it; blocks without work end at once.
 constexpr int64_t kResidentBlocks = 2048;
 
-// MASKRCNN_CHECKED=1 in the environment: indices are looked at before a launch, and raise as on the
-// CPU. That waits for the device; without it RoIs out of range give zeros.
+// MASKRCNN_CHECKED=1 in the environment: levels, batch indices and groups are copied to the host
+// and checked before each launch, and raise as on the CPU. This synchronises. Without it, RoIs out
+// of range give zeros.
 inline bool checked_mode() {
   const char* value = std::getenv("MASKRCNN_CHECKED");
   return value != nullptr && std::string(value) == "1";

@@ -16,7 +16,7 @@ struct TypeTag {
   using type = T;
 };
 
-// The type that sums are kept in: float for half types, else the type itself.
+// The type of sums: float for half types, else the type itself.
 template <typename T>
 struct Accumulate {
   using type = T;
@@ -32,7 +32,7 @@ struct Accumulate<BFloat16> {
 template <typename T>
 using accumulate_t = typename Accumulate<T>::type;
 
-// dtype of accumulate_t: what coordinates that belong to data of type `dtype` come in.
+// The dtype of accumulate_t. Coordinates that belong to data of `dtype` have it too.
 inline ScalarType accumulate_dtype(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }

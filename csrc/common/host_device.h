@@ -1,6 +1,6 @@
-// Marks a function that both the CPU and the CUDA kernels inline, so that the maths of an op
-// stands once. Both compilers are told not to fuse multiply and add (setup.py), so that every
-// operation rounds on its own and both devices give the same bits.
+// HOST_DEVICE marks a function that CPU and CUDA kernels share, so that the formulas of an op are
+// written once. Both compilers are told not to fuse multiply and add (setup.py): every operation
+// rounds on its own, and both devices give the same bits.
 #pragma once
 
 #ifdef __CUDACC__

@@ -1,4 +1,4 @@
-// CPU memory for large results: page faults cost more than the kernels that fill them.
+// CPU memory for large results, where page faults can cost more than the kernel itself.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -16,7 +16,7 @@ namespace maskrcnn {
 
 using torch::headeronly::MemoryFormat;
 
-// Asks for pages of 2 MiB in a range that will be written (nearly) whole; only a hint.
+// Asks for pages of 2 MiB in a range of which (nearly) all will be written; only a hint.
 inline void prefer_huge_pages(void* data, size_t bytes) {
 #ifdef __linux__
   constexpr uintptr_t kPage = uintptr_t{1} << 21;
@@ -32,7 +32,7 @@ inline MemoryFormat memory_format(bool channels_last) {
   return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
-// An uninitialised tensor [N, C, H, W] that will be written whole.
+// An uninitialised tensor [N, F, H, W], all of which will be written.
 inline Tensor empty_cpu(const std::vector<int64_t>& sizes, ScalarType dtype, bool channels_last) {
   const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
   Tensor tensor = torch::stable::empty(sizes, dtype, std::nullopt, cpu, std::nullopt,
@@ -41,8 +41,9 @@ inline Tensor empty_cpu(const std::vector<int64_t>& sizes, ScalarType dtype, boo
   return tensor;
 }
 
-// A tensor [N, C, H, W] of zeros. Large allocations are pages that the operating system has not
-// handed out yet: what is never written takes neither time nor memory.
+// A tensor [N, F, H, W] of zeros. calloc of a large size gives zero pages that the operating system
+// allocates when they are first written, so what is never written takes neither time nor memory.
+// The caller has checked that the number of elements does not overflow (check_numel).
 inline Tensor lazy_zeros_cpu(const std::vector<int64_t>& sizes,
                              ScalarType dtype,
                              size_t element_size,

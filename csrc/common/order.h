@@ -1,4 +1,4 @@
-// The order of torch.max and torch.topk: NaN exceeds every number, and nothing exceeds NaN.
+// The order of torch.max and torch.topk: NaN is larger than every number, and nothing is larger.
 #pragma once
 
 #include "cpu_isa.h"

@@ -1,4 +1,4 @@
-// Work of uneven size on the CPU's threads.
+// Tasks of different size on the CPU's threads.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -8,8 +8,8 @@
 
 namespace maskrcnn {
 
-// Calls task(i) for each i in [0, count); a thread that is done takes the next `chunk` of them.
-// Tasks must not throw, nor write to the same memory.
+// Calls task(i) for each i in [0, count). A thread that has finished takes the next `chunk` of
+// them. Tasks must not throw, nor write to the same memory.
 template <typename F>
 void parallel_tasks(int64_t count, const F& task, int64_t chunk = 1) {
   if (count == 0) return;

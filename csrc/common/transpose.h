@@ -1,4 +1,4 @@
-// Rows to columns, block by block so that both sides stay in the cache.
+// Matrix transpose, block by block, so that both matrices stay in the cache.
 #pragma once
 
 #include <algorithm>

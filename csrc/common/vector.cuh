@@ -1,4 +1,4 @@
-// Several neighbours in memory in one access.
+// Several neighbouring elements in one memory access.
 #pragma once
 
 #include <cstdint>

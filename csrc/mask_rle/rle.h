@@ -1,4 +1,4 @@
-// Run lengths of a binary mask, as COCO stores them.
+// Run lengths of a binary mask in COCO's format.
 //
 // The mask is read column by column. counts[0] pixels are off, counts[1] on, counts[2] off, ...: a
 // mask that begins with an on pixel has counts[0] == 0, and the counts add up to height * width.
@@ -57,8 +57,8 @@ std::array<double, 4> bounding_box(const Counts& counts, int64_t height);
 // Union of two masks of the same size, or with `intersect` their intersection.
 Counts merge(const Counts& a, const Counts& b, bool intersect);
 
-// Polygon (x0, y0, x1, y1, ...) in pixels to the counts of the mask it fills, pixel for pixel as
-// pycocotools' frPyObjects does.
+// The mask that a polygon (x0, y0, x1, y1, ...), in pixels, fills: the same pixels as pycocotools'
+// frPyObjects.
 Counts from_polygon(const double* xy, int64_t points, int64_t height, int64_t width);
 
 // Soft mask [side, side] pasted into `box` (x1, y1, x2, y2) of an image, pixels of at least
@@ -70,7 +70,7 @@ Counts from_soft_mask(const float* mask,
                       int64_t width,
                       float threshold);
 
-// Mask at one bit a pixel, [width, words_per_column(height)] as in paste_masks/packed_mask.h.
+// Mask with one bit per pixel, [width, words_per_column(height)] as in paste_masks/packed_mask.h.
 Counts from_packed(const uint64_t* words, int64_t height, int64_t width);
 
 }  // namespace mask_rle

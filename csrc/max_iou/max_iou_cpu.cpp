@@ -1,6 +1,10 @@
-// Matching on the CPU. The matrix of IoUs is never kept: a thread computes a block of boxes against
-// every ground truth, a vector of boxes at a time. What a ground truth overlaps most is known when
-// all blocks are done; the few blocks that reach that value are then computed once more.
+// Best matches and low-quality matches on the CPU, without storing the IoU matrix [G, A].
+//
+// Boxes are taken in blocks of kBlock; a thread computes the IoUs of a block with one ground-truth
+// box after another, and keeps for each box its best match, and for each ground truth its highest
+// IoU in the block. The highest IoU of a ground truth over all blocks is known only at the end. A
+// box is a low-quality match if it reaches that value, so the IoUs of the few (block, ground truth)
+// pairs that reach it are then computed again.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -17,9 +21,10 @@
 namespace maskrcnn {
 namespace {
 
-constexpr int64_t kBlock = 256;               // boxes
-constexpr int64_t kVector = 32;               // of them at a time
-constexpr int64_t kPairsPerThread = 1 << 16;  // at least, where several threads share the work
+constexpr int64_t kBlock = 256;  // boxes: their 5 arrays and 3 of IoUs stay in L1
+constexpr int64_t kVector = 32;  // running maxima side by side, in vector registers
+// Fewer pairs than that are not worth a thread (estimate).
+constexpr int64_t kPairsPerThread = 1 << 16;
 
 // Boxes as a structure of arrays; the last one is repeated to the end of the block.
 template <typename T>
@@ -58,7 +63,7 @@ ALWAYS_INLINE T largest(const T* iou) {
   return best;
 }
 
-// For `count` boxes the best IoU and its ground truth; for each ground truth its best among them.
+// For `count` boxes the highest IoU and its ground truth; for each ground truth its highest IoU.
 template <typename T>
 ALWAYS_INLINE void match_block(const T* gt_boxes,
                                int64_t num_gt,
@@ -85,15 +90,15 @@ ALWAYS_INLINE void match_block(const T* gt_boxes,
   std::copy_n(gt, count, best_gt);
 }
 
-// Sets low_quality[i] of the boxes that reach the best IoU of some ground truth.
+// Sets is_match[i] for the boxes that reach the highest IoU of some ground-truth box.
 template <typename T>
-ALWAYS_INLINE void mark_low_quality(const T* gt_boxes,
-                                    int64_t num_gt,
-                                    const T* boxes,
-                                    int64_t count,
-                                    const T* best_of_gt_here,
-                                    const T* best_of_gt,
-                                    bool* low_quality) {
+ALWAYS_INLINE void mark_low_quality_matches(const T* gt_boxes,
+                                            int64_t num_gt,
+                                            const T* boxes,
+                                            int64_t count,
+                                            const T* best_of_gt_here,
+                                            const T* best_of_gt,
+                                            bool* is_match) {
   const Block<T> block(boxes, count);
   T iou[kBlock];
   int32_t reached[kBlock] = {};
@@ -102,7 +107,7 @@ ALWAYS_INLINE void mark_low_quality(const T* gt_boxes,
     block.iou_with(gt_boxes + 4 * g, iou);
     for (int64_t i = 0; i < kBlock; ++i) reached[i] |= iou[i] == best_of_gt[g];
   }
-  std::copy_n(reached, count, low_quality);
+  std::copy_n(reached, count, is_match);
 }
 
 template <typename T>
@@ -110,10 +115,10 @@ void match(const T* gt_boxes,
            int64_t num_gt,
            const T* boxes,
            int64_t count,
-           bool find_low_quality,
+           bool find_low_quality_matches,
            T* best_iou,
            int64_t* best_gt,
-           bool* low_quality) {
+           bool* is_match) {
   const int64_t blocks = (count + kBlock - 1) / kBlock;
   const auto for_each_block = [&](const auto& work) {
     const int64_t grain = kPairsPerThread / (num_gt * kBlock) + 1;
@@ -130,8 +135,8 @@ void match(const T* gt_boxes,
     match_block(gt_boxes, num_gt, boxes + 4 * first, size, best_iou + first, best_gt + first,
                 best_in_block.data() + b * num_gt);
   });
-  if (!find_low_quality) {
-    std::fill_n(low_quality, count, false);
+  if (!find_low_quality_matches) {
+    std::fill_n(is_match, count, false);
     return;
   }
   std::vector<T> best_of_gt(best_in_block.begin(), best_in_block.begin() + num_gt);
@@ -141,12 +146,15 @@ void match(const T* gt_boxes,
     }
   }
   for_each_block([&](int64_t b, int64_t first, int64_t size) ALWAYS_INLINE_LAMBDA {
-    mark_low_quality(gt_boxes, num_gt, boxes + 4 * first, size, best_in_block.data() + b * num_gt,
-                     best_of_gt.data(), low_quality + first);
+    mark_low_quality_matches(gt_boxes, num_gt, boxes + 4 * first, size,
+                             best_in_block.data() + b * num_gt, best_of_gt.data(),
+                             is_match + first);
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor> max_iou(Tensor gt_boxes, Tensor boxes, bool find_low_quality) {
+std::tuple<Tensor, Tensor, Tensor> max_iou(Tensor gt_boxes,
+                                           Tensor boxes,
+                                           bool find_low_quality_matches) {
   for (const auto& [tensor, name] : {std::pair{&gt_boxes, "gt_boxes"}, {&boxes, "boxes"}}) {
     CHECK_ARGUMENT(tensor->dim() == 2 && tensor->size(0) > 0 && tensor->size(1) == 4, name,
                    " must be [number of boxes, 4] and not empty, it is ", shape_of(*tensor));
@@ -160,14 +168,14 @@ std::tuple<Tensor, Tensor, Tensor> max_iou(Tensor gt_boxes, Tensor boxes, bool f
   const int64_t count = boxes.size(0);
   Tensor best_iou = torch::stable::new_empty(boxes, {count});
   Tensor best_gt = torch::stable::new_empty(boxes, {count}, ScalarType::Long);
-  Tensor low_quality = torch::stable::new_empty(boxes, {count}, ScalarType::Bool);
+  Tensor is_low_quality_match = torch::stable::new_empty(boxes, {count}, ScalarType::Bool);
   dispatch_float_double(boxes.scalar_type(), "boxes", [&](auto tag) {
     using T = typename decltype(tag)::type;
     match(gt_boxes.const_data_ptr<T>(), gt_boxes.size(0), boxes.const_data_ptr<T>(), count,
-          find_low_quality, best_iou.mutable_data_ptr<T>(), best_gt.mutable_data_ptr<int64_t>(),
-          low_quality.mutable_data_ptr<bool>());
+          find_low_quality_matches, best_iou.mutable_data_ptr<T>(),
+          best_gt.mutable_data_ptr<int64_t>(), is_low_quality_match.mutable_data_ptr<bool>());
   });
-  return {best_iou, best_gt, low_quality};
+  return {best_iou, best_gt, is_low_quality_match};
 }
 
 }  // namespace

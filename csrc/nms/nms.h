@@ -16,7 +16,7 @@ HOST_DEVICE bool suppresses(
 }
 
 // The largest T that is not above the threshold. torchvision compares a float IoU with a double
-// threshold; comparing it with this one decides the same. Kernels take it from the host.
+// threshold; a comparison with this value has the same result. It is computed on the host.
 template <typename T>
 T round_down(double threshold) {
   const T rounded = T(threshold);

@@ -1,8 +1,9 @@
-// NMS on the CPU. An image's valid slots are sorted by score and dealt to their groups; each group
-// is a problem of its own, and what the groups keep is read off in the order of the scores.
+// NMS on the CPU. The valid candidates of an image are sorted by score and divided into their
+// groups. Each group is solved on its own, and the kept boxes of all groups are then listed by
+// score.
 //
-// In a group, a candidate asks the boxes kept so far whether one of them suppresses it, a vector of
-// boxes at a time, and stops at the first that does.
+// Within a group, a candidate is compared with the boxes kept so far, 32 at a time, until one of
+// them suppresses it.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -18,11 +19,15 @@
 namespace maskrcnn {
 namespace {
 
-constexpr int64_t kVector = 32;               // boxes asked at a time
-constexpr int64_t kCandidates = 1024;         // candidates that ask in parallel ...
-constexpr int64_t kPairsPerThread = 1 << 21;  // ... if a thread has that many pairs to look at
+constexpr int64_t kVector = 32;  // kept boxes that a candidate is compared with at a time
 
-// Boxes as a structure of arrays; reading a vector past the end gives NaN, which suppresses
+// In a large group the threads share blocks of kCandidates: in parallel, each is compared with the
+// boxes kept before the block; then one thread goes through those that are left. A thread takes at
+// least kPairsPerThread comparisons, some milliseconds of work (estimate).
+constexpr int64_t kCandidates = 1024;
+constexpr int64_t kPairsPerThread = 1 << 21;
+
+// Boxes as a structure of arrays. Reading a vector past the end gives NaN, which suppresses
 // nothing.
 template <typename T>
 class KeptBoxes {
@@ -60,12 +65,12 @@ class KeptBoxes {
   int64_t size_ = 0;
 };
 
-// NMS of the boxes [i for i in candidates], best first. Sets kept[rank] for each kept candidate.
 struct Candidate {
-  int64_t slot;  // into boxes
-  int64_t rank;  // of its score in the image
+  int64_t index;  // of its box in the image, in [0, K)
+  int64_t rank;   // of its score in the image
 };
 
+// NMS of one group's `candidates`, by descending score. Sets kept_ranks[rank] for those kept.
 template <typename T>
 void nms_group(const T* boxes,
                const Candidate* candidates,
@@ -82,14 +87,14 @@ void nms_group(const T* boxes,
     torch::stable::parallel_for(0, block, grain, [&](int64_t begin, int64_t end) {
       with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
         for (int64_t i = begin; i < end; ++i) {
-          alive[i] = !kept.suppress(boxes + 4 * candidates[first + i].slot, 0, before, threshold);
+          alive[i] = !kept.suppress(boxes + 4 * candidates[first + i].index, 0, before, threshold);
         }
       });
     });
     with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
       for (int64_t i = 0; i < block && kept.size() < max_out; ++i) {
         const Candidate& candidate = candidates[first + i];
-        const T* box = boxes + 4 * candidate.slot;
+        const T* box = boxes + 4 * candidate.index;
         if (!alive[i] || kept.suppress(box, before, kept.size(), threshold)) continue;
         kept.add(box);
         kept_ranks[candidate.rank] = 1;
@@ -98,10 +103,10 @@ void nms_group(const T* boxes,
   }
 }
 
-// One image: its valid slots by score, and the same dealt to groups.
+// The valid candidates of one image, by score and by group.
 struct Ranking {
-  std::vector<int64_t> slots;         // best first
-  std::vector<Candidate> candidates;  // group by group, best first
+  std::vector<int64_t> indices;       // by descending score
+  std::vector<Candidate> candidates;  // group after group, each by descending score
   std::vector<int64_t> group_begin;   // [num_groups + 1]
   std::vector<char> kept;             // by rank
 };
@@ -110,19 +115,19 @@ template <typename T>
 Ranking rank(const T* scores, const int64_t* groups, int64_t count, int64_t num_groups) {
   Ranking ranking;
   for (int64_t i = 0; i < count; ++i) {
-    if (scores[i] > -std::numeric_limits<T>::infinity()) ranking.slots.push_back(i);
+    if (scores[i] > -std::numeric_limits<T>::infinity()) ranking.indices.push_back(i);
   }
-  std::stable_sort(ranking.slots.begin(), ranking.slots.end(),
+  std::stable_sort(ranking.indices.begin(), ranking.indices.end(),
                    [&](int64_t a, int64_t b) { return scores[a] > scores[b]; });
   ranking.group_begin.assign(num_groups + 1, 0);
-  for (const int64_t slot : ranking.slots) ++ranking.group_begin[groups[slot] + 1];
+  for (const int64_t i : ranking.indices) ++ranking.group_begin[groups[i] + 1];
   for (int64_t g = 0; g < num_groups; ++g) ranking.group_begin[g + 1] += ranking.group_begin[g];
   std::vector<int64_t> next(ranking.group_begin.begin(), ranking.group_begin.end() - 1);
-  const int64_t valid = ranking.slots.size();
+  const int64_t valid = ranking.indices.size();
   ranking.candidates.resize(valid);
   for (int64_t r = 0; r < valid; ++r) {
-    const int64_t slot = ranking.slots[r];
-    ranking.candidates[next[groups[slot]]++] = {slot, r};
+    const int64_t index = ranking.indices[r];
+    ranking.candidates[next[groups[index]]++] = {index, r};
   }
   ranking.kept.assign(valid, 0);
   return ranking;
@@ -137,7 +142,7 @@ void nms_images(const T* boxes,
                 const T* scores,
                 const int64_t* groups,
                 int64_t num_images,
-                int64_t slots,
+                int64_t num_boxes,
                 double iou_threshold,
                 int64_t max_out,
                 int64_t num_groups,
@@ -146,7 +151,7 @@ void nms_images(const T* boxes,
   const T threshold = round_down<T>(iou_threshold);
   std::vector<Ranking> rankings(num_images);
   parallel_tasks(num_images, [&](int64_t n) {
-    rankings[n] = rank(scores + n * slots, groups + n * slots, slots, num_groups);
+    rankings[n] = rank(scores + n * num_boxes, groups + n * num_boxes, num_boxes, num_groups);
   });
 
   std::vector<Group> problems;
@@ -162,21 +167,21 @@ void nms_images(const T* boxes,
   const auto solve = [&](int64_t p) {
     const Group& group = problems[p];
     Ranking& ranking = rankings[group.image];
-    nms_group(boxes + group.image * slots * 4, ranking.candidates.data() + group.begin,
+    nms_group(boxes + group.image * num_boxes * 4, ranking.candidates.data() + group.begin,
               group.end - group.begin, threshold, max_out, ranking.kept.data());
   };
   const int64_t num_problems = problems.size();
   if (pairs > kPairsPerThread && num_problems >= torch::stable::get_num_threads()) {
     parallel_tasks(num_problems, solve);
-  } else {  // little work, or too few problems for all threads: those share candidates instead
+  } else {  // little work, or fewer groups than threads: threads share the candidates of a group
     for (int64_t p = 0; p < num_problems; ++p) solve(p);
   }
 
   for (int64_t n = 0; n < num_images; ++n) {
     const Ranking& ranking = rankings[n];
     int64_t found = 0;
-    for (size_t r = 0; r < ranking.slots.size() && found < max_out; ++r) {
-      if (ranking.kept[r]) indices[n * max_out + found++] = ranking.slots[r];
+    for (size_t r = 0; r < ranking.indices.size() && found < max_out; ++r) {
+      if (ranking.kept[r]) indices[n * max_out + found++] = ranking.indices[r];
     }
     count[n] = found;
     std::fill(indices + n * max_out + found, indices + (n + 1) * max_out, 0);
@@ -193,14 +198,14 @@ std::tuple<Tensor, Tensor> nms_padded(Tensor boxes,
   boxes = torch::stable::contiguous(boxes);
   scores = torch::stable::contiguous(scores);
   groups = torch::stable::contiguous(groups);
-  const int64_t num_images = boxes.size(0), slots = boxes.size(1);
+  const int64_t num_images = boxes.size(0), num_boxes = boxes.size(1);
   const int64_t* group = groups.const_data_ptr<int64_t>();
   num_groups = check_groups(groups, num_groups);  // only those in use
   Tensor indices = torch::stable::new_empty(groups, {num_images, max_out});
   Tensor count = torch::stable::new_empty(groups, {num_images});
   dispatch_float_double(boxes.scalar_type(), "boxes", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    nms_images(boxes.const_data_ptr<T>(), scores.const_data_ptr<T>(), group, num_images, slots,
+    nms_images(boxes.const_data_ptr<T>(), scores.const_data_ptr<T>(), group, num_images, num_boxes,
                iou_threshold, max_out, num_groups, indices.mutable_data_ptr<int64_t>(),
                count.mutable_data_ptr<int64_t>());
   });

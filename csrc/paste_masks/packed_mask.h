@@ -1,5 +1,5 @@
-// A mask at one bit a pixel, in the order in which COCO counts runs: column by column, a column in
-// 64-bit words from the top down, the lowest bit of a word on top. Bits below the image are 0.
+// A mask with one bit per pixel, in the order of COCO's runs: column after column, each in 64-bit
+// words from top to bottom, the lowest bit of a word at the top. Bits below the image are 0.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
-// Pasting and thresholding on the CPU, column by column of the image. The arithmetic, rows of the
-// mask first and then columns, is that of paste_masks_cpu.cpp, operation by operation, so that both
-// agree about every pixel.
+// Pasting and thresholding on the CPU, one column of the image after another. The operations and
+// their order, rows of the mask first and then columns, are those of paste_masks_cpu.cpp, so that
+// both agree on every pixel.
 #pragma once
 
 #include <vector>
@@ -10,8 +10,8 @@
 
 namespace maskrcnn {
 
-// The mask stretched to the box's rows: [side + 3, rows], column by column of the mask with a
-// border of zeros, so that an image column reads two neighbours of it.
+// The mask interpolated at the box's rows: [side + 3, rows], the columns of the mask with its
+// border of zeros. An image column is interpolated from two neighbouring columns of it.
 template <typename T>
 std::vector<T> stretch_rows(const T* mask, int64_t side, const PasteAxis<T>& axis) {
   const int64_t rows = axis.end - axis.begin;

@@ -1,5 +1,5 @@
-// Pasting a mask of side M into its box: where it lands, and how a pixel is interpolated. The two
-// axes are independent, so everything here is about one axis.
+// Pasting a mask of side M into its box: which pixels it covers, and how a pixel is interpolated.
+// The two axes are independent, so each function here is about one axis.
 //
 // Conventions are those of torchvision's paste_masks_in_image: the mask gets a border of one zero
 // pixel, the box grows by (M + 2) / M about its centre, is truncated to whole pixels, both ends
@@ -15,12 +15,12 @@ namespace maskrcnn {
 template <typename T>
 struct PasteAxis {
   int64_t begin, end;  // pixels of the image that the box covers, half-open
-  int64_t origin;      // first pixel of the grown box, may lie outside the image
-  T scale;             // mask pixels in an image pixel
+  int64_t origin;      // first pixel of the enlarged box, may lie outside the image
+  T scale;             // mask pixels per image pixel
 };
 
-// The axis of a box from `low` to `high` in an image of `size` pixels. NaN, inf and coordinates
-// that no integer holds cover nothing. T is the type of the mask's arithmetic, B the box's.
+// The axis of a box from `low` to `high` in an image of `size` pixels. NaN, inf and coordinates of
+// 2^61 and more cover nothing. T is the type of the mask's arithmetic, B the box's.
 template <typename T, typename B>
 HOST_DEVICE PasteAxis<T> paste_axis(B low, B high, int64_t mask_side, int64_t size) {
   const B grow = B(double(mask_side + 2) / double(mask_side));
@@ -37,8 +37,8 @@ HOST_DEVICE PasteAxis<T> paste_axis(B low, B high, int64_t mask_side, int64_t si
   return {origin > 0 ? origin : 0, end, origin, T(mask_side + 2) / T(length)};
 }
 
-// Image pixel `pixel` blends the mask pixels `low` and `low + 1`, in the mask without its border:
-// they run from -1 to M, where those outside [0, M) are zero.
+// Image pixel `pixel` is interpolated from the mask pixels `low` and `low + 1`, counted without the
+// border: from -1 to M, where those outside [0, M) are zero.
 template <typename T>
 struct PasteSample {
   int64_t low;

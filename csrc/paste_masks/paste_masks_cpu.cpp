@@ -1,6 +1,7 @@
-// Mask pasting on the CPU. One task is one mask; only the pixels under its box are written, the
-// rest of the output stays untouched memory. A row of the image first blends two rows of the mask,
-// then reads the blend at the columns' positions.
+// Mask pasting on the CPU. A task is one mask. Only the pixels under its box are written; the rest
+// of the output is memory that is never touched (lazy_zeros_cpu). For each row of the image two
+// rows of the mask are interpolated, and the result is then interpolated at the position of each
+// column.
 #include <torch/csrc/stable/library.h>
 
 #include <vector>
@@ -15,7 +16,7 @@
 namespace maskrcnn {
 namespace {
 
-// Where each image column reads the mask row: `low` and `low + 1` into a row with its border.
+// For each image column the two pixels of a mask row, `low` and `low + 1`, counted with the border.
 template <typename T>
 struct Columns {
   std::vector<int32_t> low;
@@ -31,7 +32,7 @@ struct Columns {
   }
 };
 
-// row: one mask row with zeros around it, [M + 3].
+// row: an interpolated mask row with its border of zeros, [M + 3].
 template <typename S, typename T>
 ALWAYS_INLINE void blend_rows(const S* mask, int64_t side, const PasteSample<T>& y, T* row) {
   const auto add = [&](int64_t mask_y, T weight) ALWAYS_INLINE_LAMBDA {

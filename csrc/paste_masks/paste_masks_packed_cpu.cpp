@@ -1,5 +1,5 @@
-// Mask pasting to bits on the CPU. One task is one mask; only the words under its box are written,
-// the rest of the output stays untouched memory.
+// Mask pasting to bits on the CPU. A task is one mask. Only the words under its box are written;
+// the rest of the output is memory that is never touched (lazy_zeros_cpu).
 #include <torch/csrc/stable/library.h>
 
 #include <cstring>

@@ -1,6 +1,5 @@
-// Mask pasting to bits on CUDA: all masks in one launch, every word of the output written once,
-// zeros too. A warp takes a column of one mask: its lanes test 32 pixels at a time, and each keeps
-// one word, which it stores together with its neighbours.
+// Mask pasting to bits on CUDA: all masks in one launch; every word of the output is written once,
+// zeros included.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -14,6 +13,7 @@
 namespace maskrcnn {
 namespace {
 
+// A warp places the box once for 4 columns. With 8 warps a block takes 32 columns of one mask.
 constexpr int kColumnsPerWarp = 4;
 constexpr int64_t kColumnsPerBlock = kWarps * kColumnsPerWarp;
 
@@ -27,6 +27,11 @@ struct PackedArguments {
   T threshold;
 };
 
+// Mapping: block -> kColumnsPerBlock columns of one mask; warp -> one column at a time, 32 words of
+// it at a time. Within a column, lane -> one pixel when pixels are tested: a ballot makes 32 pixels
+// half a word, bit i being pixel i. Lane -> one word when words are stored: lane i keeps word i in
+// `own`, and the warp stores 32 words, 256 contiguous bytes. No shared memory. Words beside the box
+// are stored as zeros without a test.
 template <typename T, typename B>
 __global__ void __launch_bounds__(kThreads) paste_packed(const PackedArguments<T, B> a) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -1,4 +1,4 @@
-// Feature maps from one memory format to the other.
+// Feature maps from contiguous to channels-last, and back.
 #pragma once
 
 #include "../common/host_memory.h"
@@ -7,10 +7,11 @@
 
 namespace maskrcnn {
 
-// [N, C, H, W], contiguous of type From -> channels-last of type To, or the other way round.
+// [N, F, H, W] of type From to type To: contiguous to channels-last, or channels-last to
+// contiguous.
 template <typename From, typename To>
 Tensor change_format(const Tensor& features, ScalarType dtype, bool to_channels_last) {
-  constexpr int64_t kPixels = 1024;  // of a task
+  constexpr int64_t kPixels = 1024;  // per task
   const int64_t images = features.size(0), channels = features.size(1);
   const int64_t pixels = features.size(2) * features.size(3);
   Tensor result =

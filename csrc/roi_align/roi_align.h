@@ -1,10 +1,11 @@
-// RoIAlign (Mask R-CNN, Section 3): where the samples of a RoI lie, and how a sample is
-// interpolated. The two axes are independent, so everything here is about one axis.
+// RoIAlign (Mask R-CNN, Section 3): the positions of a RoI's samples, and how a sample is
+// interpolated. The two axes are independent, so each function here is about one axis.
 //
-// A RoI is cut into `pooled` bins along the axis, a bin into `grid` samples. A sample at `position`
-// (in pixels of the feature map) blends the pixels `low` and `high`; a two-dimensional sample is
-// the product of its two axes. Order of operations and conventions are those of
-// torchvision.ops.roi_align, so that float32 results have the same bits:
+// A RoI is divided into `pooled` bins along the axis, a bin into `grid` samples. A sample at
+// `position` (in pixels of the feature map) is interpolated from the pixels `low` and `high`; the
+// weights of a two-dimensional sample are products of the weights of its two axes. Order of
+// operations and conventions are those of torchvision.ops.roi_align, so that float32 results have
+// the same bits:
 //
 //   value(bin) = (sum over iy, then ix, of ((w1 v1 + w2 v2) + w3 v3) + w4 v4) / count
 //   w1 = y.w_low * x.w_low, w2 = y.w_low * x.w_high, w3 = y.w_high * x.w_low, ...
@@ -16,14 +17,14 @@
 
 namespace maskrcnn {
 
-// Keeps the number of samples finite when a RoI is not: 4 million pixels a bin.
+// Limits the samples per bin and axis where a RoI is infinite, and the sampling ratio.
 constexpr int64_t kMaxGrid = int64_t{1} << 22;
 
 template <typename T>
 struct SampleAxis {
-  T start;       // where the RoI begins, in feature pixels
-  T bin;         // length of a bin, in feature pixels
-  int64_t grid;  // samples in a bin; 0 when the RoI has no extent or is NaN
+  T start;       // where the RoI begins, in pixels of the map
+  T bin;         // length of a bin, in pixels of the map
+  int64_t grid;  // samples per bin; 0 when the RoI has no extent or is NaN
 };
 
 // A RoI's axis from `low` to `high` in image pixels. `aligned` shifts by half a pixel, so that
@@ -40,7 +41,7 @@ HOST_DEVICE SampleAxis<T> sample_axis(
   if (!(bin > T(0))) return {start, bin, 0};
   if (bin >= T(kMaxGrid)) return {start, bin, kMaxGrid};
   const int64_t whole = int64_t(bin);
-  return {start, bin, whole + (T(whole) < bin)};  // ceil(bin): about one a pixel
+  return {start, bin, whole + (T(whole) < bin)};  // ceil(bin): about one per pixel
 }
 
 template <typename T>
@@ -72,7 +73,7 @@ HOST_DEVICE bool interpolate(T position, int64_t size, Sample<T>& sample) {
   return true;
 }
 
-// The samples [begin, end) of a bin whose position can lie in [low, high]; the others need no look.
+// The samples [begin, end) of a bin whose position can lie in [low, high]; the others cannot.
 // A bin of a huge RoI has millions of samples, of which at most a few per pixel matter.
 template <typename T>
 HOST_DEVICE void samples_between(
@@ -93,14 +94,14 @@ HOST_DEVICE void samples_between(
   if (last < T(axis.grid - margin)) end = int64_t(last) + margin;
 }
 
-// Those that can lie inside the map.
+// The samples [begin, end) of a bin that can lie inside the map.
 template <typename T>
 HOST_DEVICE void samples_inside(
     const SampleAxis<T>& axis, int64_t bin_index, int64_t size, int64_t& begin, int64_t& end) {
   samples_between(axis, bin_index, T(-1), T(size), begin, end);
 }
 
-// How much of pixel `pixel` a bin's samples take together, before they are averaged.
+// The sum of the weights that a bin's samples give to pixel `pixel`, before they are averaged.
 template <typename T>
 HOST_DEVICE T
 pixel_weight(const SampleAxis<T>& axis, int64_t bin_index, int64_t pixel, int64_t size) {
@@ -118,7 +119,7 @@ pixel_weight(const SampleAxis<T>& axis, int64_t bin_index, int64_t pixel, int64_
   return weight;
 }
 
-// False only if no sample of the RoI touches the pixels [first, last]; NaN touches none.
+// False only if no sample of the RoI reads one of the pixels [first, last]; NaN reads none.
 template <typename T>
 HOST_DEVICE bool touches(const SampleAxis<T>& axis, int64_t bins, int64_t first, int64_t last) {
   const T other = axis.start + T(bins) * axis.bin;
@@ -128,7 +129,7 @@ HOST_DEVICE bool touches(const SampleAxis<T>& axis, int64_t bins, int64_t first,
   return low <= T(last) + margin && high >= T(first) - margin;
 }
 
-// Samples that a bin's sum is divided by.
+// The number of samples per bin, by which its sum is divided.
 template <typename T>
 HOST_DEVICE T sample_count(const SampleAxis<T>& y, const SampleAxis<T>& x) {
   const int64_t count = y.grid * x.grid;

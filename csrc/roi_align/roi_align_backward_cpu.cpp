@@ -1,11 +1,11 @@
-// RoIAlign on the CPU, backward: the gradient of a RoI spreads over the pixels that it was read
-// from. As both axes of the sampling grid are independent, this is two products with thin
+// RoIAlign on the CPU, backward: the gradient of a bin is added to the pixels that its samples
+// read. Both axes of the sampling grid are independent, so this is a product with two sparse
 // matrices, first along x, then along y:
 //
 //   grad_map[y, x] += sum over ph, pw of Wy[ph, y] * Wx[pw, x] * grad[ph, pw] / count
 //
-// A task owns some channels of one image on one level, and adds its RoIs in their order: no
-// atomics, and the same bits whatever the number of threads.
+// A task owns some channels of one image on one level, and adds its RoIs in a fixed order: there
+// are no atomics, and the bits do not depend on the number of threads.
 #include <torch/csrc/stable/library.h>
 
 #include <vector>
@@ -21,46 +21,46 @@ namespace maskrcnn {
 namespace {
 
 constexpr int64_t kChannelBlock = 64;
-constexpr int64_t kWorthThreads = 1 << 15;  // elements of the gradient
+constexpr int64_t kWorthThreads = 1 << 15;  // elements of the gradient; fewer take one thread
 
-// Wy or Wx, sparse: the weights of each bin on the few pixels that it touches.
+// Wy or Wx, sparse: the weights of each bin on the few pixels that its samples read.
 template <typename T>
 struct AxisWeights {
   struct Weight {
-    int64_t slot;  // into pixels
+    int64_t entry;  // of pixels
     T value;
   };
-  std::vector<int64_t> pixels;  // that any bin touches, times the stride
+  std::vector<int64_t> pixels;  // that any bin reads, times the stride
   std::vector<std::vector<Weight>> of_bin;
 
   explicit AxisWeights(const AxisSamples<T>& samples) : of_bin(samples.bins()) {
     for (int64_t bin = 0; bin < samples.bins(); ++bin) {
       for (const Sample<T>& sample : samples[bin]) {
-        add(of_bin[bin], slot_of(sample.low), sample.w_low);
-        add(of_bin[bin], slot_of(sample.high), sample.w_high);
+        add(of_bin[bin], entry_of(sample.low), sample.w_low);
+        add(of_bin[bin], entry_of(sample.high), sample.w_high);
       }
     }
   }
 
  private:
   // Samples advance along the axis, so a pixel seen before is one of the last two.
-  int64_t slot_of(int64_t pixel) {
+  int64_t entry_of(int64_t pixel) {
     const int64_t count = pixels.size();
-    for (int64_t slot = count - 1; slot >= 0 && slot >= count - 2; --slot) {
-      if (pixels[slot] == pixel) return slot;
+    for (int64_t entry = count - 1; entry >= 0 && entry >= count - 2; --entry) {
+      if (pixels[entry] == pixel) return entry;
     }
     pixels.push_back(pixel);
     return count;
   }
-  static void add(std::vector<Weight>& weights, int64_t slot, T value) {
+  static void add(std::vector<Weight>& weights, int64_t entry, T value) {
     const int64_t count = weights.size();
     for (int64_t i = count - 1; i >= 0 && i >= count - 2; --i) {
-      if (weights[i].slot == slot) {
+      if (weights[i].entry == entry) {
         weights[i].value += value;
         return;
       }
     }
-    weights.push_back({slot, value});
+    weights.push_back({entry, value});
   }
 };
 
@@ -69,7 +69,7 @@ ALWAYS_INLINE void add_scaled(T factor, const T* __restrict from, int64_t count,
   for (int64_t i = 0; i < count; ++i) to[i] += factor * from[i];
 }
 
-// grad [bins, channels] of one RoI -> added to grad_map, of which the task owns `channels`.
+// Adds grad [bins, channels] of one RoI to grad_map, of which the task owns `channels`.
 template <typename T>
 ALWAYS_INLINE void spread(const T* grad,
                           const AxisWeights<T>& y,
@@ -82,12 +82,12 @@ ALWAYS_INLINE void spread(const T* grad,
     std::fill(row, row + x.pixels.size() * channels, T(0));
     for (int64_t pw = 0; pw < pooled_width; ++pw, grad += channels) {
       for (const auto& wx : x.of_bin[pw]) {
-        add_scaled(wx.value, grad, channels, row + wx.slot * channels);
+        add_scaled(wx.value, grad, channels, row + wx.entry * channels);
       }
     }
     for (const auto& wy : y_weights) {
       for (size_t i = 0; i < x.pixels.size(); ++i) {
-        T* pixel = grad_map + y.pixels[wy.slot] + x.pixels[i];
+        T* pixel = grad_map + y.pixels[wy.entry] + x.pixels[i];
         add_scaled(wy.value, row + i * channels, channels, pixel);
       }
     }
@@ -121,7 +121,7 @@ std::vector<Tensor> backward(const Tensor& grad,
   }
 
   std::vector<std::vector<int64_t>> rois_of(batch_size * num_levels);  // [image, level]
-  for (const int64_t r : rois.by_place(scales)) {
+  for (const int64_t r : rois.by_position(scales)) {
     rois_of[rois.image(r) * num_levels + rois.level(r)].push_back(r);
   }
   const bool grad_channels_last = grad.stride(1) == 1;

@@ -1,8 +1,8 @@
-// RoIAlign on the CPU, forward. One task is one RoI: its samples are placed once (roi_align.h) and
-// serve all channels. Two ways to read the map, with the same bits:
+// RoIAlign on the CPU, forward. A task is one RoI. The positions of its samples (roi_align.h) are
+// computed once for all channels. There are two ways to read the map, with the same bits:
 //
-//   channels-last: a corner is a row of C neighbours, so the vector runs over channels
-//   any other:     the vector runs over the bins of a row, one channel after the other
+//   channels-last: a pixel has its F channels side by side, so a vector holds channels
+//   any other:     a vector holds the bins of a row, one channel after another
 #include "roi_align_cpu.h"
 
 #include <torch/csrc/stable/library.h>
@@ -41,7 +41,7 @@ struct Average {
   ALWAYS_INLINE_LAMBDA T operator()(T sum) const { return exact ? sum * factor : sum / count; }
 };
 
-// 64 bytes of T; the compiler maps them to the vectors that there are.
+// 64 bytes of T, which the compiler maps to the vector registers of the instruction set.
 template <typename T>
 using Pack __attribute__((vector_size(64))) = T;
 
@@ -62,8 +62,8 @@ ALWAYS_INLINE void prefetch(const S* from, size_t count) {
   for (size_t i = 0; i < count; i += 64 / sizeof(S)) __builtin_prefetch(from + i);
 }
 
-// One bin of some channels, as many as kPacks of type P (Pack<T> or T) hold. Memory is slower than
-// the sums: the samples of the next bin, up to `x_end`, are asked for along with this one's.
+// One bin of kPacks * kLanes channels, summed in registers of type P (Pack<T> or T). Memory is the
+// bottleneck, so the samples of the next bin, up to `x_end`, are prefetched meanwhile.
 template <typename P, int kPacks, typename S, typename T, typename To>
 ALWAYS_INLINE void pool_bin(const S* image,
                             const SampleRange<T>& y,
@@ -101,7 +101,7 @@ ALWAYS_INLINE void pool_bin(const S* image,
   for (int c = 0; c < kPacks * kLanes; ++c) output[c] = To(average(values[c]));
 }
 
-// output[bin][c] for a map whose channels lie side by side.
+// output[bin][c], for a channels-last map.
 template <typename S, typename T, typename To>
 ALWAYS_INLINE void pool_channels_last(const S* image,
                                       const AxisSamples<T>& y,
@@ -126,26 +126,27 @@ ALWAYS_INLINE void pool_channels_last(const S* image,
   }
 }
 
-// The samples of a row of bins, side by side: slot s holds the s-th sample of each bin. Bins with
-// fewer samples have inside = false there.
+// The samples of a row of bins, side by side: row s holds the s-th sample of each bin. Bins with
+// fewer samples have inside = 0 there.
 template <typename T>
 struct Lanes {
   static constexpr int64_t kWidth = 8;
   int64_t bins;
-  int64_t lanes;  // bins, rounded up to whole vectors
-  int64_t slots;
-  std::vector<int32_t> low, high, inside;  // [slots, lanes]
+  int64_t lanes;                           // bins, rounded up to whole vectors
+  int64_t samples;                         // most samples of a bin
+  std::vector<int32_t> low, high, inside;  // [samples, lanes]
   std::vector<T> w_low, w_high;
 
   explicit Lanes(const AxisSamples<T>& x) : bins(x.bins()) {
     lanes = (bins + kWidth - 1) / kWidth * kWidth;
-    slots = 0;
-    for (int64_t bin = 0; bin < x.bins(); ++bin) slots = std::max<int64_t>(slots, x[bin].size());
-    low.resize(slots * lanes);
-    high.resize(slots * lanes);
-    inside.resize(slots * lanes);
-    w_low.resize(slots * lanes);
-    w_high.resize(slots * lanes);
+    samples = 0;
+    for (int64_t bin = 0; bin < x.bins(); ++bin)
+      samples = std::max<int64_t>(samples, x[bin].size());
+    low.resize(samples * lanes);
+    high.resize(samples * lanes);
+    inside.resize(samples * lanes);
+    w_low.resize(samples * lanes);
+    w_high.resize(samples * lanes);
     for (int64_t bin = 0; bin < x.bins(); ++bin) {
       int64_t i = bin;
       for (const Sample<T>& sample : x[bin]) {
@@ -160,7 +161,7 @@ struct Lanes {
   }
 };
 
-// output[bin][c] in any strides, one channel after the other, for a map with any strides.
+// output[bin][c] with any strides, for a map with any strides, one channel after another.
 template <typename S, typename T>
 ALWAYS_INLINE void pool_strided(const S* image,
                                 int64_t stride_c,
@@ -180,7 +181,7 @@ ALWAYS_INLINE void pool_strided(const S* image,
         for (const Sample<T>& sy : y[ph]) {
           const S* low_row = image + sy.low;
           const S* high_row = image + sy.high;
-          for (int64_t i = block; i < x.slots * x.lanes; i += x.lanes) {
+          for (int64_t i = block; i < x.samples * x.lanes; i += x.lanes) {
             for (int64_t l = 0; l < kWidth; ++l) {
               const T w1 = sy.w_low * x.w_low[i + l], w2 = sy.w_low * x.w_high[i + l];
               const T w3 = sy.w_high * x.w_low[i + l], w4 = sy.w_high * x.w_high[i + l];
@@ -214,7 +215,7 @@ Tensor forward(std::vector<Tensor> features,
   const int64_t num_rois = rois.size(0), bins = pooled_height * pooled_width;
   const RoiView<T> view(rois, levels, features.size(), num_images);
 
-  // Reordering the maps reads each pixel once; it pays if the RoIs read more than that.
+  // Copying the maps to channels-last reads each pixel once. That pays if the RoIs read more.
   int64_t pixels = 0;
   for (const Tensor& feature : features) pixels += num_images * feature.size(2) * feature.size(3);
   const bool reorder = channels > 1 && num_rois * bins * 4 > pixels;
@@ -234,7 +235,7 @@ Tensor forward(std::vector<Tensor> features,
                             features[0].scalar_type(), channels_last);
   S* out = output.mutable_data_ptr<S>();
 
-  const std::vector<int64_t> order = view.by_place(scales);
+  const std::vector<int64_t> order = view.by_position(scales);
   constexpr int64_t kNeighbours = 16;
   const auto pool = [&](int64_t i) {
     const int64_t r = order[i];

@@ -1,4 +1,4 @@
-// What the CPU's forward and backward share: RoIs that were looked at, and lists of samples.
+// What the CPU kernels of both directions share: checked RoIs, and lists of samples.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -29,9 +29,9 @@ class RoiView {
   int64_t image(int64_t r) const { return int64_t(data_[5 * r]); }
   const T* box(int64_t r) const { return data_ + 5 * r + 1; }  // x1, y1, x2, y2
 
-  // RoIs by image, level and place (bands of some pixels, left to right): neighbours in this order
-  // read the same pixels, while they are in the cache.
-  std::vector<int64_t> by_place(const std::vector<double>& scales) const {
+  // RoIs by image, level and position of the centre (bands of 16 pixels, left to right in each).
+  // RoIs next to each other in this order read the same pixels, while these are in the cache.
+  std::vector<int64_t> by_position(const std::vector<double>& scales) const {
     constexpr T kBand = 16;
     std::vector<std::tuple<int64_t, int64_t, T, T, int64_t>> keys(size());
     for (int64_t r = 0; r < size(); ++r) {

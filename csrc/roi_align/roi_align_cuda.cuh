@@ -11,10 +11,11 @@
 
 namespace maskrcnn {
 
-// At least; it bounds the registers, so that none spill. 512 threads with four loads of 16 bytes
-// each keep 32 KiB in flight, twice what the latency of HBM3 asks of a multiprocessor.
+// Blocks that a multiprocessor must be able to hold at once, which bounds the registers of a thread
+// to 128; ptxas reports no spills. Estimate: 512 threads with four loads of 16 bytes each keep 32
+// KiB in flight, twice what the latency and bandwidth of HBM3 ask of one multiprocessor.
 constexpr int kBlocksPerSm = 2;
-constexpr int kMaxLevels = 16;  // they travel as kernel arguments
+constexpr int kMaxLevels = 16;  // passed as kernel arguments, of which there can be 4 KiB
 
 inline void check_level_count(size_t levels) {
   CHECK_ARGUMENT(levels <= kMaxLevels, "there are ", levels, " levels, CUDA takes up to ",
@@ -24,8 +25,8 @@ inline void check_level_count(size_t levels) {
 // The RoIs as a kernel sees them. T: float or double.
 template <typename T>
 struct CudaRois {
-  const T* data;          // [K, 5]
-  const int64_t* levels;  // [K]
+  const T* data;          // [R, 5]
+  const int64_t* levels;  // [R]
   int64_t count, num_levels, num_images;
 
   // Tensors must be contiguous and outlive the launch.
@@ -42,7 +43,7 @@ struct CudaRois {
     }
   }
 
-  // Where RoI r is to be read; false if there is no such level or image.
+  // The level and image of RoI r; false if there is no such level or image.
   __device__ bool locate(int64_t r, int64_t& level, int64_t& image) const {
     level = levels[r];
     const T index = data[5 * r];

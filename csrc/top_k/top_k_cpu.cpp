@@ -1,6 +1,10 @@
-// Top-k on the CPU. Few values are ever compared with each other: two vectorised passes leave
-// little more than k. The first lets them meet in heats; the k-th best winner of a heat is no
-// better than the k-th best value, so the second only keeps the values that reach it.
+// Top-k on the CPU, in two vectorised passes over the values.
+//
+// The first pass over blocks finds a lower bound of the k-th largest value: values are divided into
+// about 4 k blocks, and the largest of each block is taken. At least k values reach the k-th
+// largest of these maxima, namely k of the maxima themselves. The second pass collects the values
+// that reach the bound, little more than k where large values are spread evenly. Only these are
+// sorted.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -17,43 +21,46 @@
 namespace maskrcnn {
 namespace {
 
-constexpr int64_t kHeats = 4;   // for each of the k: few leave many values, many take time
-constexpr int64_t kLanes = 64;  // looked at together
+// Blocks for each of the k values. Fewer give a lower bound, and more values to sort; more make
+// longer work of the maxima.
+constexpr int64_t kBlocksPerValue = 4;
 
 template <typename T>
 struct Entry {
   T value;
   int64_t index;
 
-  // Better entries come first. Equals, of which bfloat16 makes many, are taken from all over the
-  // image: the first of them would all lie at its top.
+  // Larger values come first. Ties, frequent in bfloat16, are broken by scattered(index). The lower
+  // index would select boxes at the top of the image only.
   bool operator<(const Entry& other) const {
     if (exceeds(value, other.value)) return true;
     return !exceeds(other.value, value) && scattered(index) < scattered(other.index);
   }
 
-  // Fibonacci hashing (Knuth, The Art of Computer Programming, vol. 3, section 6.4): the numbers of
-  // neighbours lie far apart, and those below any bound lie evenly.
+  // Fibonacci hashing (Knuth, The Art of Computer Programming, vol. 3, section 6.4): the indices
+  // whose hash is below some bound lie evenly spaced.
   static uint64_t scattered(int64_t index) { return uint64_t(index) * 0x9E3779B97F4A7C15u; }
 };
 
-// The winner of each heat: values h, h + heats, h + 2 heats, ... meet in heat h.
+// The largest value of each block. Block b has the values b, b + blocks, b + 2 blocks, ..., so that
+// neighbouring blocks are neighbouring lanes of a vector.
 template <typename T>
-ALWAYS_INLINE void run_heats(const T* values, int64_t heats, int64_t rounds, T* winners) {
-  std::copy_n(values, heats, winners);
+ALWAYS_INLINE void block_maxima(const T* values, int64_t blocks, int64_t rounds, T* maxima) {
+  std::copy_n(values, blocks, maxima);
   for (int64_t r = 1; r < rounds; ++r) {
-    for (int64_t h = 0; h < heats; ++h) winners[h] = larger(values[r * heats + h], winners[h]);
+    for (int64_t b = 0; b < blocks; ++b) maxima[b] = larger(values[r * blocks + b], maxima[b]);
   }
 }
 
-// A value that at least `k` of `count` values reach, and few more.
+// A lower bound of the k-th largest of `count` values: at least k values reach it, and few more.
 template <typename T>
-T reached_by_k(const T* values, int64_t count, int64_t k) {
-  const int64_t rounds = std::max<int64_t>(1, count / (kHeats * k)), heats = count / rounds;
-  std::vector<T> winners(heats);
-  with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA { run_heats(values, heats, rounds, winners.data()); });
-  std::nth_element(winners.begin(), winners.begin() + k - 1, winners.end(), exceeds<T>);
-  return winners[k - 1];
+T lower_bound_of_kth(const T* values, int64_t count, int64_t k) {
+  const int64_t rounds = std::max<int64_t>(1, count / (kBlocksPerValue * k)),
+                blocks = count / rounds;
+  std::vector<T> maxima(blocks);
+  with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA { block_maxima(values, blocks, rounds, maxima.data()); });
+  std::nth_element(maxima.begin(), maxima.begin() + k - 1, maxima.end(), exceeds<T>);
+  return maxima[k - 1];
 }
 
 // The entries whose values reach `least`.
@@ -75,11 +82,11 @@ ALWAYS_INLINE std::vector<Entry<T>> reaching(T least, const T* values, int64_t c
   return entries;
 }
 
-// Indices, plus `offset`, of the `k` best of `count` values, best first.
+// Indices, plus `offset`, of the `k` largest of `count` values, by descending value.
 template <typename T>
 void top_k(const T* values, int64_t count, int64_t k, int64_t offset, int64_t* indices) {
   if (k == 0) return;
-  const T least = reached_by_k(values, count, k);
+  const T least = lower_bound_of_kth(values, count, k);
   std::vector<Entry<T>> entries;
   with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA { entries = reaching(least, values, count); });
   std::nth_element(entries.begin(), entries.begin() + k - 1, entries.end());

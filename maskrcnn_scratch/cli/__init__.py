@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "compute COCO's box and mask AP of a model or of saved results",
     "export": "export a model as ONNX, torch.export program or compiled package",
     "data check": "check a data set for problems, and how it fits the model",
+    "data convert": "rewrite a data set of another tool in COCO format",
     "parity": "compare every part of the model with torchvision",
     "check": "check whether a custom part does what the model relies on",
     "weights show": "show the content of a weights file, and which model it fits",
@@ -98,7 +99,7 @@ def _help(commands: Collection[str] = COMMANDS) -> str:
 
 def _run(command: str, args: Sequence[str]) -> int:
     words, program = command.split(), f"maskrcnn {command}"
-    plain, warnings.formatwarning = warnings.formatwarning, partial(_format_warning, program)
+    plain, warnings.formatwarning = warnings.formatwarning, partial(_format_warning, program, set())
     try:
         import tyro
 
@@ -118,8 +119,13 @@ def _run(command: str, args: Sequence[str]) -> int:
         warnings.formatwarning = plain
 
 
-def _format_warning(program: str, message: Warning | str, *_: Any) -> str:
-    return f"{program}: warning: {message}\n"
+def _format_warning(program: str, shown: set[str], message: Warning | str, *_: Any) -> str:
+    """One line for each warning of a command; nothing for one that was shown before."""
+    text = f"{program}: warning: {message}\n"
+    if text in shown:
+        return ""
+    shown.add(text)
+    return text
 
 
 def _complain(program: str, message: str, status: int) -> int:

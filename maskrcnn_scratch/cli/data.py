@@ -135,3 +135,33 @@ def _bars(counts: dict[str, int]) -> Iterator[str]:
     for name, count in counts.items():
         bar = "#" * round(BAR * count / most)
         yield f"      {name:8} {bar:{BAR}} {count:7}  {100 * count / total:5.1f}%"
+
+
+def convert(
+    source: tyro.conf.Positional[Path],
+    destination: tyro.conf.Positional[Path],
+    split: tuple[float, ...] = (),
+    seed: int = 0,
+) -> int:
+    """Rewrite a data set of another tool in COCO format.
+
+    Reads labelme, Pascal VOC, YOLO, CVAT XML, VIA, Label Studio, folders of PNG instance masks and
+    COCO; the format is recognised by its content. Images are linked where the file system allows
+    it, and copied otherwise.
+
+    Args:
+        source: Annotation file, or folder of the data set.
+        destination: New folder, which gets images/ and annotations/.
+        split: Fractions of the images for training, validation and, if there is a third, test,
+            such as 0.8 0.2; by default all images are in one file.
+        seed: Of the order in which images are drawn for the split.
+    """
+    from maskrcnn_scratch.data.convert import split_content, write_dataset
+    from maskrcnn_scratch.data.formats import read_dataset
+
+    if split and (len(split) not in (2, 3) or min(split) <= 0 or abs(sum(split) - 1) > 1e-6):
+        raise UsageError(f"--split takes two or three positive fractions that add up to 1: {split}")
+    content, images = read_dataset(source)
+    for file in write_dataset(split_content(content, split, seed), images, destination):
+        print(file)
+    return 0

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maskrcnn_scratch.cli import UsageError, pick_device
 from maskrcnn_scratch.data.coco_json import read_json
 from maskrcnn_scratch.data.image_folder import find_image_folder
-from maskrcnn_scratch.evaluation.coco_ap import METRICS, CocoScore, IouType, score
+from maskrcnn_scratch.evaluation.coco_ap import METRICS, NOT_COMPUTED, CocoScore, IouType, score
 from maskrcnn_scratch.files import write_json
-
-if TYPE_CHECKING:
-    from maskrcnn_scratch.builders.from_config import TrainedModel
-    from maskrcnn_scratch.data.coco import CocoDataset
 
 TITLES = {"bbox": "boxes", "segm": "masks"}
 CONFUSIONS = 15  # number of lines shown
@@ -29,7 +24,8 @@ def evaluate(
     images: Path | None = None,
     iou_type: IouType | None = None,
     min_score: float = 0.0,
-    max_detections: int = 100,
+    max_detections: int | None = None,
+    crowds_as_objects: bool = False,
     per_class: bool = False,
     tide: bool = False,
     confusion_matrix: bool = False,
@@ -50,7 +46,9 @@ def evaluate(
         images: Folder of the images; by default it is searched near the annotation file.
         iou_type: Score only boxes or only masks; by default both, if the results have both.
         min_score: Drop detections with lower scores.
-        max_detections: Maximum number of detections per image and category that count.
+        max_detections: Maximum number of detections per image and category that count. By default
+            100, as in COCO, or more if the model gives more or an image has more objects.
+        crowds_as_objects: Score annotations with iscrowd 1 as single objects.
         per_class: Show the metrics of each class.
         tide: Show how much AP50 each kind of error costs.
         confusion_matrix: Show which classes were confused.
@@ -64,6 +62,7 @@ def evaluate(
     options: dict[str, Any] = {
         "min_score": min_score,
         "max_detections": max_detections,
+        "crowds_as_objects": crowds_as_objects,
         "tide": tide,
         "confusion_matrix": confusion_matrix,
     }
@@ -91,7 +90,7 @@ def evaluate(
 def iou_types_of(results: object) -> tuple[IouType, ...]:
     """The IoU types that the results can be scored for: boxes, and masks if a result has one."""
     entries = results if isinstance(results, list) else []
-    if any("segmentation" in entry for entry in entries if isinstance(entry, dict)):
+    if any(entry.get("segmentation") for entry in entries if isinstance(entry, dict)):
         return ("bbox", "segm")
     return ("bbox",)
 
@@ -108,12 +107,19 @@ def evaluate_weights(
     from tqdm import tqdm
 
     from maskrcnn_scratch.builders.from_config import load_trained
+    from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
     from maskrcnn_scratch.data.coco import CocoDataset
     from maskrcnn_scratch.evaluation.model_results import evaluate_model
 
     trained = load_trained(weights)
-    dataset = CocoDataset(annotations, images, trained.category_labels)
-    compare_classes(trained, dataset)
+    dataset = CocoDataset(
+        annotations,
+        images,
+        lambda names: match_categories(names, trained.class_names, trained.category_labels),
+    )
+    warn_about_classes(
+        annotations, dataset.categories, dataset.category_labels, trained.class_names, "the model"
+    )
     kinds: tuple[IouType, ...] = (
         ("bbox", "segm") if trained.model.roi_heads.has_mask() else ("bbox",)
     )
@@ -125,22 +131,6 @@ def evaluate_weights(
         progress=partial(tqdm, desc="evaluating", unit="batch"),
         **options,
     )
-
-
-def compare_classes(trained: TrainedModel, dataset: CocoDataset) -> None:
-    """Warns if classes of the model and of the data set differ."""
-    missing, renamed = [], []
-    for category, label in trained.category_labels.items():
-        in_model, in_file = trained.class_names[label], dataset.categories.get(category)
-        if in_file is None:
-            missing.append(f"{in_model!r} (id {category})")
-        elif in_model not in (in_file, str(label)):  # a number if the weights have no names
-            renamed.append(f"{in_file!r} (id {category}), which is {in_model!r} in the model")
-    for verb, found in (("lacks", missing), ("has", renamed)):
-        if found:
-            more = f" and {len(found) - 3} more" * (len(found) > 3)
-            shown = ", ".join(found[:3])
-            warnings.warn(f"{dataset.annotation_file} {verb} {shown}{more}", stacklevel=2)
 
 
 def format_scores(scores: Mapping[IouType, CocoScore], per_class: bool) -> Iterator[str]:
@@ -181,7 +171,7 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterat
     """Aligned columns of texts and numbers. -1, which means "not computed", is a dash."""
     cells = [
         [
-            str(cell) if isinstance(cell, str) else "-" if cell == -1 else f"{cell:.3f}"
+            str(cell) if isinstance(cell, str) else "-" if cell == NOT_COMPUTED else f"{cell:.3f}"
             for cell in row
         ]
         for row in rows

@@ -17,8 +17,9 @@ def parity(
 ) -> int:
     """Compare every part of the model with torchvision, and name the first that diverges.
 
-    From single ops over modules and stages to the whole model, its losses and gradients, on
+    Checks single ops, modules, stages, the complete model, its losses and its gradients, on
     calibrated random weights. Exit status 1 if a difference is larger than its tolerance.
+    Needs torchvision and scikit-image: pip install 'maskrcnn_scratch[parity]'.
 
     Args:
         device: Where both models run.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +20,11 @@ from maskrcnn_scratch.builders.from_config import (
 )
 from maskrcnn_scratch.cli import INTERRUPTED, UsageError, pick_device
 from maskrcnn_scratch.data.augment import AugmentedDataset
+from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.coco_json import read_json
 from maskrcnn_scratch.data.image_folder import find_image_folder
+from maskrcnn_scratch.evaluation.coco_ap import NOT_COMPUTED
 from maskrcnn_scratch.evaluation.model_results import evaluate_model
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.plain_values import from_dict
@@ -112,15 +115,34 @@ def check_output(config: TrainConfig) -> None:
 def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     """The trainer for a configuration: data sets, model and evaluation."""
     assert config.train_annotations is not None and config.train_images is not None
-    images = CocoDataset(config.train_annotations, config.train_images)
+    crowds = config.crowds_as_objects
+    images = CocoDataset(config.train_annotations, config.train_images, crowds_as_objects=crowds)
+    if images.crowd_only:
+        raise ValueError(
+            f"{images.annotation_file}: {', '.join(map(repr, images.crowd_only[:3]))} has crowd "
+            "regions only (iscrowd 1), which are not trained on: if they are single objects, use "
+            "--crowds-as-objects"
+        )
     val_set = None
     if config.val_annotations is not None and config.val_images is not None:
-        val_set = CocoDataset(config.val_annotations, config.val_images, images.category_labels)
+        val_set = CocoDataset(
+            config.val_annotations,
+            config.val_images,
+            partial(match_categories, class_names=images.class_names),
+            crowds_as_objects=crowds,
+        )
+        warn_about_classes(
+            val_set.annotation_file,
+            val_set.categories,
+            val_set.category_labels,
+            images.class_names,
+            "the training set",
+        )
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         scores = evaluate_model(model, val_set, device=device, num_workers=config.num_workers)
         metrics = {k: v for score in scores.values() for k, v in score.metrics.items()}
-        return {name: metrics[name] for name in METRICS}
+        return {name: metrics[name] for name in METRICS if metrics[name] != NOT_COMPUTED}
 
     torch.manual_seed(config.seed)
     model = build_model(config.model, images.num_classes)

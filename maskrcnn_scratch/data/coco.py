@@ -6,7 +6,7 @@ Shapes: G objects of one image; H, W its height and width.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from maskrcnn_scratch.data.coco_json import PackedSegmentation, read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.ops import rle
+
+CategoryLabels = Callable[[Mapping[int, str]], Mapping[int, int]]
 
 
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
@@ -40,13 +42,17 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     Args:
         annotation_file: COCO annotations.
         image_folder: the folder that ``file_name`` is relative to, as in ``locate_image``.
-        category_labels: label of each category id; kept as an attribute. By default categories get
-            labels from 1 in the order of their ids. Pass a trained model's own mapping to it.
+        category_labels: label of each category id, or a function that returns it for the names by
+            category id; kept as an attribute. Objects of other categories of the file are dropped.
+            By default categories get labels from 1 in the order of their ids; a category 0 without
+            annotations, as Roboflow writes, gets none. Pass a trained model's own mapping to it.
         apply_exif: rotate images by their EXIF orientation.
         keep_crowd: include crowd regions, which are dropped by default.
+        crowds_as_objects: treat every annotation as a single object, whatever its ``iscrowd``.
 
     Attributes:
         categories: the file's names by category id.
+        crowd_only: names of the labelled categories whose annotations are all crowd regions.
 
     Raises:
         FileNotFoundError: the file or the folder is missing.
@@ -59,13 +65,15 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self,
         annotation_file: str | PathLike[str],
         image_folder: str | PathLike[str],
-        category_labels: Mapping[int, int] | None = None,
+        category_labels: Mapping[int, int] | CategoryLabels | None = None,
         apply_exif: bool = True,
         keep_crowd: bool = False,
+        crowds_as_objects: bool = False,
     ) -> None:
         self.annotation_file = Path(annotation_file)
         self.image_folder = Path(image_folder)
         self.apply_exif = apply_exif
+        self.crowds_as_objects = crowds_as_objects
         if not self.image_folder.is_dir():
             raise FileNotFoundError(f"{image_folder}: no such folder of images")
         content = read_coco_json(annotation_file)
@@ -73,14 +81,23 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             raise ValueError(f"{annotation_file}: the data set has no image")
         self.categories = self._read_categories(content["categories"])
         if category_labels is None:
-            category_labels = {id: label for label, id in enumerate(sorted(self.categories), 1)}
+            ids = _without_placeholder(self.categories, content["annotations"])
+            category_labels = {id: label for label, id in enumerate(ids, 1)}
+        elif callable(category_labels):
+            category_labels = category_labels(self.categories)
         self.category_labels = dict(category_labels)
         self.class_names = {
             label: self.categories.get(category, str(category))
             for category, label in self.category_labels.items()
         }
         self._index_images(content["images"])
-        self._index_annotations(content["annotations"], keep_crowd)
+        annotations = [
+            annotation
+            for annotation in content["annotations"]
+            if not self._is_of_no_label(annotation.get("category_id"))
+        ]
+        self.crowd_only = [] if crowds_as_objects else self._find_crowd_only(annotations)
+        self._index_annotations(annotations, keep_crowd)
 
     @property
     def num_classes(self) -> int:
@@ -141,6 +158,21 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             return {parse_id(c.get("id")): str(c.get("name", c["id"])) for c in categories}
         except ValueError as error:
             raise ValueError(f"{self.annotation_file}: categories: {error}") from None
+
+    def _is_of_no_label(self, category: Any) -> bool:
+        """Whether the file defines a category that has no label."""
+        return (
+            isinstance(category, int)
+            and category in self.categories
+            and category not in self.category_labels
+        )
+
+    def _find_crowd_only(self, annotations: list[dict[str, Any]]) -> list[str]:
+        crowds: dict[Any, bool] = {}
+        for annotation in annotations:
+            category = repr(annotation.get("category_id"))
+            crowds[category] = crowds.get(category, True) and bool(annotation.get("iscrowd"))
+        return [name for id, name in self.categories.items() if crowds.get(repr(id))]
 
     def _index_images(self, images: list[dict[str, Any]]) -> None:
         table = np.empty((len(images), 3), np.int64)
@@ -216,5 +248,15 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             self.category_labels[category_id],
             *(x, y, width, height),
             parse_area(annotation.get("area", width * height)),
-            parse_crowd(annotation.get("iscrowd")),
+            parse_crowd(annotation.get("iscrowd")) and not self.crowds_as_objects,
         )
+
+
+def _without_placeholder(
+    categories: Mapping[int, str], annotations: list[dict[str, Any]]
+) -> list[int]:
+    """The category ids in order, without a category 0 that has no annotation."""
+    ids = sorted(categories)
+    if len(ids) > 1 and ids[0] == 0 and all(each.get("category_id") != 0 for each in annotations):
+        return ids[1:]
+    return ids

@@ -146,6 +146,7 @@ def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iter
         for value in _repeated(category[name] for category in categories):
             yield Problem("error", f"category {name} given twice", repr(value))
     used = {annotation["category_id"] for annotation in annotations}
+    with_objects = {a["category_id"] for a in annotations if not a.get("iscrowd")}
     for category in categories:
         shown = f"{category['name']!r} (id {category['id']})"
         if category["id"] == 0:
@@ -155,6 +156,9 @@ def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iter
             yield Problem("warning", "background as a category", shown)
         if category["id"] not in used:
             yield Problem("warning", "category without annotations", shown)
+        elif category["id"] not in with_objects:
+            detail = f"{shown}: iscrowd is 1 throughout; for single objects use --crowds-as-objects"
+            yield Problem("error", "category with crowds only", detail)
 
 
 def _check_images(images: list[Entry], folder: Path, decode: bool) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from maskrcnn_scratch.ops import rle
 if TYPE_CHECKING:
     from hotcoco import COCO, COCOeval
 
+COCO_MAX_DETECTIONS = 100
 IouType = Literal["bbox", "segm"]
 CocoResult = dict[str, Any]
 
@@ -35,9 +37,12 @@ METRICS = (
 )
 
 
+NOT_COMPUTED = -1.0  # there is no object to detect
+
+
 @dataclass(frozen=True)
 class CocoScore:
-    """Scores of one set of detections. -1 means "not computed": there is no object to find."""
+    """Scores of one set of detections. Some may be ``NOT_COMPUTED``."""
 
     iou_type: IouType
     stats: tuple[float, ...]
@@ -68,7 +73,8 @@ def score(
     *,
     image_ids: Sequence[int] | None = None,
     min_score: float = 0.0,
-    max_detections: int = 100,
+    max_detections: int | None = None,
+    crowds_as_objects: bool = False,
     tide: bool = False,
     confusion_matrix: bool = False,
 ) -> CocoScore:
@@ -82,7 +88,10 @@ def score(
     Args:
         image_ids: the images that count; by default all images of ``annotations``.
         min_score: results with lower scores are dropped.
-        max_detections: the best detections per image and category that count; COCO uses 100.
+        max_detections: the best detections per image and category that count. COCO uses 100, which
+            is the default. If an image has more objects of a category, the default is high enough
+            for all of them and for all results, with a warning.
+        crowds_as_objects: score crowd regions as single objects.
         tide: compute the errors by kind as well.
         confusion_matrix: compute the confusion matrix as well.
 
@@ -92,13 +101,15 @@ def score(
             category, or no valid score, box or mask. The message names the result.
         ImportError: hotcoco is not installed.
     """
-    if max_detections <= 10:
+    if max_detections is not None and max_detections <= 10:
         raise ValueError(f"max_detections must be over 10, got {max_detections}")
-    truth = _load_annotations(annotations, iou_type)
+    truth = _load_annotations(annotations, iou_type, crowds_as_objects)
     name = "results"
     if isinstance(results, (str, PathLike)):
         name, results = str(results), read_json(results)
     detections = _check_results(name, results, iou_type, truth, min_score)
+    if max_detections is None:
+        max_detections = _default_max_detections(truth, detections)
     evaluation = _coco_eval(truth, truth.load_res(detections), iou_type)
     evaluation.params.max_dets = [1, 10, max_detections]
     if image_ids is not None:
@@ -116,7 +127,9 @@ def score(
 
 
 def _load_annotations(
-    annotations: str | PathLike[str] | Mapping[str, Any], iou_type: IouType
+    annotations: str | PathLike[str] | Mapping[str, Any],
+    iou_type: IouType,
+    crowds_as_objects: bool,
 ) -> COCO:
     """The ground truth for hotcoco, which parses strictly: only the fields that scoring needs."""
     try:
@@ -129,7 +142,27 @@ def _load_annotations(
         name, content = "annotations", coco_content(dict(annotations))
     else:
         name, content = str(annotations), read_coco_json(annotations)
+    if crowds_as_objects:
+        for annotation in content["annotations"]:
+            annotation["iscrowd"] = 0
     return COCO(ground_truth(content, name, iou_type))
+
+
+def _default_max_detections(truth: COCO, detections: Sequence[CocoResult]) -> int:
+    """COCO's limit, or what the data needs if an image has more objects of a category."""
+    objects, found = (
+        max(Counter((a["image_id"], a["category_id"]) for a in entries).values(), default=0)
+        for entries in (truth.anns.values(), detections)
+    )
+    if objects <= COCO_MAX_DETECTIONS:
+        return COCO_MAX_DETECTIONS
+    limit = max(objects, found)
+    warnings.warn(
+        f"an image has {objects} objects of a category: {limit} detections per image and category "
+        f"count, where COCO counts {COCO_MAX_DETECTIONS} (max_detections)",
+        stacklevel=3,
+    )
+    return limit
 
 
 def _coco_eval(truth: COCO, detections: COCO, iou_type: IouType) -> COCOeval:
@@ -150,6 +183,7 @@ def _check_results(
     sizes = {id: (image["height"], image["width"]) for id, image in truth.imgs.items()}
     categories = set(truth.get_cat_ids())
     detections = []
+    _compare_files(name, results, truth)
     for index, result in enumerate(results):
         try:
             detection = _check_result(result, iou_type, sizes, categories)
@@ -160,6 +194,30 @@ def _check_results(
         if detection["score"] >= min_score:
             detections.append(detection)
     return detections
+
+
+def _compare_files(name: str, results: Sequence[CocoResult], truth: COCO) -> None:
+    """Warns if results have file names, and other ones than the annotations of their image ids."""
+    files = {id: str(image.get("file_name", "")) for id, image in truth.imgs.items()}
+    wrong = [
+        f"image id {result['image_id']} is {result['file_name']} in the results and "
+        f"{files[result['image_id']]} in the annotations"
+        for result in results
+        if isinstance(result, Mapping)
+        and result.get("file_name")
+        and files.get(result.get("image_id"))  # type: ignore[arg-type]
+        and _stem(result["file_name"]) != _stem(files[result["image_id"]])
+    ]
+    if wrong:
+        warnings.warn(
+            f"{name}: results of {len(dict.fromkeys(wrong))} images are of other files than the "
+            f"annotations: {wrong[0]}",
+            stacklevel=4,
+        )
+
+
+def _stem(file_name: object) -> str:
+    return str(file_name).replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
 
 def _check_result(
@@ -175,7 +233,8 @@ def _check_result(
         raise ValueError(f"no {min(missing)!r}")
     image_id, category_id = result["image_id"], result["category_id"]
     if image_id not in sizes:
-        raise ValueError("the annotations have no such image")
+        file = f", {result['file_name']!r}" if result.get("file_name") else ""
+        raise ValueError(f"the annotations have no image with id {image_id!r}{file}")
     if category_id not in categories:
         raise ValueError(f"unknown category id {category_id!r}")
     confidence = float(result["score"])
@@ -208,7 +267,7 @@ def _per_class(evaluation: COCOeval, truth: COCO) -> dict[str, dict[str, float]]
 
 def _mean(values: np.ndarray) -> float:
     values = values[values > -1]
-    return float(values.mean()) if values.size else -1.0
+    return float(values.mean()) if values.size else NOT_COMPUTED
 
 
 def _confusion_matrix(evaluation: COCOeval) -> dict[str, Any]:

@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from maskrcnn_scratch.data.batch import Batch
 from maskrcnn_scratch.data.loader import evaluation_loader, without_worker_traceback
 from maskrcnn_scratch.data.to_coco import to_coco
-from maskrcnn_scratch.evaluation.coco_ap import CocoResult, CocoScore, IouType, score
+from maskrcnn_scratch.evaluation.coco_ap import (
+    COCO_MAX_DETECTIONS,
+    CocoResult,
+    CocoScore,
+    IouType,
+    score,
+)
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.ops import paste_masks, paste_masks_rle, rle
@@ -51,7 +57,8 @@ def evaluate_model(
             class without a category in it do not count.
         results_file: file for the detections, as COCO results.
         progress: wraps the batches, such as tqdm.
-        **options: arguments of ``score``, such as ``max_detections`` or ``tide``.
+        **options: arguments of ``score``, such as ``tide``. By default ``max_detections`` is that
+            of the model if it gives more detections than COCO counts.
     """
     loader = evaluation_loader(
         dataset, batch_size, num_workers, distributed.rank(), distributed.world_size()
@@ -67,8 +74,17 @@ def evaluate_model(
         if results_file is not None:
             write_json(results_file, results)
         annotations = getattr(dataset, "annotation_file", None) or to_coco(dataset)
+        options = {"crowds_as_objects": getattr(dataset, "crowds_as_objects", False), **options}
+        if options.get("max_detections") is None:
+            options["max_detections"] = max_detections_of(model)
         scores = {kind: score(annotations, results, kind, **options) for kind in iou_types}
     return distributed.broadcast_from_main(scores)
+
+
+def max_detections_of(model: nn.Module) -> int | None:
+    """The detections per image of a model that gives more than COCO counts, else None."""
+    given = getattr(getattr(model, "roi_heads", None), "detections_per_img", 0)
+    return int(given) if given > COCO_MAX_DETECTIONS else None
 
 
 @torch.inference_mode()

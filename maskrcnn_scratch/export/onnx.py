@@ -7,41 +7,48 @@ one, so that ``torch.onnx.export(model, (images,), path, opset_version=11, dynam
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.export import ExportedProgram
 from torch.onnx import symbolic_helper, symbolic_opset11
 from torch.onnx.utils import register_custom_op_symbolic
 
 from maskrcnn_scratch import ops  # noqa: F401, registers the operators
 from maskrcnn_scratch.export import translations
+from maskrcnn_scratch.export.program import BilinearResize
 from maskrcnn_scratch.export.translations import Operators, Value
 from maskrcnn_scratch.export.unexportable import explain_conversion_errors
 from maskrcnn_scratch.ops._library import NAMESPACE
+from maskrcnn_scratch.transform import GeneralizedRCNNTransform
 
-OPSET = 18  # onnxruntime runs RoiAlign of operator set 16, not yet that of 22
 DOUBLE = 11  # onnx.TensorProtocol
 LEGACY_OPSETS = range(11, 21)
 
 
 def to_onnx(
-    program: ExportedProgram, input_names: Sequence[str], output_names: Sequence[str]
+    program: ExportedProgram,
+    input_names: Sequence[str],
+    output_names: Sequence[str] | None,
+    opset: int = 18,
 ) -> Any:
-    """A ``torch.onnx.ONNXProgram`` of operator set ``OPSET``.
+    """A ``torch.onnx.ONNXProgram`` of operator set ``opset``.
 
     Raises:
-        UnexportableError: an op that has no translation, and the component that it is in.
+        UnexportableError: an op that has no translation, and the component that it is in; or
+            another error of the exporter.
     """
-    with explain_conversion_errors(program):
+    with explain_conversion_errors(program), distinct_resize(program):
         return torch.onnx.export(
             program,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=input_names,
             output_names=output_names,
-            custom_translation_table=translation_table(),
+            custom_translation_table=translation_table(opset),
             dynamo=True,
             verbose=False,
         )
@@ -50,12 +57,11 @@ def to_onnx(
 class CurrentOperators(Operators):
     """Nodes for the current exporter, which records the calls on an onnxscript ``Opset``."""
 
-    opset_version = OPSET
-
-    def __init__(self) -> None:
+    def __init__(self, opset: int) -> None:
         from onnxscript.values import Opset
 
-        self.opset = Opset("", OPSET)
+        self.opset_version = opset
+        self.opset = Opset("", opset)
 
     def emit(self, name: str, inputs: Sequence[Value], attributes: dict[str, Any]) -> Any:
         return getattr(self.opset, name)(*inputs, **attributes)
@@ -74,13 +80,46 @@ class CurrentOperators(Operators):
         return int(value.shape[axis])
 
 
-def translation_table() -> dict[Any, Any]:
+@torch.library.custom_op(f"{NAMESPACE}_export::resize_bilinear", mutates_args=())
+def resize_bilinear(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """``F.interpolate`` of ``[N, C, H, W]`` under a name of its own."""
+    return F.interpolate(images, size=list(size), mode="bilinear", align_corners=False)
+
+
+@resize_bilinear.register_fake
+def _(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    return images.new_empty((images.shape[0], images.shape[1], size[0], size[1]))
+
+
+@contextmanager
+def distinct_resize(program: ExportedProgram) -> Iterator[None]:
+    """Gives the resize of the transform an operator of its own while the graph is translated.
+
+    It is translated to round as PyTorch does. Other resizes, those of swapped components, keep
+    the exporter's translation: they may align corners or be given by a factor.
+    """
+    changed = []
+    for node in program.graph.nodes:
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        in_transform = bool(stack) and str(stack[-1][1]).endswith(BilinearResize.__qualname__)
+        if in_transform and node.target is torch.ops.aten.upsample_bilinear2d.vec:
+            changed.append((node, node.target, node.args))
+            node.target = torch.ops.maskrcnn_scratch_export.resize_bilinear.default
+            node.args = node.args[:2]
+    try:
+        yield
+    finally:
+        for node, target, arguments in changed:
+            node.target, node.args = target, arguments
+
+
+def translation_table(opset: int) -> dict[Any, Any]:
     """ONNX for each operator, and double precision for the sizes of images.
 
     Sizes are Python's floats in the model, and their products are rounded down: in the float32 that
     the exporter has for them, a side would often be one pixel short.
     """
-    op = CurrentOperators()
+    op = CurrentOperators(opset)
 
     # The exporter calls by the parameters' names.
     def multiscale_roi_align(
@@ -101,10 +140,8 @@ def translation_table() -> dict[Any, Any]:
     def paste_masks(masks: Any, boxes: Any, height: Any, width: Any) -> Any:
         return translations.paste_masks(op, masks, boxes, height, width)
 
-    def upsample_bilinear2d(
-        input: Any, output_size: Any, align_corners: Any, scale_factors: Any = None
-    ) -> Any:
-        return translations.resize_bilinear(op, input, *output_size)
+    def resize_bilinear(images: Any, size: Any) -> Any:
+        return translations.resize_bilinear(op, images, *size)
 
     def to_double(size: Any) -> Any:
         return op.Cast(size, to=DOUBLE)
@@ -117,7 +154,7 @@ def translation_table() -> dict[Any, Any]:
         library.multiscale_roi_align.default: multiscale_roi_align,
         library.nms_padded.default: nms_padded,
         library.paste_masks.default: paste_masks,
-        torch.ops.aten.upsample_bilinear2d.vec: upsample_bilinear2d,
+        torch.ops.maskrcnn_scratch_export.resize_bilinear.default: resize_bilinear,
         torch.sym_float: to_double,
         operator.truediv: divide,
     }
@@ -188,7 +225,9 @@ def _legacy_paste_masks(graph: Any, masks: Any, boxes: Any, height: Any, width: 
 
 def _legacy_upsample_bilinear2d(graph: Any, images: Any, output_size: Any, *args: Any) -> Any:
     size = symbolic_helper._maybe_get_const(output_size, "is")
-    if "maskrcnn_scratch" not in graph.original_node.scopeName():  # not of this package
+    innermost = graph.original_node.scopeName().rpartition("/")[2]  # "module.Class::name"
+    transform = f"{GeneralizedRCNNTransform.__module__}.{GeneralizedRCNNTransform.__qualname__}::"
+    if not innermost.startswith(transform):  # another resize, of a swapped component or model
         resize: Any = symbolic_opset11.upsample_bilinear2d  # type: ignore[attr-defined]
         return resize(graph, images, output_size, *args)
     return translations.resize_bilinear(LegacyOperators(graph), images, *size)

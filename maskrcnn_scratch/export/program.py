@@ -23,6 +23,7 @@ from maskrcnn_scratch.roi_heads.pooler import infer_scales
 from maskrcnn_scratch.structures import ImageList, Result
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform, resize_boxes
 
+OPSETS = range(18, 22)  # ONNX operator sets: onnxruntime runs RoiAlign of 16, not yet that of 22
 MAX_BATCH = 256  # images, if the batch size is dynamic
 MAX_SIDE = 8192  # pixels, if sizes are dynamic
 # Dynamic sides are at least 3 * 32 pixels: a level that is one location wide has another stride.
@@ -48,6 +49,8 @@ class ExportOptions:
             Boxes and masks are then in the pixels of the padded images. By default images are RGB
             in 0-1, and the exported model contains the transform.
         raw_masks: ``masks`` inside their boxes, ``[D, 1, M, M]``, to be pasted outside the model.
+        opset: ONNX operator set; other formats ignore it. onnxruntime runs RoiAlign up to that of
+            21; DeformConv needs 19.
     """
 
     image_size: tuple[int, int]
@@ -55,12 +58,17 @@ class ExportOptions:
     dynamic: bool = False
     preprocessed: bool = False
     raw_masks: bool = False
+    opset: int = 18
 
     def __post_init__(self) -> None:
         if min(*self.image_size, self.batch) < 1:
             raise ValueError(
                 f"there are no images of {self.image_size[0]} x {self.image_size[1]} in batches "
                 f"of {self.batch}: sides and batch must be at least 1"
+            )
+        if self.opset not in OPSETS:
+            raise ValueError(
+                f"opset is {self.opset}; it must be in {OPSETS.start} to {OPSETS.stop - 1}"
             )
 
     @property
@@ -78,6 +86,13 @@ class ExportOptions:
         return inputs if self.batched else tuple(value[0] for value in inputs)
 
 
+class BilinearResize(nn.Module):
+    """The resize of the transform, as a module: its node in the graph can be told from others."""
+
+    def forward(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
 class Detector(nn.Module):
     """The model as a function of tensors, with the inputs and outputs of ``ExportOptions``."""
 
@@ -85,6 +100,7 @@ class Detector(nn.Module):
         super().__init__()
         self.model = model
         self.options = options
+        self.resize = BilinearResize()
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> Result:
         options, transform = self.options, self.model.transform
@@ -92,7 +108,7 @@ class Detector(nn.Module):
             images = images[None]
             sizes = None if sizes is None else sizes[None]
         if sizes is None:
-            batch = make_batch(images, transform)
+            batch = make_batch(images, transform, self.resize)
         else:
             batch = ImageList(images, sizes)
         found = self.model.run_batch(batch).detections
@@ -119,7 +135,9 @@ class Detector(nn.Module):
         return outputs
 
 
-def make_batch(images: Tensor, transform: GeneralizedRCNNTransform) -> ImageList:
+def make_batch(
+    images: Tensor, transform: GeneralizedRCNNTransform, resize: BilinearResize
+) -> ImageList:
     """The batch that ``transform`` makes of images of one size, ``[N, 3, H, W]`` in 0-1."""
     height, width = transform.resized_size(images.shape[-2], images.shape[-1])
     divisor = transform.size_divisible
@@ -128,9 +146,7 @@ def make_batch(images: Tensor, transform: GeneralizedRCNNTransform) -> ImageList
     padded_height = divisor * _known_between(MIN_CELLS, (height + divisor - 1) // divisor, cells)
     padded_width = divisor * _known_between(MIN_CELLS, (width + divisor - 1) // divisor, cells)
     height, width = _known_between(1, height, most), _known_between(1, width, most)
-    images = F.interpolate(
-        transform.normalize(images), size=(height, width), mode="bilinear", align_corners=False
-    )
+    images = resize(transform.normalize(images), (height, width))
     below, right = padded_height - height, padded_width - width
     torch._check(below >= 0)
     torch._check(right >= 0)
@@ -187,7 +203,7 @@ def export_program(model: GeneralizedRCNN, options: ExportOptions) -> ExportedPr
     height, width = options.image_size
     images = parameter.new_zeros((number, len(model.transform.image_mean), height, width))
     sizes = torch.tensor([[height, width]], device=images.device).repeat(number, 1)
-    padded = images if options.preprocessed else make_batch(images, model.transform).tensors
+    padded = images if options.preprocessed else make_batch(images, model.transform, detector.resize).tensors
     if options.dynamic and min(padded.shape[-2:]) < MIN_CELLS * divisor:
         raise ValueError(
             f"dynamic sizes start at {MIN_CELLS * divisor} pixels, padding included: "

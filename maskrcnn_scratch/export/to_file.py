@@ -118,7 +118,8 @@ def write_onnx(
 ) -> None:
     outputs = ["boxes", "labels", "scores"]
     outputs += ["masks"] * model.roi_heads.has_mask() + ["num_detections"] * options.batched
-    to_onnx(program, options.input_names, outputs).save(path, external_data=False)
+    onnx_program = to_onnx(program, options.input_names, outputs, options.opset)
+    onnx_program.save(path, external_data=False)
     import_module("onnx").checker.check_model(path, full_check=True)
 
 

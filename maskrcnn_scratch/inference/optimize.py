@@ -1,27 +1,24 @@
-"""Makes a model faster for inference: layers merged, less precision, one graph.
+"""Faster inference: fewer layers, a smaller dtype, compiled or captured graphs.
 
-``optimize`` leaves its argument as it is. What each option gains and what it changes in the results
-is measured in the README.
+``optimize`` returns a copy; its argument stays as it is. The README has the measured speed of each
+option and its effect on the results.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_scratch.backbone import (
-    BasicBlock,
-    Bottleneck,
-    FrozenBatchNorm2d,
-    IntermediateLayerGetter,
-)
+from maskrcnn_scratch.check_parts import remember_parts
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
+from maskrcnn_scratch.inference.fold_batch_norm import fold_batch_norms
+from maskrcnn_scratch.inference.verify_optimized import probe_outputs, verify
 from maskrcnn_scratch.rpn.head import RPNHead
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,33 +33,43 @@ def optimize(
     compile: bool = False,
     cuda_graph: bool = False,
 ) -> GeneralizedRCNN:
-    """A copy of ``model`` in eval mode, with the same interface, that only detects.
+    """A faster copy of ``model`` in eval mode, with the same interface, that only detects.
 
-    The RPN's two predictions become one convolution in any case.
+    The two predictions of the RPN always become one convolution. The features and logits of the
+    copy are compared with those of ``model`` on a probe image; see ``verify_optimized``. A warning
+    lists the batch norms that could not be folded.
 
     Args:
-        dtype: of the networks' weights and features, such as ``torch.bfloat16``; boxes, scores and
-            masks stay float32.
+        dtype: of weights and features, such as ``torch.bfloat16``; boxes, scores and masks stay
+            float32. By default the model's own.
         memory_format: of images, features and convolution weights.
-        fold_batch_norm: multiplies each batch norm into the convolution before it.
+        fold_batch_norm: multiplies each batch norm into the convolution before it; see
+            ``fold_batch_norm``.
         compile: ``torch.compile`` of everything from the padded batch to the padded detections.
-            The first call takes a minute, and so does the second padded size.
-        cuda_graph: one CUDA graph for each padded size; see ``CUDAGraphs``.
+            The first call compiles, and so does the second padded size.
+        cuda_graph: one CUDA graph per padded size; see ``CUDAGraphs``.
 
     Raises:
-        ValueError: ``compile`` together with ``cuda_graph``, or a dtype that is no float.
+        ValueError: ``compile`` together with ``cuda_graph``; a dtype that is not floating point; or
+            features or logits that differ by more than the tolerance of the dtype.
     """
     if compile and cuda_graph:
         raise ValueError("give either compile or cuda_graph: a graph is captured of eager code")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype is {dtype}; it must be a float, such as torch.bfloat16")
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    if fold_batch_norm:
-        fold_batch_norms(model)
+    model.image_dtype = model.image_dtype or next(model.parameters()).dtype
+    expected = probe_outputs(model)
+    if fold_batch_norm and (left_alone := fold_batch_norms(model)):
+        warnings.warn(describe_left_alone(left_alone), stacklevel=2)
     if type(model.rpn.head) is RPNHead:
         model.rpn.head = MergedRPNHead(model.rpn.head)
-    model.image_dtype = model.image_dtype or next(model.parameters()).dtype
+    own_dtype = next(model.parameters()).dtype
+    if dtype is not None:
+        verify(model, expected, own_dtype)  # a smaller dtype would hide an error of the folding
     convert(model, dtype, memory_format)
+    verify(model, expected, dtype or own_dtype)
+    remember_parts(model)
     if compile:
         on_cpu = next(model.parameters()).device.type == "cpu"
         model.run_batch = torch.compile(  # type: ignore[method-assign]
@@ -73,11 +80,17 @@ def optimize(
     return model
 
 
+def describe_left_alone(batch_norms: Sequence[str]) -> str:
+    """One line that names the first three of them."""
+    more = "" if len(batch_norms) <= 3 else f"; and {len(batch_norms) - 3} more"
+    return f"{len(batch_norms)} batch norms were not folded: {'; '.join(batch_norms[:3])}{more}"
+
+
 class MergedRPNHead(nn.Module):
-    """An ``RPNHead`` for inference, whose two predictions are one convolution.
+    """An ``RPNHead`` for inference whose two predictions are one convolution.
 
     Args:
-        head: gives the weights.
+        head: its weights are used.
     """
 
     def __init__(self, head: RPNHead) -> None:
@@ -95,7 +108,7 @@ class MergedRPNHead(nn.Module):
         self.predict.load_state_dict(state, assign=True)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """As of ``RPNHead``."""
+        """See ``RPNHead``."""
         predictions = [self.predict(self.conv(feature)) for feature in features]
         return (
             [level[:, : self.num_logits] for level in predictions],
@@ -103,62 +116,31 @@ class MergedRPNHead(nn.Module):
         )
 
 
-@torch.no_grad()
-def fold_batch_norms(model: nn.Module) -> None:
-    """Replaces each pair of convolution and batch norm by one convolution with a bias.
-
-    Pairs are neighbours among children that run in order, and the numbered ones of ResNet blocks.
-    """
-    for parent, conv_name, norm_name in _pairs(model):
-        conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
-        if isinstance(norm, FrozenBatchNorm2d):
-            scale, bias = norm.scale_and_bias()
-        else:
-            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-            bias = norm.bias - norm.running_mean * scale
-        if conv.bias is not None:
-            bias = bias + conv.bias * scale
-        conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
-        conv.bias = nn.Parameter(bias.clone(), requires_grad=False)
-        setattr(parent, norm_name, nn.Identity())
-
-
-def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
-    """(parent, name of the convolution, name of its batch norm)."""
-    for parent in model.modules():
-        names = [name for name, _ in parent.named_children()]
-        if isinstance(parent, (nn.Sequential, IntermediateLayerGetter)):
-            neighbours = list(pairwise(names))
-        elif isinstance(parent, (BasicBlock, Bottleneck)):
-            neighbours = [(name, f"bn{name[4:]}") for name in names if name.startswith("conv")]
-        else:
-            continue
-        for conv_name, norm_name in neighbours:
-            conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
-            frozen = isinstance(norm, FrozenBatchNorm2d)
-            tracked = isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
-            if isinstance(conv, nn.Conv2d) and (frozen or (tracked and norm.affine)):
-                yield parent, conv_name, norm_name
-
-
 def convert(
     model: GeneralizedRCNN, dtype: torch.dtype | None, memory_format: torch.memory_format
 ) -> None:
-    """Gives the networks this dtype and memory format; what comes out of them is float32 again.
+    """Converts each network of the model to this dtype and memory format.
 
-    Features between the networks keep the dtype. ``RegionProposalNetwork`` and ``RoIHeads`` bring
-    predictions to the precision of boxes themselves.
+    A network is any module with parameters below the stages, those that a swap added included.
+    Modules without parameters, such as an anchor generator, keep their float32 buffers. Features
+    between the networks have the dtype; ``RegionProposalNetwork`` and ``RoIHeads`` convert the
+    predictions to float32.
     """
-    heads = model.roi_heads
-    networks = [model.backbone, model.rpn.head, heads.box_head, heads.box_predictor]
-    networks += [heads.mask_head, heads.mask_predictor] if heads.has_mask() else []
-    for network in networks:
-        if isinstance(network, nn.Module):
-            network.to(memory_format=memory_format)
-            if dtype is not None:
-                network.to(dtype)
+    for network in networks(model):
+        network.to(memory_format=memory_format)
+        if dtype is not None:
+            network.to(dtype)
     enter = partial(_convert_images, dtype=dtype, memory_format=memory_format)
     model.backbone.register_forward_pre_hook(enter)  # type: ignore[attr-defined]
+
+
+def networks(model: GeneralizedRCNN) -> list[nn.Module]:
+    """The backbone, and the modules with parameters in the other stages."""
+    found = []
+    for name, stage in model.named_children():
+        is_network = name == "backbone" or any(True for _ in stage.parameters(recurse=False))
+        found += [stage] if is_network else list(stage.children())
+    return [network for network in found if any(True for _ in network.parameters())]
 
 
 def _convert_images(

@@ -1,6 +1,7 @@
-"""The operators written by hand in C++ and CUDA, and box geometry.
+"""The operators that are written in C++ and CUDA, and box geometry.
 
-Each has a wrapper here, a pure-PyTorch twin in ``ops.reference``, and kernels in ``csrc/``.
+Each operator has a wrapper here, a pure-PyTorch reference implementation in ``ops.reference``, and
+kernels in ``csrc/``, whose README describes how an operator is built.
 """
 
 from maskrcnn_scratch.ops import boxes, reference

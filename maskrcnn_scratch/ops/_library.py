@@ -1,7 +1,7 @@
-"""Finds the kernels: the compiled ones, or their pure-PyTorch twins where none were built.
+"""Finds the kernels: the compiled ones or, where none were built, the reference implementations.
 
-``kernels`` is what the wrappers of this package call. Its functions have the schemas of
-``csrc/schema.cpp`` either way.
+The wrappers of this package call ``kernels.<op>``, which has the schema of ``csrc/schema.cpp`` in
+both cases.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OPS = (
 
 
 def _import_extension(name: str) -> bool:
-    """True if ``maskrcnn_scratch.<name>`` is there; a binary that is there must load."""
+    """Whether ``maskrcnn_scratch.<name>`` was built. If it was, it must load."""
     try:
         importlib.import_module(f"{NAMESPACE}.{name}")
     except ModuleNotFoundError:
@@ -46,14 +46,14 @@ def _raise_no_cuda_kernels(*args: Any) -> None:
 
 
 class _References:
-    """The twins, which warn when the first of them is used."""
+    """The reference implementations; the first that is used gives a warning."""
 
     def __getattr__(self, name: str) -> Any:
         from maskrcnn_scratch.ops import reference
 
         warnings.warn(
-            "maskrcnn_scratch was built without kernels (MASKRCNN_BUILD=none): its operators run "
-            "as pure PyTorch, many times slower",
+            "maskrcnn_scratch was built without kernels (MASKRCNN_BUILD=none): the pure-PyTorch "
+            "reference implementations run instead, which are slow",
             stacklevel=3,
         )
         for op in OPS:

@@ -1,7 +1,11 @@
-"""Box geometry: the only home of areas, IoU, clipping and the box coder.
+"""Box geometry: areas, IoU, clipping and the box coder.
 
-Boxes are ``xyxy`` in pixels, half-open: width is ``x2 - x1``. Shapes are written ``[..., 4]``
-where any number of leading (batch) dimensions is fine.
+Boxes are ``xyxy`` in pixels, half-open: width is ``x2 - x1``. ``[..., 4]`` means any number of
+leading (batch) dimensions.
+
+Products of coordinates overflow small types: 300 * 300 exceeds float16, 12 * 12 exceeds int8. As in
+torchvision, areas and IoU are computed in float32 for half types and in int32 (int64 stays) for
+integers.
 """
 
 from __future__ import annotations
@@ -11,29 +15,71 @@ import math
 import torch
 from torch import Tensor
 
-# Decoding multiplies a box's side by exp(d); d is cut off here so that a wild prediction
-# cannot overflow (a 16-pixel anchor grows to 1000 pixels at the most).
+from maskrcnn_scratch.structures import at_least_float32
+
+# Upper limit of dw and dh: decoding multiplies a box's side by exp(dw), which would overflow for a
+# large prediction. With this limit a 16-pixel anchor becomes at most 1000 pixels long.
 BBOX_XFORM_CLIP = math.log(1000.0 / 16)
 
 
-def box_area(boxes: Tensor) -> Tensor:
-    """Areas of ``boxes [..., 4]``, ``[...]``; negative where exactly one side is."""
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+def upcast(boxes: Tensor) -> Tensor:
+    """The type that areas are computed in: float32 for half types, int32 for smaller integers."""
+    if boxes.is_floating_point():
+        return at_least_float32(boxes)
+    return boxes if boxes.dtype in (torch.int32, torch.int64) else boxes.int()
 
 
-def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Intersection over union of each pair: ``[N, 4]``, ``[M, 4]`` -> ``[N, M]``.
+def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
+    """Areas of ``boxes [..., 4]``, ``[...]``; negative where exactly one side is.
 
-    Two boxes without area give NaN (0 / 0), as in ``torchvision.ops.box_iou``. Each step rounds
-    on its own, so that equality tests on IoU (low-quality matches) agree with torchvision's.
+    Half types give float32, integers at least int32.
+
+    Args:
+        fmt: ``"xyxy"``, ``"xywh"`` (corner, sides) or ``"cxcywh"`` (centre, sides).
     """
-    left1, top1, right1, bottom1 = boxes1.t()[..., None]  # each [N, 1]
-    left2, top2, right2, bottom2 = boxes2.t().contiguous()[:, None]  # each [1, M], vectorises
-    width = (torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0)  # [N, M]
-    height = (torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp(min=0)
-    intersection = width * height
-    union = box_area(boxes1)[:, None] + box_area(boxes2)[None, :] - intersection
-    return intersection / union
+    boxes = upcast(boxes)
+    if _format(fmt) == "xyxy":
+        return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    return boxes[..., 2] * boxes[..., 3]
+
+
+def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
+    """Intersection over union of each pair: ``[..., N, 4]``, ``[..., M, 4]`` -> ``[..., N, M]``.
+
+    Leading dimensions broadcast. Two boxes without area give NaN (0 / 0), as in
+    ``torchvision.ops.box_iou``. Each step rounds on its own, so that equality tests on IoU
+    (low-quality matches) agree with torchvision's. Half types and integers give float32.
+
+    Args:
+        fmt: as in ``box_area``.
+    """
+    left1, top1, right1, bottom1 = _corners(boxes1, fmt)[..., None].unbind(-2)  # each [..., N, 1]
+    # Contiguous, so that the minima and maxima below are vectorised.
+    corners2 = _corners(boxes2, fmt).transpose(-1, -2).contiguous()  # [..., 4, M]
+    left2, top2, right2, bottom2 = corners2[..., None, :].unbind(-3)  # each [..., 1, M]
+    width = upcast(torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0)
+    height = upcast(torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp(min=0)
+    intersection = width * height  # [..., N, M]
+    areas1, areas2 = box_area(boxes1, fmt), box_area(boxes2, fmt)
+    return intersection / (areas1[..., :, None] + areas2[..., None, :] - intersection)
+
+
+def _corners(boxes: Tensor, fmt: str) -> Tensor:
+    """``boxes [..., 4]`` as xyxy; half types keep their type, as torchvision rounds there."""
+    if not boxes.is_floating_point():
+        boxes = upcast(boxes)
+    if _format(fmt) == "xyxy":
+        return boxes
+    first, sides = boxes[..., :2], boxes[..., 2:]
+    if fmt == "xywh":
+        return torch.cat((first, first + sides), dim=-1)
+    return torch.cat((first - sides / 2, first + sides / 2), dim=-1)
+
+
+def _format(fmt: str) -> str:
+    if fmt not in ("xyxy", "xywh", "cxcywh"):
+        raise ValueError(f"fmt is {fmt!r}: expected 'xyxy', 'xywh' or 'cxcywh'")
+    return fmt
 
 
 def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
@@ -41,7 +87,7 @@ def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor
 
     Args:
         boxes: ``[..., 4]``.
-        size: ``(height, width)`` of the one image, or a tensor ``[N, 2]`` of such sizes for
+        size: ``(height, width)`` of one image, or sizes ``[N, 2]`` of all images for
             ``boxes [N, ..., 4]``.
     """
     corners = boxes.reshape(*boxes.shape[:-1], 2, 2)  # (x1, y1), (x2, y2)
@@ -67,9 +113,9 @@ def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
 
 
 class BoxCoder:
-    """Boxes as offsets from reference boxes (anchors or proposals) and back.
+    """Encodes boxes as deltas relative to reference boxes (anchors or proposals), and decodes them.
 
-    The offsets are ``(dx, dy, dw, dh)``: the centre's shift in units of the reference's sides and
+    The deltas are ``(dx, dy, dw, dh)``: the centre's shift in units of the reference's sides and
     the logarithm of the sides' ratio (R-CNN, Appendix C), each multiplied by a weight that brings
     its variance near one.
 
@@ -87,7 +133,7 @@ class BoxCoder:
         self.bbox_xform_clip = bbox_xform_clip
 
     def encode(self, boxes: Tensor, references: Tensor) -> Tensor:
-        """Offsets ``[..., 4]`` that lead from ``references [..., 4]`` to ``boxes [..., 4]``.
+        """Deltas ``[..., 4]`` from ``references [..., 4]`` to ``boxes [..., 4]``.
 
         References without area give inf or NaN: there is no epsilon.
         """
@@ -105,7 +151,7 @@ class BoxCoder:
         )
 
     def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
-        """Boxes ``[..., 4]`` at the offsets ``deltas [..., 4]`` from ``references [..., 4]``.
+        """Boxes ``[..., 4]`` of ``deltas [..., 4]`` relative to ``references [..., 4]``.
 
         The two broadcast: one reference can serve several classes.
         """

@@ -1,6 +1,6 @@
-"""Matching: which ground-truth box each box overlaps most.
+"""The best match of each box among the ground-truth boxes, and low-quality matches.
 
-Letters: ``G`` ground-truth boxes, ``A`` boxes (anchors or proposals) of one image.
+Shapes: ``G`` and ``A`` as in ``structures``; ``A`` stands for anchors or proposals.
 """
 
 from __future__ import annotations
@@ -14,35 +14,44 @@ from maskrcnn_scratch.structures import at_least_float32
 
 
 def max_iou(
-    gt_boxes: Tensor, boxes: Tensor, find_low_quality: bool = False
+    gt_boxes: Tensor, boxes: Tensor, find_low_quality_matches: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest entry of each column of ``box_iou(gt_boxes, boxes)``, which is never kept whole.
+    """For each box, the ground-truth box with the highest IoU, without storing the IoU matrix.
 
-    Memory is a 256th of what all pairs would take. IoUs are rounded after every operation, as in
-    torchvision, so that equal ones stay equal; NaN (from two boxes without area) is the largest, as
-    in ``torch.max``. On the CPU a kernel of its own, on other devices PyTorch's operators.
+    Faster R-CNN, Section 3.1.2, labels two kinds of anchors positive: (ii) an anchor whose IoU with
+    some ground-truth box is above a threshold, and (i) the anchors with the highest IoU with a
+    ground-truth box, even where that IoU is low. torchvision calls the latter low-quality matches.
+    ``iou`` and ``gt`` decide (ii), ``is_low_quality_match`` is (i).
+
+    IoUs are rounded after every operation, as in torchvision, so that equal IoUs compare equal. NaN
+    (from two boxes without area) is the largest, as in ``torch.max``. On the CPU the kernel in
+    ``csrc/max_iou`` runs; on other devices the reference implementation, which computes the matrix
+    in parts.
 
     Args:
-        gt_boxes: ``[G, 4]``, at least one; float32 or float64 (half types as float32).
-        boxes: ``[A, 4]``, at least one.
-        find_low_quality: whether the third result is wanted; if not it is all False.
+        gt_boxes: ``[G, 4]``, at least one; float32 or float64 (half types are computed in float32).
+        boxes: ``[A, 4]`` in the same dtype, at least one.
+        find_low_quality_matches: compute the third result; without it, it is all False.
 
     Returns:
-        iou: ``[A]``, of each box with the ground truth that it overlaps most.
-        gt: int64 ``[A]``, which one that is, the first of equals.
-        low_quality: bool ``[A]``: no box has a larger IoU with some ground truth; equals are all
-            low_quality.
+        iou: ``[A]``, the highest IoU of each box.
+        gt: int64 ``[A]`` in ``[0, G)``, the ground-truth box that it is reached with; ties are
+            broken by the lower index.
+        is_low_quality_match: bool ``[A]``: some ground-truth box has no higher IoU with any other
+            box. Boxes that tie for it are all True.
 
     Raises:
-        RuntimeError: shapes or dtypes that do not fit, or no box in one of them.
+        RuntimeError: shapes or dtypes that do not fit, or no box in one of the two.
     """
     on_cpu = boxes.device.type == "cpu"
     return (kernels.max_iou if on_cpu else reference.max_iou)(
-        at_least_float32(gt_boxes), at_least_float32(boxes), find_low_quality
+        at_least_float32(gt_boxes), at_least_float32(boxes), find_low_quality_matches
     )
 
 
-def _fake(gt_boxes: Tensor, boxes: Tensor, find_low_quality: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(
+    gt_boxes: Tensor, boxes: Tensor, find_low_quality_matches: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     count = boxes.shape[0]
     return (
         boxes.new_empty(count),

@@ -1,6 +1,9 @@
-"""Non-maximum suppression: of boxes that overlap, the one with the best score stays.
+"""Non-maximum suppression: among boxes that overlap, the one with the best score is kept.
 
-Letters: ``N`` images, ``K`` boxes (slots) an image.
+Shapes: ``N`` and ``K`` as in ``structures``: ``K`` candidates per image, padding included.
+
+The functions with torchvision's names take the boxes of one image. Those that end in ``_padded``
+take a batch in which each image has the same number of candidates; padding has a score of -inf.
 """
 
 from __future__ import annotations
@@ -21,25 +24,25 @@ def nms_padded(
     max_out: int,
     num_groups: int,
 ) -> tuple[Tensor, Tensor]:
-    """NMS of many images and groups (levels, classes) at once, in tensors of fixed size.
+    """NMS of several images at once, within each group (pyramid level or class), at fixed size.
 
-    Boxes are taken by descending score, the lower slot first among equals. A box is kept unless an
-    intersection over union above ``iou_threshold`` joins it to a box of its group that was kept
-    before. Areas and IoU are rounded after every operation, as in torchvision; a NaN (from a
-    box, or from two boxes without area) suppresses nothing.
+    The greedy algorithm: boxes are visited by descending score, and ties are broken by the lower
+    index. A box is kept unless its IoU with a box of the same group that was kept before is above
+    ``iou_threshold``. Areas and IoUs are rounded after every operation, as in torchvision. An IoU
+    that is NaN (a box holds NaN, or neither box has an area) suppresses nothing.
 
     Args:
-        boxes: ``[N, K, 4]``, float32 or float64; half types are computed with as float32.
-        scores: ``[N, K]`` in the boxes' dtype. -inf or NaN marks a slot without a box.
+        boxes: ``[N, K, 4]``, float32 or float64; half types are computed in float32.
+        scores: ``[N, K]`` in the dtype of the boxes; -inf or NaN marks padding.
         groups: int64 ``[N, K]`` in ``[0, num_groups)``.
-        iou_threshold: above which a box is suppressed.
-        max_out: how many boxes of an image to keep at most.
-        num_groups: how many groups there are at most.
+        iou_threshold: IoU above which a box is suppressed.
+        max_out: largest number of boxes to keep per image.
+        num_groups: upper bound of the group numbers.
 
     Returns:
-        indices: int64 ``[N, max_out]``, the slots of the kept boxes, best first. The entries from
-            ``count`` on are 0, so that they can be gathered with.
-        count: int64 ``[N]``, how many boxes of each image were kept.
+        indices: int64 ``[N, max_out]`` in ``[0, K)``, the kept boxes of each image by descending
+            score. Padding is 0, so that it can be gathered with.
+        count: int64 ``[N]``, number of boxes kept per image. 0 where an image has no candidate.
 
     Raises:
         RuntimeError: shapes or dtypes that do not fit; on the CPU also a group out of range.
@@ -51,43 +54,52 @@ def nms_padded(
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """NMS of one set of boxes, with the signature of ``torchvision.ops.nms``.
+    """NMS of the boxes of one image, with the signature of ``torchvision.ops.nms``.
 
     Args:
         boxes: ``[K, 4]``.
-        scores: ``[K]``. Every box is a candidate: -inf is a score like another, and NaN is the
-            best one, as in ``torch.sort``.
-        iou_threshold: above which a box is suppressed.
+        scores: ``[K]``. Every box is a candidate: -inf is a score like any other, and NaN is the
+            best score, as in ``torch.sort``.
+        iou_threshold: IoU above which a box is suppressed.
 
     Returns:
-        int64, indices of the kept boxes, best first; stable among equal scores.
+        int64, indices of the kept boxes by descending score; ties are broken by the lower index.
+        Empty if there are no boxes.
+
+    Raises:
+        ValueError: boxes that are not ``[K, 4]``, or scores that are not ``[K]``.
     """
     _check_flat(boxes, scores)
     groups = torch.zeros_like(scores, dtype=torch.int64)
-    return _keep(boxes, _without_empty_slots(scores), groups, iou_threshold)
+    return _keep(boxes, _as_candidates(scores), groups, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
-    """NMS in which boxes of different groups leave each other alone.
+    """NMS within each group, with the signature and the result of ``torchvision.ops.batched_nms``.
 
-    Has the signature and the keep list of ``torchvision.ops.batched_nms``, which solves small
-    problems in another way than large ones: see :func:`offset_boxes_by_group`.
+    torchvision treats few boxes differently from many, see :func:`offset_boxes_by_group`.
 
     Args:
         boxes: ``[K, 4]``.
         scores: ``[K]``, see :func:`nms`.
         idxs: int64 ``[K]``, the group of each box: any numbers.
-        iou_threshold: above which a box is suppressed.
+        iou_threshold: IoU above which a box of the same group is suppressed.
 
     Returns:
-        int64, indices of the kept boxes, best first; stable among equal scores up to
-        :func:`offset_limit` boxes, above it in the order of torchvision's ``torch.sort``.
+        int64, indices of the kept boxes by descending score. Up to :func:`offset_limit` boxes ties
+        are broken by the lower index, above it as torchvision's ``torch.sort`` breaks them.
+
+    Raises:
+        ValueError: boxes that are not ``[K, 4]``, or scores that are not ``[K]``.
     """
+    if boxes.numel() == 0:  # also of shape [0], as in torchvision
+        return torch.empty(0, dtype=torch.int64, device=boxes.device)
     _check_flat(boxes, scores)
-    boxes, scores = at_least_float32(boxes), _without_empty_slots(scores)
+    boxes, scores = at_least_float32(boxes), _as_candidates(scores)
     limit = offset_limit(boxes.device)
     shifted = offset_boxes_by_group(boxes[None], scores[None], idxs[None], limit)[0]
-    # Shifted boxes are one group: torchvision trusts the offset alone, even for boxes left of zero.
+    # Shifted boxes are one group, as in torchvision: boxes with negative coordinates can overlap
+    # those of another group in spite of the offset.
     few = _has_few_boxes(scores[None], limit)
     groups = torch.unique(idxs, return_inverse=True)[1].masked_fill(few, 0)  # [K] in [0, K)
     keep = _keep(shifted, scores, groups, iou_threshold)
@@ -96,26 +108,27 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
 
 def offset_limit(device: torch.device) -> int:
-    """Up to how many boxes ``torchvision.ops.batched_nms`` offsets the groups."""
+    """Number of boxes up to which ``torchvision.ops.batched_nms`` offsets the groups."""
     return 1000 if device.type == "cpu" else 25_000
 
 
 def offset_boxes_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, limit: int) -> Tensor:
-    """Moves each group to a place of its own, where an image has at most ``limit`` boxes.
+    """Shifts the boxes of each group so far that groups do not overlap, in images with few boxes.
 
-    This is how ``torchvision.ops.batched_nms`` keeps the groups of a small problem apart: box
-    coordinates grow by ``group * (largest coordinate of the image + 1)``. :func:`nms_padded` has no
-    need of it, but the float32 sum rounds the coordinates, and so the IoUs: equal keep lists need
-    the same rounding. Larger problems are solved group by group, with boxes as they are.
+    ``torchvision.ops.batched_nms`` does this, and then runs NMS without groups: coordinates grow by
+    ``group * (largest coordinate of the image + 1)``. :func:`nms_padded` knows groups and needs no
+    offset. But the sum is rounded to float32, which changes IoUs by a few ulp, so the same offset
+    is needed for the same result. torchvision treats images with more boxes group by group, without
+    an offset.
 
     Args:
         boxes: ``[N, K, 4]``.
-        scores: ``[N, K]``; slots with -inf or NaN hold no box and do not count.
+        scores: ``[N, K]``; padding (-inf or NaN) does not count as a box.
         groups: int64 ``[N, K]``.
-        limit: see :func:`offset_limit`.
+        limit: number of boxes per image up to which they are shifted, see :func:`offset_limit`.
 
     Returns:
-        ``[N, K, 4]``.
+        ``[N, K, 4]``. Images with more boxes are unchanged.
     """
     if boxes.shape[1] == 0:
         return boxes
@@ -136,21 +149,22 @@ def batched_nms_padded(
     max_out: int,
     num_groups: int,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`nms_padded` with the rounding of :func:`batched_nms`: what the model itself calls.
+    """:func:`nms_padded` with the rounding of :func:`batched_nms`. The model calls this one.
 
-    Boxes must not reach left of or above zero.
+    Args, results and errors are those of :func:`nms_padded`. Coordinates must not be negative: the
+    model clips boxes to the image first.
     """
     shifted = offset_boxes_by_group(boxes, scores, groups, offset_limit(boxes.device))
     return nms_padded(shifted, scores, groups, iou_threshold, max_out, num_groups)
 
 
 def _has_few_boxes(scores: Tensor, limit: int) -> Tensor:
-    """``[N]`` bool: the image has at most ``limit`` boxes."""
+    """Bool ``[N]``: the image has at most ``limit`` boxes, not counting padding."""
     return (scores > -torch.inf).sum(1) <= limit
 
 
-def _without_empty_slots(scores: Tensor) -> Tensor:
-    """Scores of the same order in which -inf and NaN do not mark an empty slot."""
+def _as_candidates(scores: Tensor) -> Tensor:
+    """Scores ``[K]`` in the same order, of which none is the -inf or NaN that marks padding."""
     scores = at_least_float32(scores)
     lowest = torch.finfo(scores.dtype).min
     return scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=lowest)
@@ -164,7 +178,7 @@ def _check_flat(boxes: Tensor, scores: Tensor) -> None:
 
 
 def _keep(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
-    """:func:`nms_padded` of one image, without padding."""
+    """:func:`nms_padded` of one image; the indices without their padding."""
     num_boxes = boxes.shape[0]
     indices, count = nms_padded(
         boxes[None], scores[None], groups[None], iou_threshold, num_boxes, num_boxes

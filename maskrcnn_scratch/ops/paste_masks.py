@@ -1,8 +1,8 @@
-"""Pasting: masks in the frames of their boxes -> masks in the frame of the image.
+"""Pasting: from masks in the frame of their boxes to masks in the frame of the image.
 
-As soft values, as bits, or as COCO RLE.
+The result can be soft values, one bit per pixel, or COCO RLE.
 
-Letters: ``N`` masks, ``M`` mask side, ``H W`` the image.
+Shapes: ``N`` masks, ``M``, ``H`` and ``W`` as in ``structures``.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from maskrcnn_scratch.structures import at_least_float32
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resizes each mask to its box and puts it there, bilinearly, soft values staying soft.
+    """Resizes each mask to its box, bilinearly, and puts it into an image of zeros.
 
     Conventions are those of torchvision's ``paste_masks_in_image``: the mask gets a border of one
-    zero pixel, the box grows by ``(M + 2) / M`` about its centre and is truncated to whole pixels,
-    both ends included. On the CPU only the pixels under the boxes take time and memory: the rest of
-    the result are pages that the operating system has not handed out yet.
+    zero pixel, and the box grows by ``(M + 2) / M`` about its centre and is truncated to whole
+    pixels, both ends included. On the CPU only pixels under the boxes are written; the others are
+    zero pages that the operating system has not allocated yet.
 
     Args:
         masks: ``[N, 1, M, M]``, float.
-        boxes: ``[N, 4]`` in image pixels; they may reach beyond the image. NaN and inf give an
-            empty mask.
+        boxes: ``[N, 4]`` in image pixels; they may reach beyond the image. A box with NaN or inf
+            gives an empty mask.
         size: ``(height, width)`` of the image.
 
     Returns:
-        ``[N, 1, H, W]`` in the masks' dtype, interpolated in float32 (float64 for float64), within
-        1e-6 of torchvision's for values in 0-1. There is no gradient.
+        ``[N, 1, H, W]`` in the dtype of the masks, interpolated in float32 (float64 for float64).
+        Within 1e-6 of torchvision's for values in 0-1. There is no gradient.
 
     Raises:
         RuntimeError: shapes that do not fit.
@@ -43,14 +43,14 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 def paste_masks_packed(
     masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5
 ) -> Tensor:
-    """:func:`paste_masks` ``>= threshold`` at one bit a pixel: 1/32 of what float32 pixels take.
+    """:func:`paste_masks` ``>= threshold`` with one bit per pixel: 1/32 of the size of float32.
 
-    Bits run in the order in which COCO counts runs, column by column: pixel ``(y, x)`` is bit
-    ``y % 64``, counted from the lowest, of word ``[:, x, y // 64]``. Bits below the image are 0.
-    ``data.rle.from_packed`` makes COCO RLE of it.
+    Bits have the order of COCO's runs, column after column: pixel ``(y, x)`` is bit ``y % 64``,
+    counted from the lowest, of word ``[:, x, y // 64]``. Bits below the image are 0.
+    ``ops.rle.from_packed`` makes COCO RLE of them.
 
     Args:
-        masks: ``[N, 1, M, M]``, float; half types are computed with as float32.
+        masks: ``[N, 1, M, M]``, float; half types are computed in float32.
         boxes: ``[N, 4]``, as in :func:`paste_masks`.
         size: ``(height, width)`` of the image.
         threshold: above 0.
@@ -59,7 +59,8 @@ def paste_masks_packed(
         int64 ``[N, W, ceil(H / 64)]``.
 
     Raises:
-        RuntimeError: shapes that do not fit, or a threshold that pixels outside a box would reach.
+        RuntimeError: shapes that do not fit, or a threshold of 0 or less, which pixels outside the
+            box would reach too.
     """
     height, width = size
     return kernels.paste_masks_packed(
@@ -72,20 +73,20 @@ def paste_masks_rle(
 ) -> list[rle.Rle]:
     """:func:`paste_masks` ``>= threshold`` of each mask as COCO RLE, computed in float32.
 
-    No image is made, not even of bits. From another device the soft masks are copied, which take
-    less than what they paste to, and the CPU counts runs column by column under each box.
+    No image is stored: runs are counted on the CPU, column by column under each box. From another
+    device the soft masks are copied, which are smaller than the pasted ones.
 
     Args:
         masks: ``[N, 1, M, M]``, float.
         boxes: ``[N, 4]``, as in :func:`paste_masks`.
-        size: ``(height, width)`` of the image, neither 0.
+        size: ``(height, width)`` of the image, both at least 1.
         threshold: above 0.
 
     Returns:
         ``N`` RLEs.
 
     Raises:
-        ValueError: shapes that do not fit, a threshold that pixels outside a box would reach.
+        ValueError: shapes that do not fit, or a threshold of 0 or less.
     """
     return rle.paste(
         masks.flatten(0, 1).float().numpy(force=True),  # [N, M, M]

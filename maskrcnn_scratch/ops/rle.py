@@ -1,7 +1,7 @@
-"""Binary masks as COCO run lengths (RLE): thin, typed access to ``csrc/mask_rle``.
+"""Binary masks as COCO run lengths (RLE), computed in ``csrc/mask_rle``.
 
-Legend: H height, W width, D detections, M side of a soft mask. Numpy in, plain dicts out; no
-tensors, so that workers and evaluation need nothing else.
+Shapes: ``H``, ``W``, ``D`` and ``M`` as in ``structures``. Functions take numpy arrays and return
+plain dicts; they need no torch, so loader processes and evaluation can do without it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Rle(TypedDict):
 
 
 def encode(mask: ArrayLike) -> Rle:
-    """Mask [H, W], anything non-zero being on, to RLE."""
+    """Mask [H, W], in which non-zero pixels are on, as RLE."""
     pixels = np.asarray(mask)
     if pixels.ndim != 2:
         raise ValueError(f"mask must be [H, W], got shape {tuple(pixels.shape)}")
@@ -31,7 +31,7 @@ def encode(mask: ArrayLike) -> Rle:
 
 
 def decode(rle: Mapping[str, Any]) -> np.ndarray:
-    """RLE to a uint8 mask [H, W] of 0 and 1."""
+    """RLE as a uint8 mask [H, W] of 0 and 1."""
     mask = np.zeros(rle["size"], np.uint8)
     _library().decode(rle["counts"], mask)
     return mask
@@ -59,14 +59,13 @@ def merge(rles: Sequence[Mapping[str, Any]], intersect: bool = False) -> Rle:
 def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
     """Union of polygons ``(x0, y0, x1, y1, ...)`` in pixels, on an image of ``size`` (H, W).
 
-    Rasterised pixel for pixel as pycocotools does (``rleFrPoly`` in its ``maskApi.c``). Raises
-    ``ValueError`` for no polygon, fewer than 3 points, an odd count or a coordinate that is not
-    finite.
+    Pixels are those of pycocotools (``rleFrPoly`` in its ``maskApi.c``). Points may lie outside the
+    image. Raises ``ValueError`` for no polygon, fewer than 3 points, an odd count, or a coordinate
+    that is not finite or more than 1e6 pixels away.
     """
     if not polygons:
         raise ValueError("segmentation holds no polygon")
-    polygon = _library().polygon
-    rles = [_rle(polygon(np.asarray(xy, np.float64), *size), size) for xy in polygons]
+    rles = [_rle(_library().polygon(_numbers(xy), *size), size) for xy in polygons]
     return rles[0] if len(rles) == 1 else merge(rles)
 
 
@@ -79,17 +78,20 @@ def from_segmentation(segmentation: object, size: tuple[int, int]) -> Rle:
     if isinstance(segmentation, Mapping):
         if not {"size", "counts"} <= segmentation.keys():
             raise ValueError("segmentation is an RLE without size or counts")
-        if tuple(segmentation["size"]) != tuple(size):
-            raise ValueError(
-                f"mask is {_by(segmentation['size'])} (height x width), its image {_by(size)}"
-            )
-        counts = segmentation["counts"]
+        rle_size, counts = segmentation["size"], segmentation["counts"]
+        if not isinstance(rle_size, (list, tuple)) or len(rle_size) != 2:
+            raise ValueError("segmentation is an RLE whose size is not [height, width]")
+        if tuple(rle_size) != tuple(size):
+            raise ValueError(f"mask is {_by(rle_size)} (height x width), its image {_by(size)}")
         if isinstance(counts, (str, bytes)):
-            _library().to_counts(counts, *size)  # raises where the text is damaged
-            return _rle(counts if isinstance(counts, str) else counts.decode("ascii"), size)
+            text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+            _library().to_counts(text.encode("ascii"), *size)  # raises where the text is damaged
+            return _rle(text, size)
         lengths = np.asarray(counts)
         if lengths.ndim != 1 or lengths.dtype.kind != "i" or (lengths < 0).any():
             raise ValueError("segmentation is an RLE whose counts are no list of run lengths")
+        if (lengths > 2**32 - 1).any():
+            raise ValueError(f"segmentation is an RLE with a run of {lengths.max()} pixels")
         return _rle(_library().from_counts(lengths.astype(np.int64), *size), size)
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, (str, bytes)):
         if any(isinstance(polygon, (int, float)) for polygon in segmentation):
@@ -107,18 +109,19 @@ def paste(
 ) -> list[Rle]:
     """Soft masks float32 [D, M, M] and their boxes [D, 4], on an image of ``size`` (H, W), as RLE.
 
-    Pixels of at least ``threshold``, which is above 0, are on. Identical to encoding
-    ``ops.paste_masks`` at that threshold, in memory that grows with one box's height rather than
-    with the image.
+    Pixels of at least ``threshold``, which is above 0, are on. The result is that of encoding
+    ``ops.paste_masks`` at that threshold. Memory grows with the height of a box, not with the
+    image.
     """
     texts = _library().paste(masks, boxes, *size, threshold, num_threads)
     return [_rle(text, size) for text in texts]
 
 
 def from_packed(packed: ArrayLike, size: tuple[int, int], num_threads: int = 1) -> list[Rle]:
-    """Masks of one bit a pixel, int64 [D, W, ceil(H / 64)] from ``ops.paste_masks_packed``, as RLE.
+    """Masks with one bit per pixel, as RLE.
 
-    ``size`` is the image's (H, W).
+    ``packed`` is int64 [D, W, ceil(H / 64)], from ``ops.paste_masks_packed``; ``size`` is the
+    image's (H, W).
     """
     words = np.asarray(packed, np.int64).view(np.uint64)
     return [_rle(text, size) for text in _library().packed(words, *size, num_threads)]
@@ -126,6 +129,13 @@ def from_packed(packed: ArrayLike, size: tuple[int, int], num_threads: int = 1) 
 
 def _rle(counts: str, size: Sequence[int]) -> Rle:
     return {"size": [int(side) for side in size], "counts": counts}
+
+
+def _numbers(xy: object) -> np.ndarray:
+    try:
+        return np.asarray(xy, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"a polygon is x0, y0, x1, y1, ... in numbers ({error})") from None
 
 
 def _by(size: Sequence[int]) -> str:

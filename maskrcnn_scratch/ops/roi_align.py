@@ -120,7 +120,7 @@ def _spread(grad: Tensor, *arguments: Any) -> list[Tensor]:
 
 
 def _with_tangents(linear: Callable[..., list[Tensor]], inputs: list[Tensor]) -> list[Tensor]:
-    """``linear(*inputs)``, where dual inputs give dual results: torch.library has no place for it.
+    """``linear(*inputs)``, where dual inputs give dual results; torch.library cannot register it.
 
     Args:
         linear: a function that is linear in all inputs together.

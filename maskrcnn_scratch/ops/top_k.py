@@ -1,6 +1,6 @@
-"""The best of many values, level by level: what the RPN picks its candidates with.
+"""Top-k within each pyramid level: how the RPN selects the anchors that become candidates.
 
-Letters: ``N`` images, ``A`` anchors over all levels, ``K`` of them picked.
+Shapes: ``N`` and ``A`` as in ``structures``; ``K`` values selected per image.
 """
 
 from __future__ import annotations
@@ -16,30 +16,35 @@ from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
 
 
 def top_k_of_levels(values: Tensor, level_sizes: Sequence[int], k: int) -> Tensor:
-    """Indices of the ``k`` largest values of each level (or all that it has), best first.
+    """Indices of the ``k`` largest values of each level (or of all, where it has fewer).
 
-    NaN is the largest, as in ``torch.topk``. The CPU has a kernel of its own, five times as fast as
-    ``torch.topk``, which runs elsewhere and in graphs that are compiled or exported.
+    NaN is larger than every number, as in ``torch.topk``. On the CPU a kernel of ours runs
+    (``csrc/top_k``); on other devices, and in compiled or exported graphs, ``torch.topk``.
+
+    Equal values need a rule: bfloat16 scores have many ties at the k-th value. ``torch.topk``
+    leaves it open. The kernel breaks ties by the index times a constant, modulo 2**64, which
+    spreads the selected anchors evenly over the image. Breaking them by the lower index would
+    select anchors at the top of the image only. The rule is deterministic.
 
     Args:
         values: ``[N, A]``, float32 or float64.
-        level_sizes: how many of them belong to each level; they add up to ``A``.
-        k: how many to pick of each level.
+        level_sizes: number of values per level; they add up to ``A``.
+        k: number of values to select per level.
 
     Returns:
-        int64 ``[N, K]`` into ``[0, A)``, level by level. Of equals, which bfloat16 makes many,
-        the kernel takes some from everywhere, always the same.
+        int64 ``[N, K]`` in ``[0, A)``: level after level, each by descending value. ``K`` is the
+        sum of ``min(k, size)`` over the levels, 0 for empty levels.
 
     Raises:
-        RuntimeError: shapes or dtypes that do not fit.
+        RuntimeError: shapes or dtypes that do not fit, negative or wrong sizes.
     """
     on_cpu = can_have_dynamic_shapes(values)
     return (kernels if on_cpu else reference).top_k_of_levels(values, list(level_sizes), k)
 
 
 def _fake(values: Tensor, level_sizes: Sequence[int], k: int) -> Tensor:
-    picked = sum(min(k, size) for size in level_sizes)
-    return values.new_empty((values.shape[0], picked), dtype=torch.int64)
+    selected = sum(min(k, size) for size in level_sizes)
+    return values.new_empty((values.shape[0], selected), dtype=torch.int64)
 
 
 if compiled:

@@ -1,4 +1,4 @@
-"""Parity with torchvision: ops, modules, stages, the whole model and its losses, compared.
+"""Parity with torchvision: ops, modules, stages, the complete model and its losses are compared.
 
-Needs torchvision and scikit-image, which nothing else in the package imports.
+Needs torchvision and scikit-image (the extra ``parity``).
 """

@@ -1,9 +1,9 @@
 """Random weights that behave like trained ones, for comparing models without a download.
 
 Seeded random weights alone give every box the same class and a meaningless score. One pass over a
-photograph sets what training would have set: statistics of the batch normalisation, and the mean
-and spread of what every other layer gives, so that detections come in many classes, sizes and
-scores, and rounding is not blown up by layers that answer nearly the same to everything.
+photograph sets what training would have set: the statistics of batch normalisation, and the mean
+and standard deviation of every other layer's output. Detections then come in many classes, sizes
+and scores. No layer gives nearly the same output for every input, which would amplify rounding.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from maskrcnn_scratch import MaskRCNN, resnet_fpn_backbone
-from maskrcnn_scratch.backbone import Bottleneck, FrozenBatchNorm2d
+from maskrcnn_scratch.backbone import FrozenBatchNorm2d
 from maskrcnn_scratch.structures import boxes_to_rois
 
-# Spread of each predictor's outputs, near that of the published COCO weights; 1 in other layers.
+# Standard deviation of each predictor's outputs, near that of the published COCO weights; 1 for
+# other layers.
 SPREAD = {
     "rpn.head.cls_logits": 2.0,
     "rpn.head.bbox_pred": 0.05,
@@ -26,7 +28,10 @@ SPREAD = {
     "roi_heads.box_predictor.bbox_pred": 0.5,
     "roi_heads.mask_predictor.mask_fcn_logits": 1.2,
 }
-RESIDUAL_GAIN = 0.05  # of each block beside its shortcut; at 1, rounding grows fourfold a stage
+# Scale of each bottleneck's last normalisation, beside its shortcut. At 1, rounding grows fourfold
+# per stage.
+RESIDUAL_SCALE = 0.05
+Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
 def calibrated_maskrcnn(
@@ -36,7 +41,7 @@ def calibrated_maskrcnn(
 
     Args:
         photograph: ``[3, H, W]`` in 0-1.
-        background_logit: added to class 0; 2.5 gives a hundred detections an image, 6 some.
+        background_logit: added to class 0; 2.5 gives a hundred detections per image, 6 a few.
         **kwargs: to ``MaskRCNN``.
     """
     with torch.random.fork_rng(devices=[]):
@@ -49,20 +54,24 @@ def calibrated_maskrcnn(
 
 @torch.no_grad()
 def calibrate(model: MaskRCNN, photograph: Tensor, background_logit: float) -> None:
-    """Sets the statistics of ``model`` by what it computes for ``photograph [3, H, W]``."""
-    hooks = []
+    """Sets the statistics of ``model`` to those of one pass over ``photograph [3, H, W]``.
+
+    Args:
+        background_logit: added to class 0.
+    """
+    hooks: list[RemovableHandle] = []
     for name, module in model.named_modules():
-        if isinstance(module, Bottleneck):
-            module.bn3.weight.fill_(RESIDUAL_GAIN)
         if isinstance(module, (FrozenBatchNorm2d, nn.BatchNorm2d)):
+            if name.endswith(".bn3"):
+                module.weight.fill_(RESIDUAL_SCALE)
             hooks.append(module.register_forward_pre_hook(_once(_set_statistics)))
-        elif getattr(module, "bias", None) is not None:
+        elif isinstance(module, Layer) and module.bias is not None:
             offset = background_logit if name.endswith("cls_score") else 0.0
-            hook = _set_spread(SPREAD.get(name, 1.0), offset)
-            hooks.append(module.register_forward_hook(_once(hook)))
+            set_spread = _set_spread(SPREAD.get(name, 1.0), offset)
+            hooks.append(module.register_forward_hook(_once(set_spread)))
     stages = model.run_stages([photograph])
     if model.roi_heads.mask_predictor is not None:
-        # Inference computes the mask of one class alone, past the last layer; this goes through it.
+        # Inference computes the mask of one class only and does not call the last layer: call it.
         rois = boxes_to_rois(stages.detections.boxes)[stages.detections.valid.flatten()]
         model.roi_heads.predict_masks(stages.features, rois, stages.images.padded_size)
     for hook in hooks:
@@ -70,7 +79,7 @@ def calibrate(model: MaskRCNN, photograph: Tensor, background_logit: float) -> N
 
 
 def _once(hook: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    """``hook`` at the module's first call, nothing afterwards (the RPN head runs on each level)."""
+    """``hook`` at the module's first call only (the RPN head runs on each level)."""
     called = False
 
     def first(*args: Any) -> Tensor | None:
@@ -85,20 +94,25 @@ def _once(hook: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
 
 def _set_statistics(norm: FrozenBatchNorm2d | nn.BatchNorm2d, args: tuple[Tensor]) -> None:
     variance, mean = torch.var_mean(args[0], dim=(0, 2, 3))
+    assert norm.running_mean is not None and norm.running_var is not None
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
 
 
 def _set_spread(spread: float, first_offset: float) -> Callable[..., Tensor]:
-    """A hook that gives each output channel mean 0 and this spread (and the first an offset)."""
+    """A hook that gives each output channel mean 0 and this standard deviation.
 
-    def hook(layer: nn.Module, _: tuple[Tensor], output: Tensor) -> Tensor:
+    ``first_offset`` is added to the first channel.
+    """
+
+    def hook(layer: Layer, _: tuple[Tensor], output: Tensor) -> Tensor:
         channel_last = output.movedim(1, -1)  # [..., channels]
         variance, mean = torch.var_mean(channel_last, dim=tuple(range(output.dim() - 1)))
         scale = spread * (variance + 1e-5).rsqrt()
         shift = -mean * scale
         shift[0] += first_offset
         output_dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+        assert layer.bias is not None
         layer.weight.movedim(output_dim, -1).mul_(scale)
         layer.bias.mul_(scale).add_(shift)
         return (channel_last * scale + shift).movedim(-1, 1)

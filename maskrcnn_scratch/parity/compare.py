@@ -1,4 +1,4 @@
-"""One comparison, and how it is judged."""
+"""One comparison with its tolerance and its outcome."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Check:
         relative: largest difference, divided by the reference's largest value.
         tolerance: what was allowed, in words.
         passed: whether the difference stays within it.
-        note: what else there is to say.
+        note: details, for example how many detections were compared.
     """
 
     level: str
@@ -42,7 +42,7 @@ def compare(
 
     Args:
         atol: largest difference allowed.
-        rtol: largest difference allowed, as a part of the reference's largest value. With both at
+        rtol: largest difference allowed, relative to the reference's largest value. With both at
             zero the two must be equal.
     """
     tolerance = "equal"

@@ -1,7 +1,7 @@
-"""Rungs of training: the five losses, the gradient of every parameter, and twenty steps of SGD.
+"""Checks of training: the five losses, the gradient of every parameter, twenty steps of SGD.
 
-torchvision runs first. The proposals it found and the anchors and proposals it sampled are handed
-to our model, as one proposal more or less would change the losses far more than any rounding.
+torchvision runs first. Our model gets its proposals and its sampled anchors and proposals, as one
+proposal more or less would change the losses far more than rounding does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN as ReferenceMaskRCNN
 
 from maskrcnn_scratch import MaskRCNN, resnet_fpn_backbone
-from maskrcnn_scratch.backbone import FrozenBatchNorm2d
 from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
 from maskrcnn_scratch.parity.compare import Check
 from maskrcnn_scratch.parity.reference import reference_of
@@ -28,17 +27,17 @@ LOSS_TOLERANCE = 1e-5  # relative
 GRADIENT_TOLERANCE = 1e-10  # relative, norm of the difference; in float64
 STEPS, STEPS_TOLERANCE = 20, 1e-3
 LEARNING_RATE = 1e-4  # the losses fall by a quarter; at 2e-4 rounding grows to 1e-3
-SAMPLES = 64  # proposals an image
-SIZE = {"min_size": 200, "max_size": 333}
+SAMPLES = 64  # proposals per image
+MIN_SIZE, MAX_SIZE = 200, 333
 
 
 class TrainingRecording:
-    """The losses of one batch by torchvision's model, and what it drew.
+    """The losses of one batch by torchvision's model, its proposals and its samples.
 
     Attributes:
-        losses: the five scalars, with their graph.
+        losses: the five scalars, with gradients.
         proposals: ``[P_n, 4]`` of each image, before the ground truth joins them.
-        samples: of the RPN and of the RoI heads, as indices.
+        samples: indices sampled by the RPN ("rpn") and the RoI heads ("roi_heads").
     """
 
     def __init__(
@@ -88,58 +87,61 @@ def replayed_losses(
         model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler = samplers
 
 
-def losses_checks(batches: Sequence[Batch], photograph: Tensor) -> Iterator[Check]:
-    """Losses in float32, gradients in float64, and steps; with frozen and ordinary batch norm.
+def losses_checks(
+    norm_layer: type[nn.Module], batches: Sequence[Batch], photograph: Tensor
+) -> Iterator[Check]:
+    """Losses in float32, gradients in float64, and steps.
 
-    Gradients are compared in float64: in float32 rounding carries some activation over the kink of
-    a ReLU, and its gradient is another one.
+    Gradients are compared in float64. In float32, rounding changes which ReLUs are active, and so
+    the gradient.
 
     Args:
+        norm_layer: of the ResNet: ``FrozenBatchNorm2d`` or ``nn.BatchNorm2d``.
         photograph: ``[3, H, W]`` in 0-1, to calibrate the ResNet on.
     """
-    device = batches[0][0][0].device
-    for norm_layer in (FrozenBatchNorm2d, nn.BatchNorm2d):
-        model = trainable_maskrcnn(norm_layer, photograph).to(device)
-        reference = training_reference(model)
-        for images, targets in batches:
-            objects = "+".join(str(len(target["boxes"])) for target in targets)
-            name = f"{norm_layer.__name__}, {objects} objects"
-            ours, theirs = both_losses(model, reference, images, targets)
-            yield loss_check(name, ours, theirs, LOSS_TOLERANCE)
-        yield steps_rung(f"{norm_layer.__name__}, {STEPS} steps", model, reference, batches)
-        model.double()
-        reference = training_reference(model)
-        for images, targets in batches:
-            objects = "+".join(str(len(target["boxes"])) for target in targets)
-            model.zero_grad()
-            reference.zero_grad()
-            for losses in both_losses(model, reference, *in_double(images, targets)):
-                _total(losses).backward()
-            name = f"gradients, {norm_layer.__name__}, {objects} objects"
-            yield gradient_check(name, model, reference)
+    model = trainable_maskrcnn(norm_layer, photograph).to(batches[0][0][0].device)
+    reference = training_reference(model)
+    for images, targets in batches:
+        name = f"{norm_layer.__name__}, {_objects(targets)} objects"
+        ours, theirs = both_losses(model, reference, images, targets)
+        yield loss_check(name, ours, theirs, LOSS_TOLERANCE)
+    yield steps_check(f"{norm_layer.__name__}, {STEPS} steps", model, reference, batches)
+    del reference
+    model.zero_grad()
+    model.double()
+    reference = training_reference(model)
+    for images, targets in batches:
+        both_gradients(model, reference, *in_double(images, targets))
+        name = f"gradients, {norm_layer.__name__}, {_objects(targets)} objects"
+        yield gradient_check(name, model, reference)
+
+
+def _objects(targets: Sequence[Target]) -> str:
+    return "+".join(str(len(target["boxes"])) for target in targets)
 
 
 def trainable_maskrcnn(norm_layer: type[nn.Module], photograph: Tensor) -> MaskRCNN:
-    """A model as fine-tuning starts: a ResNet that has seen images, and new FPN, RPN and heads.
+    """A model as at the start of fine-tuning: a calibrated ResNet, and new FPN, RPN and heads.
 
-    All of its layers are trained, so that every parameter has a gradient to compare.
+    All layers are trained, so that every parameter has a gradient to compare.
     """
-    body = calibrated_maskrcnn(0, photograph, **SIZE).get_submodule("backbone.body")
+    calibrated = calibrated_maskrcnn(0, photograph, min_size=MIN_SIZE, max_size=MAX_SIZE)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = resnet_fpn_backbone(
             backbone_name="resnet50", norm_layer=norm_layer, trainable_layers=5
         )
-        model = MaskRCNN(backbone, num_classes=91, **SIZE)
-    backbone.body.load_state_dict(body.state_dict(), strict=False)  # num_batches_tracked may lack
+        model = MaskRCNN(backbone, num_classes=91, min_size=MIN_SIZE, max_size=MAX_SIZE)
+    weights = calibrated.get_submodule("backbone.body").state_dict()
+    backbone.body.load_state_dict(weights, strict=False)  # without num_batches_tracked
     return model.train()
 
 
 def training_reference(model: MaskRCNN) -> ReferenceMaskRCNN:
-    """torchvision's model, sampling fewer proposals (enough to compare, and far quicker).
+    """torchvision's model, sampling ``SAMPLES`` proposals per image, which takes less time.
 
-    Its images are channels-last, as ours are: batch statistics over the few pixels of one small
-    image would blow up what convolutions round differently in another layout.
+    Its images are channels-last, as ours are. In another layout convolutions round differently, and
+    batch statistics over the few pixels of one small image would amplify that.
     """
     reference = reference_of(model).requires_grad_(True)
     reference.backbone.register_forward_pre_hook(
@@ -150,7 +152,7 @@ def training_reference(model: MaskRCNN) -> ReferenceMaskRCNN:
 
 
 def random_target(image: Tensor, count: int, seed: int) -> Target:
-    """``count`` ellipses of random places, sides and classes on an image ``[3, H, W]``."""
+    """``count`` ellipses of random position, size and class on an image ``[3, H, W]``."""
     generator = torch.Generator().manual_seed(seed)
     height, width = image.shape[-2:]
     size = torch.tensor([width, height])
@@ -190,10 +192,26 @@ def both_losses(
     return replayed_losses(model, images, targets, recording), recording.losses
 
 
-def steps_rung(
+def both_gradients(
+    model: MaskRCNN,
+    reference: ReferenceMaskRCNN,
+    images: Sequence[Tensor],
+    targets: Sequence[Target],
+) -> None:
+    """Sets both models' gradients to those of the sum of the losses, on the same samples."""
+    model.zero_grad()
+    reference.zero_grad()
+    torch.manual_seed(0)
+    recording = TrainingRecording(reference, images, targets)
+    _total(recording.losses).backward()  # before ours, so that one graph is kept at a time
+    torch.manual_seed(0)  # the transform draws a size
+    _total(replayed_losses(model, images, targets, recording)).backward()
+
+
+def steps_check(
     name: str, model: MaskRCNN, reference: ReferenceMaskRCNN, batches: Sequence[Batch]
 ) -> Check:
-    """Twenty steps of SGD on both models from the same start; the worst loss of all."""
+    """``STEPS`` steps of SGD on both models from the same weights; the loss that differs most."""
     optimizers = [
         torch.optim.SGD(
             [p for p in m.parameters() if p.requires_grad], lr=LEARNING_RATE, momentum=0.9
@@ -218,32 +236,33 @@ def _total(losses: Mapping[str, Tensor]) -> Tensor:
 def loss_check(
     name: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], tolerance: float
 ) -> Check:
-    """The loss that is furthest off, relative to its size."""
+    """The loss that differs most, relative to its value."""
     words = f"{tolerance:.0e} relative"
     if list(ours) != list(theirs):
         note = f"ours are {list(ours)}, torchvision's {list(theirs)}"
         return Check("losses", name, torch.inf, torch.inf, words, False, note)
     absolute = [abs(ours[key].item() - theirs[key].item()) for key in theirs]
     relative = [
-        off / max(abs(theirs[key].item()), 1e-8) for key, off in zip(theirs, absolute, strict=True)
+        error / max(abs(theirs[key].item()), 1e-8)
+        for key, error in zip(theirs, absolute, strict=True)
     ]
     return Check("losses", name, max(absolute), max(relative), words, max(relative) <= tolerance)
 
 
 def gradient_check(name: str, model: MaskRCNN, reference: ReferenceMaskRCNN) -> Check:
-    """The parameter whose gradient is furthest off, by the norm of the difference."""
+    """The parameter whose gradient differs most, by the norm of the difference."""
     theirs = dict(reference.named_parameters())
     worst, where, absolute = 0.0, "", 0.0
     for key, parameter in model.named_parameters():
         mine, other = parameter.grad, theirs[key].grad
         if (mine is None) != (other is None):
-            note = f"{key} has a gradient on one side only"
+            note = f"{key} has a gradient in one of the models only"
             return Check("losses", name, torch.inf, torch.inf, "", False, note)
         if mine is None or other is None:
             continue
-        off, size = float((mine - other).norm()), float(other.norm())
-        if off > 0 and off / max(size, 1e-12) > worst:
-            worst, where, absolute = off / max(size, 1e-12), key, off
+        error, size = float((mine - other).norm()), float(other.norm())
+        if error > 0 and error / max(size, 1e-12) > worst:
+            worst, where, absolute = error / max(size, 1e-12), key, error
     passed = worst <= GRADIENT_TOLERANCE
     tolerance = f"{GRADIENT_TOLERANCE:.0e} relative"
     return Check("losses", name, absolute, worst, tolerance, passed, where)

@@ -1,9 +1,9 @@
-"""The whole model: detections matched one to one, and an account of those that differ.
+"""The complete model: detections are matched one to one, and every difference is explained.
 
 Two correct implementations round differently (convolutions in another layout). A detector makes
-thousands of decisions, and now and then one is so close that rounding decides it. So detections
-must agree, but for a few, each of which must trace back to a decision that the reference itself
-took by a hair.
+thousands of decisions: thresholds, top-k, NMS. A few are so close that rounding changes them. So
+detections must agree, except for a few, and each of these must depend on a decision of the
+reference with a relative margin below ``MARGIN``.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from maskrcnn_scratch.structures import Result, StageOutputs
 BOX_TOLERANCE = 1e-2  # pixels
 SCORE_TOLERANCE = 1e-5
 MASK_TOLERANCE = 1e-4
-MARGIN = 1e-5  # of a decision, as a part of what is compared
-MOST_FLIPS = 0.005  # of all detections
+MARGIN = 1e-5  # of a decision, relative
+MAX_DIFFERENT = 0.005  # of all detections
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A detection without an equal on the other side.
+    """A detection that the other model does not have.
 
     Attributes:
         image: index in the batch.
-        what: the detection and how far it is off.
-        margin: how close the closest decision was that it hangs on, relative.
-        decision: which one that was.
+        what: the detection and how much it differs.
+        margin: of the closest decision that it depends on, relative.
+        decision: which decision.
     """
 
     image: int
@@ -51,7 +51,7 @@ class Agreement:
     Attributes:
         detections: of the reference.
         boxes, scores, masks: largest difference over the matched ones.
-        differences: those that did not match.
+        differences: the detections that did not match.
     """
 
     detections: int = 0
@@ -70,7 +70,7 @@ def model_check(name: str, ours: StageOutputs, recording: Recording) -> tuple[Ch
 
 
 def summarize(name: str, agreements: Sequence[Agreement]) -> Check:
-    """One check for several batches: the share of differences is over all of them."""
+    """One check for several batches; ``MAX_DIFFERENT`` applies to their detections together."""
     detections = sum(agreement.detections for agreement in agreements)
     differences = [d for agreement in agreements for d in agreement.differences]
     unexplained = [d for d in differences if d.margin > MARGIN]
@@ -78,7 +78,7 @@ def summarize(name: str, agreements: Sequence[Agreement]) -> Check:
         max((getattr(agreement, field) for agreement in agreements), default=0.0)
         for field in ("boxes", "scores", "masks")
     )
-    few = len(differences) <= MOST_FLIPS * max(detections, 1 / MOST_FLIPS)
+    few = len(differences) <= MAX_DIFFERENT * max(detections, 1 / MAX_DIFFERENT)
     note = f"{detections} detections, {len(differences)} differ; boxes {boxes:.0e} px, "
     note += f"scores {scores:.0e}, masks {masks:.0e}"
     return Check(
@@ -106,29 +106,29 @@ def _match_image(
         what = f"{int(label)} at {[round(x, 1) for x in box.tolist()]}, score {float(score):.4f}"
         if best < 0 or float(distance[best]) > BOX_TOLERANCE:
             agreement.differences.append(
-                _account(n, f"{what}: missing", box, label, score, recording)
+                _explain(n, f"{what}: missing", box, label, score, recording)
             )
             continue
         free[best] = False
-        off_score = float((mine["scores"][best] - score).abs())
-        off_mask = float((mine["masks"][best] - theirs["masks"][k]).abs().max())
-        if off_score > SCORE_TOLERANCE or off_mask > MASK_TOLERANCE:
-            what += f": score off by {off_score:.0e}, mask by {off_mask:.0e}"
-            agreement.differences.append(_account(n, what, box, label, score, recording))
+        score_error = float((mine["scores"][best] - score).abs())
+        mask_error = float((mine["masks"][best] - theirs["masks"][k]).abs().max())
+        if score_error > SCORE_TOLERANCE or mask_error > MASK_TOLERANCE:
+            what += f": score differs by {score_error:.0e}, mask by {mask_error:.0e}"
+            agreement.differences.append(_explain(n, what, box, label, score, recording))
             continue
         agreement.boxes = max(agreement.boxes, float(distance[best]))
-        agreement.scores = max(agreement.scores, off_score)
-        agreement.masks = max(agreement.masks, off_mask)
+        agreement.scores = max(agreement.scores, score_error)
+        agreement.masks = max(agreement.masks, mask_error)
     for k in free.nonzero().flatten().tolist():
         box, label, score = mine["boxes"][k], mine["labels"][k], mine["scores"][k]
-        what = f"{int(label)} at {[round(x, 1) for x in box.tolist()]}: ours alone"
-        agreement.differences.append(_account(n, what, box, label, score, recording))
+        what = f"{int(label)} at {[round(x, 1) for x in box.tolist()]}: only in ours"
+        agreement.differences.append(_explain(n, what, box, label, score, recording))
 
 
-def _account(
+def _explain(
     n: int, what: str, box: Tensor, label: Tensor, score: Tensor, recording: Recording
 ) -> Difference:
-    """Looks for the closest decision of the reference that this detection hangs on."""
+    """Finds the closest decision of the reference that this detection depends on."""
     margin, decision = min(_margins(n, box, label, score, recording))
     return Difference(n, what, margin, decision)
 
@@ -139,19 +139,19 @@ def _margins(
     heads, result = recording.reference.roi_heads, recording.results[n]
     yield abs(float(score) - heads.score_thresh), "score threshold"
     if len(result["scores"]) == heads.detections_per_img:
-        yield abs(float(score - result["scores"][-1])), "last of the detections kept"
+        yield abs(float(score - result["scores"][-1])), "last detection kept"
 
     same = result["boxes"][(result["labels"] == label) & (result["scores"] >= score)]
     if len(same):
         iou = box_iou(box[None], same)[0]
         yield float((iou - heads.nms_thresh).abs().min()), "NMS of detections"
 
-    # The box that is pasted: grown about its centre, then cut off to whole pixels.
-    grown = box.double()
-    center, half = (grown[:2] + grown[2:]) / 2, (grown[2:] - grown[:2]) / 2 * (30 / 28)
+    # The box that is pasted: enlarged about its centre, then truncated to integer pixels.
+    exact = box.double()
+    center, half = (exact[:2] + exact[2:]) / 2, (exact[2:] - exact[:2]) / 2 * (30 / 28)
     corners = torch.cat((center - half, center + half))
-    off = (corners - corners.round()).abs() / corners.abs().clamp(min=1)
-    yield float(off.min()), "truncation of the pasted box"
+    margins = (corners - corners.round()).abs() / corners.abs().clamp(min=1)
+    yield float(margins.min()), "truncation of the pasted box"
 
     # The pyramid level it is pooled from, and that of the proposals it overlaps.
     proposals = recording.outputs["rpn"][0][n]
@@ -166,14 +166,14 @@ def _margins(
 
 
 def _rpn_margins(n: int, recording: Recording) -> Iterator[tuple[float, str]]:
-    """The closest calls of the proposals: top-k of each level, NMS, and the last one kept."""
+    """The closest decisions about proposals: top-k per level, and NMS."""
     rpn = recording.reference.rpn
     objectness, _ = recording.outputs["rpn.head"]
     for level in objectness:
         logits = level[n].flatten().sort(descending=True).values
         k = rpn.pre_nms_top_n()
         if len(logits) > k:
-            yield float(logits[k - 1] - logits[k]), "top-k of a level"
+            yield float(logits[k - 1] - logits[k]), "top-k per level"
     boxes = recording.outputs["rpn"][0][n]
     iou = box_iou(boxes, boxes).triu(diagonal=1)
     yield float((iou - rpn.nms_thresh).abs().min()), "NMS of proposals"

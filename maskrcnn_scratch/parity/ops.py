@@ -1,4 +1,4 @@
-"""Rungs of single ops on random and awkward boxes."""
+"""Checks of single ops on random boxes, some tiny, some reaching beyond the image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def op_checks(device: torch.device) -> Iterator[Check]:
 
 
 def random_boxes(count: int, generator: torch.Generator, extent: float = 500.0) -> Tensor:
-    """``[count, 4]``: sides from under a pixel to the whole extent, some reaching outside."""
+    """``[count, 4]``: sides from less than a pixel to ``extent``, some reaching beyond it."""
     center = torch.rand(count, 2, generator=generator) * extent
     side = extent ** torch.rand(count, 2, generator=generator)
     return torch.cat((center - side / 2, center + side / 2), dim=1)
@@ -63,7 +63,7 @@ def _roi_align(generator: torch.Generator, device: torch.device) -> Iterator[Che
 
 
 def _nms(generator: torch.Generator, device: torch.device) -> Iterator[Check]:
-    for count in (50, 900, 3000):  # torchvision's batched_nms takes another way above 1,000 boxes
+    for count in (50, 900, 3000):  # torchvision's batched_nms uses another method above 1,000 boxes
         boxes = random_boxes(count, generator, extent=150.0).clamp(min=0).to(device)
         scores = torch.rand(count, generator=generator).mul(200).round().div(200)  # duplicates
         scores, groups = (
@@ -81,7 +81,7 @@ def _nms(generator: torch.Generator, device: torch.device) -> Iterator[Check]:
 def _paste(generator: torch.Generator, device: torch.device) -> Check:
     masks = torch.rand(60, 1, 28, 28, generator=generator).to(device)
     boxes = random_boxes(60, generator).to(device)
-    # torchvision fails on boxes wholly outside of the image.
+    # torchvision fails on boxes that are entirely outside the image.
     boxes = clip_boxes_to_image(boxes, (330, 447)) + torch.tensor([-2.5, -2.5, 2.5, 2.5]).to(boxes)
     theirs = paste_masks_in_image(masks, boxes, (333, 450))
     ours = ops.paste_masks(masks, boxes, (333, 450))

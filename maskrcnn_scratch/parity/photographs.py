@@ -1,4 +1,4 @@
-"""Images to compare on: photographs that come with scikit-image, and awkward sizes."""
+"""Images to compare on: photographs that come with scikit-image, and unusual sizes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ def photographs() -> list[Tensor]:
     return [to_tensor(array) for array in arrays]
 
 
-def awkward_images(large: tuple[int, int]) -> list[Tensor]:
-    """20 x 20 pixels, a strip of one row, grey in three channels, and one of (height, width)."""
+def unusual_images(min_size: int) -> list[Tensor]:
+    """20 x 20 pixels, a strip of one row, grey in three channels, and a large image.
+
+    Args:
+        min_size: shorter side after the resize. The large image has 2.5 by 3.75 times as much, and
+            the strip is short enough not to vanish.
+    """
+    large = min_size * 5 // 2, min_size * 15 // 4  # for 800: 2000 x 3000, its masks take 5 GB
     astronaut = to_tensor(skimage.data.astronaut())
     camera = torch.from_numpy(skimage.data.camera()).float() / 255
     return [
         astronaut[:, 100:120, 200:220],
-        astronaut[:, 256:257, :400],
+        astronaut[:, 256:257, : min(400, min_size)],
         camera.expand(3, -1, -1).contiguous(),
         torch.nn.functional.interpolate(astronaut[None], size=large, mode="bilinear")[0],
     ]

@@ -1,4 +1,4 @@
-"""torchvision's model with the same weights, and what its stages take and give."""
+"""torchvision's model with the same weights, and the inputs and outputs of its stages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def reference_of(model: MaskRCNN) -> ReferenceMaskRCNN:
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=norm_layer)
     reference = ReferenceMaskRCNN(
         backbone,
-        num_classes=model.roi_heads.box_predictor.cls_score.out_features,
+        num_classes=len(model.state_dict()["roi_heads.box_predictor.cls_score.bias"]),
         min_size=model.transform.min_size,
         max_size=model.transform.max_size,
     )

@@ -20,7 +20,7 @@ def row(check: Check) -> str:
 
 
 def markdown(checks: Sequence[Check]) -> str:
-    """The largest errors of each part over all weights and images, as a table."""
+    """The largest error of each part over all weights and images, as a Markdown table."""
     worst: dict[tuple[str, str], list[Check]] = {}
     for check in checks:
         part = re.split(

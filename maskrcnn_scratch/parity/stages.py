@@ -1,4 +1,4 @@
-"""Rungs of modules and stages, each fed with what torchvision's own stage was fed with."""
+"""Checks of modules and stages. Each gets the input that torchvision's own stage had."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torchvision.ops.poolers import LevelMapper
 
 from maskrcnn_scratch import MaskRCNN
 from maskrcnn_scratch.parity.bilinear import paste_check
@@ -16,13 +17,14 @@ from maskrcnn_scratch.rpn import RPNPredictions
 from maskrcnn_scratch.rpn.head import flatten_levels
 from maskrcnn_scratch.structures import ImageList, Proposals
 
-LAYOUT = 1e-5  # relative; convolutions add up in another order when the layout differs
+# Relative. Ours are channels-last, torchvision's are not, and convolutions add up in another order.
+LAYOUT = 1e-5
 
 
 def stage_checks(
     model: MaskRCNN, recording: Recording, images: Sequence[Tensor]
 ) -> Iterator[Check]:
-    """All checks between single ops and the whole model, in the order of the data."""
+    """Every module and stage of ``model``, in the order in which data flows through them."""
     exact = 0.0 if images[0].device.type == "cpu" else 1e-4
     given, gave = recording.inputs, recording.outputs
     batch = gave["transform"][0]
@@ -34,9 +36,10 @@ def stage_checks(
     yield compare("stage", "transform", [ours.tensors, ours.sizes], [batch.tensors, sizes])
 
     body, features = gave["backbone.body"], gave["backbone"]
-    ours_body = model.backbone.body(channels_last.tensors)
+    ours_body = model.get_submodule("backbone.body")(channels_last.tensors)
     yield compare("module", "ResNet-50 (C2-C5)", ours_body, body, rtol=LAYOUT)
-    yield compare("module", "FPN (P2-P6)", model.backbone.fpn(body), features, rtol=LAYOUT)
+    ours_features = model.get_submodule("backbone.fpn")(body)
+    yield compare("module", "FPN (P2-P6)", ours_features, features, rtol=LAYOUT)
 
     anchors = gave["rpn.anchor_generator"]
     ours_anchors = model.rpn.anchor_generator(channels_last, list(features.values()))
@@ -97,6 +100,7 @@ def stage_checks(
     theirs = [[one["boxes"], one["labels"], one["scores"]] for one in found]
     yield compare("stage", "detections", kept, theirs, atol=exact)
 
+    assert heads.mask_head is not None and heads.mask_predictor is not None
     mask_features = heads.mask_head(gave["roi_heads.mask_roi_pool"])
     yield compare("module", "mask head", mask_features, gave["roi_heads.mask_head"], rtol=LAYOUT)
     logits = heads.mask_predictor(gave["roi_heads.mask_head"])
@@ -116,25 +120,26 @@ def stage_checks(
         )
 
 
-def level_mapper(recording: Recording, pool: str) -> object:
-    """torchvision's own level mapper, which its pooler makes at its first call."""
-    return recording.reference.get_submodule(f"roi_heads.{pool}").map_levels
+def level_mapper(recording: Recording, pool: str) -> LevelMapper:
+    """torchvision's level mapper, which its pooler makes at its first call."""
+    mapper: LevelMapper = recording.reference.get_submodule(f"roi_heads.{pool}").map_levels
+    return mapper
 
 
 def in_order(boxes: Sequence[Tensor]) -> list[Tensor]:
-    """Boxes sorted by coordinates: in torchvision an unstable sort orders equal scores."""
+    """Boxes sorted by coordinates, as torchvision sorts equal scores in no fixed order."""
     for column in range(4):
         boxes = [in_image[in_image[:, column].argsort(stable=True)] for in_image in boxes]
     return list(boxes)
 
 
 def pad(rows: Sequence[Tensor]) -> Tensor:
-    """``[K_n, ...]`` of each image -> ``[N, max K, ...]`` with zeros in the empty slots."""
+    """``[K_n, ...]`` of each image -> ``[N, max K, ...]``, padded with zeros."""
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 
 def pad_proposals(boxes: Sequence[Tensor]) -> Proposals:
-    """torchvision's list of boxes as ours."""
+    """torchvision's list of boxes per image, padded."""
     counts = torch.tensor([len(in_image) for in_image in boxes], device=boxes[0].device)
     padded = pad(boxes)
     return Proposals(

@@ -1,9 +1,13 @@
-"""RoIAlign on a feature pyramid: each RoI is cut from the level that fits its size."""
+"""RoIAlign on a feature pyramid: each RoI is pooled from the level that fits its size.
+
+Shapes: see ``structures``.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +16,22 @@ from maskrcnn_scratch.ops import multiscale_roi_align
 from maskrcnn_scratch.ops.boxes import box_area
 from maskrcnn_scratch.structures import list_to_rois
 
-LEVEL_EPSILON = 1e-6  # keeps a box of exactly 224 x 224 at its level in spite of rounding
+LEVEL_EPSILON = 1e-6  # torchvision's: keeps a box of exactly 224 x 224 at level 4
 
 
 class MultiScaleRoIAlign(nn.Module):
     """Features of one size for boxes of all sizes (FPN, Eq. 1; Mask R-CNN, section 3, RoIAlign).
 
     Args:
-        featmap_names: the feature maps to pool from, finest first; others are left aside.
-        output_size: side of the pooled features, ``P``, or (height, width).
-        sampling_ratio: samples a bin along each side; 0 or less for as many as it has pixels.
+        featmap_names: names of the feature maps to pool from, finest first. Names that the backbone
+            does not give are ignored, as in torchvision.
+        output_size: ``S``, the side of the pooled features, or (height, width).
+        sampling_ratio: samples per bin along each side; 0 or less for one per pixel of the bin.
         canonical_scale: side in pixels of a box that is pooled from ``canonical_level``.
         canonical_level: 4 is the level of stride 16.
-        scales: feature pixels per image pixel of each map; by default found from the sizes.
-        aligned: shifts the samples by the half pixel that the original RoIAlign leaves out.
-        channels_last: memory format of the result, for convolutions; linear layers want it off.
+        scales: feature pixels per image pixel of each map; by default inferred from the sizes.
+        aligned: the centre of the first pixel is 0.5 instead of 0; see ``Conventions``.
+        channels_last: memory format of the result: true for convolutions, false for linear layers.
     """
 
     def __init__(
@@ -61,21 +66,26 @@ class MultiScaleRoIAlign(nn.Module):
         """Pools each box from one level.
 
         Args:
-            x: ``[N, C, H_l, W_l]`` by name.
-            boxes: ``[R, 5]`` (image index, x1, y1, x2, y2) in image pixels, or ``[R_n, 4]`` for
-                each image.
-            image_shapes: (height, width) of the images that the maps were made of. The largest
-                side counts; give the padded size and the scales are exact. (torchvision gives the
-                sizes without padding, and remembers what it found from the first batch, which may
-                be the wrong scale where an image is thinner than its padding.)
+            x: ``[N, F, H_l, W_l]`` by name.
+            boxes: ``[R, 5]`` (image index, x1, y1, x2, y2) in image pixels, or a list with
+                ``[R_n, 4]`` per image.
+            image_shapes: (height, width) of the images; the scales are inferred from the largest
+                height. With the padded size they are exact. (torchvision passes sizes without
+                padding and keeps the scales of its first batch, which can be wrong for an image
+                that is much smaller than its padding.)
 
         Returns:
-            ``[R, C, P, P]``, in the order of the boxes.
+            ``[R, F, S, S]``, in the order of the boxes.
+
+        Raises:
+            ValueError: none of the named feature maps is there.
         """
-        missing = [name for name in self.featmap_names if name not in x]
-        if missing:
-            raise ValueError(f"featmap_names asks for {missing}, the backbone gives {list(x)}")
-        features = [x[name] for name in self.featmap_names]
+        features = [x[name] for name in self.featmap_names if name in x]
+        if not features:
+            raise ValueError(
+                f"featmap_names asks for {self.featmap_names}, the backbone gives {list(x)}: none "
+                "of them is there"
+            )
         rois = boxes if isinstance(boxes, Tensor) else list_to_rois(boxes)
         scales = self.scales or infer_scales(features, image_shapes)
         return multiscale_roi_align(
@@ -92,14 +102,20 @@ class MultiScaleRoIAlign(nn.Module):
     def map_levels(self, boxes: Tensor, scales: Sequence[float]) -> Tensor:
         """Index of the level for each of ``boxes [R, 4]``, int64 ``[R]`` (FPN, Eq. 1)."""
         if len(scales) == 1:
-            return torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+            return torch.zeros(boxes.shape[0], dtype=torch.int64, device=boxes.device)
         finest, coarsest = (-int(math.log2(scale)) for scale in (scales[0], scales[-1]))
-        side = torch.sqrt(box_area(boxes))
+        coarsest = min(coarsest, finest + len(scales) - 1)  # where a level between is missing
+        side = torch.sqrt(box_area(boxes))  # half types: float32, a large area would overflow
         levels = torch.floor(
             self.canonical_level + torch.log2(side / self.canonical_scale) + LEVEL_EPSILON
         )
-        levels = levels.nan_to_num(finest)  # of boxes without a size: they pool something
+        levels = levels.nan_to_num(finest)  # boxes of negative area are pooled too
         return levels.clamp(min=finest, max=coarsest).to(torch.int64) - finest
+
+    def __prepare_scriptable__(self) -> NoReturn:  # called by torch.jit.script
+        raise TypeError(
+            "TorchScript is not supported: use maskrcnn_scratch.export for ONNX and torch.export"
+        )
 
     def extra_repr(self) -> str:
         return (

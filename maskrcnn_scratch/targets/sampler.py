@@ -172,9 +172,13 @@ def use_device_sampler(model: Any) -> None:
     """Gives both stages of a ``GeneralizedRCNN`` a ``DeviceSampler`` with the sizes they have.
 
     ``model.losses`` then never synchronises, and leaves it to the caller to check the values of the
-    targets (``check_targets``) before they are copied to the device.
+    targets (``check_targets``) before they are copied to the device. A sampler other than
+    ``BalancedPositiveNegativeSampler`` itself is kept.
     """
     for stage in (model.rpn, model.roi_heads):
         current = stage.fg_bg_sampler
-        stage.fg_bg_sampler = DeviceSampler(current.batch_size_per_image, current.positive_fraction)
+        if type(current) is BalancedPositiveNegativeSampler:
+            stage.fg_bg_sampler = DeviceSampler(
+                current.batch_size_per_image, current.positive_fraction
+            )
     model.check_target_values = False

@@ -26,6 +26,8 @@ class TrainConfig:
     """COCO annotation file for the validation loss and AP."""
     val_images: str | None = None
     """Folder of the validation images; by default it is searched near the annotation file."""
+    crowds_as_objects: bool = False
+    """Treat annotations with iscrowd 1 as single objects, as brush masks of CVAT need."""
     output: str = "runs/train"
     """Folder for checkpoints, logs and the configuration; must not contain another run."""
 

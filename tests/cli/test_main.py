@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from importlib import import_module
 
 import pytest
@@ -94,6 +95,28 @@ def test_errors_are_one_line(monkeypatch, capsys, error, status, message):
     monkeypatch.setattr(predict, "predict", fail)
     assert cli.main(["predict"]) == status
     assert capsys.readouterr().err == f"maskrcnn predict: error: {message}\n"
+
+
+def test_a_warning_is_shown_once(monkeypatch, capsys):
+    from maskrcnn_scratch.cli import predict
+
+    def warn_twice(images: tuple[str, ...] = ()) -> int:
+        for _ in range(2):
+            with warnings.catch_warnings():  # forgets which warnings were shown
+                warnings.simplefilter("default")
+            warnings.warn("look at this", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(predict, "predict", warn_twice)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = _show_as_python_does
+        assert cli.main(["predict"]) == 0
+    assert capsys.readouterr().err == "maskrcnn predict: warning: look at this\n"
+
+
+def _show_as_python_does(message, category, filename, lineno, file=None, line=None):
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def test_a_traceback_on_demand(monkeypatch):

@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,6 +123,84 @@ def test_starts_from_a_checkpoint_of_other_classes(recipe, finished, tmp_path):
 def test_runs_are_not_overwritten(recipe, finished):
     with pytest.raises(ValueError, match=f"contains a run: resume it with --resume {finished}"):
         train(replace(recipe, output=str(finished)))
+
+
+def changed_copy(file, tmp_path, change):
+    content = json.loads(Path(file).read_text())
+    change(content)
+    copy = tmp_path / f"{change.__name__}.json"
+    copy.write_text(json.dumps(content))
+    return str(copy)
+
+
+def other_ids(content):
+    ids = {1: 3, 2: 1, 3: 2}
+    for category in content["categories"]:
+        category["id"] = ids[category["id"]]
+    for annotation in content["annotations"]:
+        annotation["category_id"] = ids[annotation["category_id"]]
+
+
+def one_more_class(content):
+    content["categories"].append({"id": 9, "name": "star"})
+    content["annotations"][0]["category_id"] = 9
+
+
+def crowds_only(content):
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+
+
+def no_objects(content):
+    content["annotations"] = []
+
+
+def prepared(recipe, folder, **changes):
+    """The trainer of a run with changed annotation files, and the recipe's image folders."""
+    images = {f"{part}_images": str(Path(getattr(recipe, f"{part}_annotations")).parent)
+              for part in ("train", "val")}  # fmt: skip
+    changed = replace(recipe, output=str(folder / "run"), **images, **changes)
+    return train_command.make_trainer(changed, torch.device("cpu"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_validation_categories_are_matched_by_name(recipe, tmp_path):
+    file = changed_copy(recipe.val_annotations, tmp_path, other_ids)
+    same, other = prepared(recipe, tmp_path), prepared(recipe, tmp_path, val_annotations=file)
+    assert other.val_set.category_labels == {3: 1, 1: 2, 2: 3}
+    assert other.val_set[0][1]["labels"].tolist() == same.val_set[0][1]["labels"].tolist()
+    assert other.validate() == pytest.approx(same.validate(), abs=1e-12)
+
+
+def test_a_class_that_only_the_validation_set_has_counts_as_missed(recipe, tmp_path):
+    file = changed_copy(recipe.val_annotations, tmp_path, one_more_class)
+    with pytest.warns(UserWarning, match=r"has 'star' \(id 9\), which the training set does not"):
+        trainer = prepared(recipe, tmp_path, val_annotations=file)
+    objects = [len(dataset[0][1]["labels"]) for dataset in (prepared(recipe, tmp_path).val_set,
+                                                           trainer.val_set)]  # fmt: skip
+    assert objects[1] == objects[0] - 1
+    assert trainer.validate()["segm/AP"] >= 0
+
+
+def test_classes_with_crowds_only_are_refused(recipe, tmp_path):
+    files = {f"{part}_annotations": changed_copy(getattr(recipe, f"{part}_annotations"), tmp_path,
+                                                 crowds_only) for part in ("train",)}  # fmt: skip
+    with pytest.raises(ValueError, match=r"crowds_only\.json: 'circle', .* --crowds-as-objects"):
+        prepared(recipe, tmp_path, **files)
+    files["val_annotations"] = files["train_annotations"]
+    trainer = prepared(recipe, tmp_path, crowds_as_objects=True, **files,
+                       )  # fmt: skip
+    assert len(trainer.train_set.dataset[0][1]["labels"]) > 0
+
+
+def test_without_objects_to_validate_on_the_loss_selects_the_best(recipe, tmp_path):
+    """AP is not computed: -1 would be the same at every validation, and above every -loss."""
+    trainer = prepared(
+        recipe, tmp_path, val_annotations=changed_copy(recipe.val_annotations, tmp_path, no_objects)
+    )
+    found = trainer.validate()
+    assert "segm/AP" not in found
+    assert trainer.best == -found["val/loss"]
 
 
 def lock_and_wait(folder, seconds):

@@ -13,7 +13,7 @@ from torch import Tensor
 from maskrcnn_scratch.ops import _library
 from tests.cuda.emulation.build import load_emulated
 
-# Order of the threads, threads of a block. Without a barrier a kernel fails in one of the orders.
+# (order of the threads, threads per block). A kernel that lacks a barrier fails in some order.
 EMULATIONS = [("forward", 256), ("backward", 64), ("shuffled", 64)]
 Kernel = Callable[..., Any]
 

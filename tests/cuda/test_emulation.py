@@ -1,4 +1,4 @@
-"""The harness: bugs planted in the kernels are found, and all of them run under sanitizers."""
+"""The emulation finds bugs that are planted in the kernels; all kernels run under sanitizers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_missing_barrier_is_found(order):
             assert torch.equal(sound.nms_padded(*arguments)[0], expected)
             try:
                 found.append(not torch.equal(broken.nms_padded(*arguments)[0], expected))
-            except RuntimeError:  # threads that read something else wait at other barriers
+            except RuntimeError:  # threads that read another value reach other barriers
                 found.append(True)
     assert any(found)
 
@@ -82,7 +82,7 @@ def run_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_kernels_under_sanitizers():
-    """Orders are alike to the sanitizers: one will do."""
+    """One order of the threads is enough: sanitizers see the same accesses in each."""
     files = [f"tests/cuda/test_{op}.py" for op in OPS]
     chosen = "shuffled and not 32_bits and not float16 and not raises and not bad_arguments"
     result = run_sanitized(

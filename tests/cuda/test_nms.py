@@ -22,26 +22,26 @@ def check(cuda, boxes: Tensor, scores: Tensor, groups: Tensor, *arguments) -> Te
     return count
 
 
-def problem(images: int, slots: int, groups: int, side: float = 20.0, empty: float = 0.2):
-    """Boxes, scores with many ties, groups; a share of the slots is empty."""
-    boxes = torch.stack([random_boxes(slots, side, 60.0, seed) for seed in range(images)])
-    scores = torch.stack([random_scores(slots, 40, seed) for seed in range(images)])
-    generator = torch.Generator().manual_seed(slots)
-    scores[torch.rand(images, slots, generator=generator) < empty] = -math.inf
-    return boxes, scores, torch.randint(groups, (images, slots), generator=generator)
+def problem(images: int, candidates: int, groups: int, side: float = 20.0, empty: float = 0.2):
+    """Boxes, scores with many ties, groups; the share ``empty`` of them is padding."""
+    boxes = torch.stack([random_boxes(candidates, side, 60.0, seed) for seed in range(images)])
+    scores = torch.stack([random_scores(candidates, 40, seed) for seed in range(images)])
+    generator = torch.Generator().manual_seed(candidates)
+    scores[torch.rand(images, candidates, generator=generator) < empty] = -math.inf
+    return boxes, scores, torch.randint(groups, (images, candidates), generator=generator)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("slots, groups", [(1, 1), (64, 1), (65, 2), (400, 1), (400, 7)])
-def test_random(cuda, slots, groups, dtype):
-    boxes, scores, group = problem(2, slots, groups)
+@pytest.mark.parametrize("candidates, groups", [(1, 1), (64, 1), (65, 2), (400, 1), (400, 7)])
+def test_random(cuda, candidates, groups, dtype):
+    boxes, scores, group = problem(2, candidates, groups)
     for threshold in (0.0, 0.3, 0.7, 1.0):
-        for max_out in (3, slots):
+        for max_out in (3, candidates):
             check(cuda, boxes.to(dtype), scores.to(dtype), group, threshold, max_out, groups)
 
 
-def test_mostly_empty_slots(cuda):
-    """90,000 slots of which 600 hold a box, as after the box head."""
+def test_mostly_padding(cuda):
+    """90,000 candidates of which 600 are valid, as after the box head."""
     boxes, scores, groups = problem(2, 90_000, 91, side=200.0, empty=0.0)
     keep = torch.zeros(2, 90_000, dtype=torch.bool)
     keep[:, torch.randperm(90_000)[:600]] = True
@@ -51,7 +51,7 @@ def test_mostly_empty_slots(cuda):
 
 
 def test_group_of_several_chunks(cuda):
-    """More than 8192 slots, so that masks are cut at 2048 boxes; one group has more than that."""
+    """More than 8192 candidates, so that a chunk has 2048 boxes; one group has more than that."""
     boxes, scores, groups = problem(1, 8300, 2, side=6.0, empty=0.6)
     groups = (groups * (torch.rand(groups.shape) < 0.2)).long()
     assert ((scores > -math.inf) & (groups == 0)).sum() > 2048
@@ -61,7 +61,7 @@ def test_group_of_several_chunks(cuda):
 
 @pytest.mark.parametrize("max_out", [8200, 1000])  # all blocks suppress later chunks, or one does
 def test_groups_that_end_at_and_just_after_a_chunk(cuda, max_out):
-    """Groups of 2049 and 4096 boxes; the best one's twin is the first of the next chunk."""
+    """Groups of 2049 and 4096 boxes; the best box of each comes again as first of its chunk 2."""
     sizes = torch.tensor([2049, 4096, 8200 - 2049 - 4096])
     groups = torch.repeat_interleave(torch.arange(3), sizes)[None]
     boxes = random_boxes(8200, 9.0, 20.0)[None]
@@ -90,8 +90,8 @@ def test_nan_and_infinity(cuda):
 
 
 def test_empty(cuda):
-    for images, slots, max_out in ((0, 5, 5), (2, 0, 5), (2, 5, 0)):
-        check(cuda, *problem(images, slots, 1) if images else (
+    for images, candidates, max_out in ((0, 5, 5), (2, 0, 5), (2, 5, 0)):
+        check(cuda, *problem(images, candidates, 1) if images else (
             torch.zeros(0, 5, 4), torch.zeros(0, 5), torch.zeros(0, 5, dtype=torch.int64)
         ), 0.5, max_out, 1)  # fmt: skip
     boxes, scores, groups = problem(2, 50, 1, empty=1.0)
@@ -108,7 +108,7 @@ def test_any_strides(cuda):
 
 def test_group_out_of_range(cuda, monkeypatch):
     boxes, scores, groups = problem(1, 30, 2)
-    groups[0, 3], groups[0, 4] = -5, 2**40  # groups like others, where nobody looks
+    groups[0, 3], groups[0, 4] = -5, 2**40  # unchecked, they are groups like others
     _, count = cuda("nms_padded")(boxes, scores, groups, 0.5, 30, 2)
     assert 0 < count.item() <= 30
     monkeypatch.setenv("MASKRCNN_CHECKED", "1")
@@ -131,7 +131,7 @@ small = st.integers(0, 8)
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    slots=st.lists(
+    candidates=st.lists(
         st.tuples(small, small, small, small, st.sampled_from([0.1, 0.5, 0.5, -math.inf]), small),
         min_size=1,
         max_size=70,
@@ -139,7 +139,7 @@ small = st.integers(0, 8)
     threshold=st.sampled_from([0.0, 1 / 3, 0.5, 0.7]),
     max_out=st.integers(1, 70),
 )
-def test_any_boxes(cuda, slots, threshold, max_out):
-    table = torch.tensor(slots, dtype=torch.float32)[None]  # [1, K, 6]
+def test_any_boxes(cuda, candidates, threshold, max_out):
+    table = torch.tensor(candidates, dtype=torch.float32)[None]  # [1, K, 6]
     boxes = torch.cat([table[..., :2], table[..., :2] + table[..., 2:4]], dim=-1)
     check(cuda, boxes, table[..., 4], table[..., 5].long(), threshold, max_out, 9)

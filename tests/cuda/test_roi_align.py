@@ -1,4 +1,4 @@
-"""CUDA RoIAlign: forward with the bits of the CPU kernel, both forms of backward close to it."""
+"""CUDA RoIAlign: forward bit-equal to the CPU kernel, both backward kernels close to it."""
 
 from __future__ import annotations
 
@@ -251,6 +251,15 @@ def test_bad_arguments(cuda):
         cuda("multiscale_roi_align")(maps, rois, levels[:1], SCALES, 2, 2, 2, False, False)
     with pytest.raises(RuntimeError, match="there are 17 levels, CUDA takes up to 16"):
         cuda("multiscale_roi_align")(maps[:1] * 17, rois, levels, [1.0] * 17, 2, 2, 2, False, False)
+
+    rest = (rois, levels, SCALES, *zip(*SIZES, strict=True), 2, 2, False, True, True)
+    backward = cuda("multiscale_roi_align_backward")
+    with pytest.raises(RuntimeError, match="grad must have one row per RoI"):
+        backward(torch.ones(1, 4, 2, 2), *rest)
+    with pytest.raises(RuntimeError, match="output_size must be positive"):
+        backward(torch.ones(2, 4, 0, 2), *rest)
+    with pytest.raises(RuntimeError, match=r"features\[0\] has no pixels"):
+        backward(torch.ones(2, 4, 2, 2), rois, levels, SCALES, [0, 10], [30, 15], *rest[5:])
 
 
 coordinate = st.one_of(

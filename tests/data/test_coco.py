@@ -82,6 +82,44 @@ def test_sparse_category_ids_become_contiguous_labels(write):
     assert given.num_classes == 91
 
 
+def test_an_unused_category_0_is_a_placeholder(write):
+    """Roboflow writes the name of the project as category 0."""
+
+    def placeholder(content):
+        content["categories"].append({"id": 0, "name": "project"})
+
+    def used(content):
+        placeholder(content)
+        content["annotations"][0]["category_id"] = 0
+
+    dataset = CocoDataset(*write(placeholder))
+    assert dataset.category_labels == {5: 1, 90: 2}
+    assert dataset.class_names == {1: "airplane", 2: "brush"}
+    assert CocoDataset(*write(used)).category_labels == {0: 1, 5: 2, 90: 3}
+
+
+def test_objects_of_categories_without_a_label_are_dropped(write):
+    labels = {"airplane": 7}
+    dataset = CocoDataset(
+        *write(),
+        category_labels=lambda names: {id: labels[n] for id, n in names.items() if n in labels},
+    )
+    assert dataset.category_labels == {5: 7}
+    assert dataset[0][1]["labels"].tolist() == [7]
+
+
+def test_crowds_as_objects(write):
+    def change(content):
+        content["annotations"][0]["iscrowd"] = 1
+
+    dataset = CocoDataset(*write(change))
+    assert dataset.crowd_only == ["airplane"]
+    dataset = CocoDataset(*write(change), crowds_as_objects=True)
+    assert dataset.crowd_only == []
+    assert dataset[0][1]["annotation_ids"].tolist() == [1, 2]
+    assert dataset[0][1]["iscrowd"].tolist() == [0, 0]
+
+
 def test_images_without_annotations_are_kept(write):
     dataset = CocoDataset(*write())
     assert len(dataset) == 2

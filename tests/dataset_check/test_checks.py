@@ -139,6 +139,9 @@ ENTRY_PROBLEMS = {
     "category without annotations": lambda content: content["categories"].append(
         {"id": 9, "name": "star"}
     ),
+    "category with crowds only": lambda content: [
+        annotation.update(iscrowd=1) for annotation in content["annotations"]
+    ],
     "object annotated twice": lambda content: content["annotations"].append(
         {**content["annotations"][0], "id": 999}
     ),

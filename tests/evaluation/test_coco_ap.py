@@ -154,7 +154,7 @@ def test_perfect_results_and_none():
     assert score(truth, perfect, min_score=0.6).stats[0] == 0
 
 
-def test_more_than_100_detections_count_when_asked():
+def test_more_than_100_detections_count_if_there_are_more_objects():
     size = (200, 200)
     masks = [np.zeros(size, bool) for _ in range(150)]
     for index, mask in enumerate(masks):
@@ -179,7 +179,11 @@ def test_more_than_100_detections_count_when_asked():
         "categories": [{"id": 1, "name": "cell"}],
     }
     results = [{**annotation, "score": 0.9} for annotation in annotations]
-    assert score(truth, results).stats[0] < 0.7
+    assert score(truth, results, max_detections=100).stats[0] < 0.7
+    with pytest.warns(UserWarning, match="an image has 150 objects of a category: 150 detections"):
+        assert score(truth, results).stats[0] == pytest.approx(1)
+    few = truth | {"annotations": annotations[:100]}
+    assert score(few, results).stats == score(few, results, max_detections=100).stats
     assert score(truth, results, max_detections=300).stats[0] == pytest.approx(1)
     with pytest.raises(ValueError, match="over 10, got 5"):
         score(truth, results, max_detections=5)
@@ -208,7 +212,7 @@ GOOD = {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 99}, r"\(image id 99\): the annotations have no such image"),
+        ({"image_id": 99}, r"\(image id 99\): the annotations have no image with id 99"),
         ({"category_id": 99}, "unknown category id 99"),
         ({"score": float("nan")}, "the score is NaN"),
         ({"score": None}, "float"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import pytest
 import torch
@@ -106,6 +107,99 @@ def test_classes_that_differ_from_the_models_are_a_warning(shapes, checkpoint, t
     with pytest.warns(UserWarning, match="lacks|has") as told:
         evaluate(shapes, weights=checkpoint, save_results=out, device="cpu", num_workers=0)
     lacks, has = (str(warning.message) for warning in told)
-    assert lacks.endswith("lacks 'square' (id 2)")
+    assert lacks.endswith("lacks 'square', which the model has")
     assert has.endswith("has 'disc' (id 1), which is 'circle' in the model")
     assert {result["category_id"] for result in json.loads(out.read_text())} == {1, 3}
+
+
+def test_categories_are_matched_by_name(shapes, checkpoint, tmp_path):
+    """Other ids for the same names: the same scores, and results with the file's ids."""
+    options = {"weights": checkpoint, "device": "cpu", "num_workers": 0}
+    evaluate(shapes, json=tmp_path / "same.json", save_results=tmp_path / "same_dt.json", **options)
+    truth = json.loads(shapes.read_text())
+    other = {1: 30, 2: 1, 3: 2}
+    for category in truth["categories"]:
+        category["id"] = other[category["id"]]
+    for annotation in truth["annotations"]:
+        annotation["category_id"] = other[annotation["category_id"]]
+    shapes.write_text(json.dumps(truth))
+    evaluate(
+        shapes, json=tmp_path / "other.json", save_results=tmp_path / "other_dt.json", **options
+    )
+    same, renumbered = (
+        json.loads((tmp_path / f"{name}_dt.json").read_text()) for name in ("same", "other")
+    )
+    assert len(same) > 0
+    assert [other[a["category_id"]] for a in same] == [b["category_id"] for b in renumbered]
+    scores = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("same", "other")]
+    for kind in ("bbox", "segm"):
+        # Equal up to rounding: the mean is taken over the classes in another order.
+        assert scores[0][kind]["stats"] == pytest.approx(scores[1][kind]["stats"], abs=1e-12)
+        assert scores[0][kind]["per_class"] == scores[1][kind]["per_class"]
+
+
+def test_a_class_that_the_model_does_not_have_counts_as_missed(shapes, checkpoint, tmp_path):
+    truth = json.loads(shapes.read_text())
+    truth["categories"].append({"id": 9, "name": "star"})
+    truth["annotations"][0]["category_id"] = 9
+    shapes.write_text(json.dumps(truth))
+    with pytest.warns(UserWarning, match=r"has 'star' \(id 9\), which the model does not have"):
+        evaluate(shapes, weights=checkpoint, json=tmp_path / "a.json", device="cpu", num_workers=0)
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written["segm"]["per_class"]["star"]["AP"] == 0
+
+
+def test_results_with_empty_segmentations_score_boxes(shapes, tmp_path, capsys):
+    truth = json.loads(shapes.read_text())
+    results = [{**a, "score": 0.9, "segmentation": []} for a in truth["annotations"]]
+    (tmp_path / "dt.json").write_text(json.dumps(results))
+    evaluate(shapes, tmp_path / "dt.json", json=tmp_path / "out.json")
+    assert list(written := json.loads((tmp_path / "out.json").read_text())) == ["bbox"]
+    assert written["bbox"]["stats"][0] == pytest.approx(1)
+
+
+def test_classes_of_one_name_are_told_apart(shapes, tmp_path, capsys):
+    truth = json.loads(shapes.read_text())
+    truth["categories"][2]["name"] = truth["categories"][0]["name"]
+    shapes.write_text(json.dumps(truth))
+    (tmp_path / "dt.json").write_text("[]")
+    evaluate(shapes, tmp_path / "dt.json", per_class=True)
+    shown = capsys.readouterr().out
+    assert "circle (id 1)" in shown and "circle (id 3)" in shown and "square  " in shown
+
+
+def test_results_of_other_files_are_a_warning(shapes, tmp_path):
+    truth = json.loads(shapes.read_text())
+    names = {image["id"]: image["file_name"] for image in truth["images"]}
+    results = [
+        {**a, "score": 0.9, "file_name": f"folder/{names[a['image_id']]}"}
+        for a in truth["annotations"]
+    ]
+    (tmp_path / "dt.json").write_text(json.dumps(results))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(shapes, tmp_path / "dt.json")
+    for result in results:
+        result["file_name"] = names[result["image_id"] % 3 + 1]
+    (tmp_path / "dt.json").write_text(json.dumps(results))
+    with pytest.warns(UserWarning, match=r"results of 3 images are of other files .* image id 1 i"):
+        evaluate(shapes, tmp_path / "dt.json")
+    results[0]["image_id"] = "00007"
+    (tmp_path / "dt.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=r"no image with id '00007', '00001\.png'"):
+        evaluate(shapes, tmp_path / "dt.json")
+
+
+def test_crowds_as_objects(shapes, tmp_path):
+    truth = json.loads(shapes.read_text())
+    for annotation in truth["annotations"]:
+        annotation["iscrowd"] = 1
+    shapes.write_text(json.dumps(truth))
+    results = [{**annotation, "score": 0.9} for annotation in truth["annotations"]]
+    (tmp_path / "dt.json").write_text(json.dumps(results))
+    found = {}
+    for option in (False, True):
+        out = tmp_path / "out.json"
+        evaluate(shapes, tmp_path / "dt.json", crowds_as_objects=option, json=out)
+        found[option] = json.loads(out.read_text())["segm"]["stats"][0]
+    assert found == {False: -1, True: pytest.approx(1)}

@@ -16,6 +16,7 @@ from maskrcnn_scratch.evaluation.model_results import (
     coco_results,
     detect_rle,
     evaluate_model,
+    max_detections_of,
     merge_results,
     predict,
 )
@@ -167,3 +168,9 @@ def test_two_processes_over_uneven_shards(tmp_path):
     dataset = ShapesDataset(5, side=64)
     objects = sum(len(dataset[index][1]["boxes"]) for index in range(5))
     assert len(json.loads((tmp_path / "results.json").read_text())) == objects
+
+
+def test_the_limit_on_detections_follows_the_model():
+    assert max_detections_of(small_maskrcnn(2)) is None
+    assert max_detections_of(small_maskrcnn(2, box_detections_per_img=300)) == 300
+    assert max_detections_of(nn.Identity()) is None

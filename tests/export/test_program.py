@@ -27,7 +27,7 @@ assert "maskrcnn_scratch.mask_rcnn" not in sys.modules
 def test_program_in_a_fresh_process(model, photos, tmp_path):
     path = tmp_path / "model.pt2"
     options = ExportOptions((200, 240), dynamic=True)
-    assert export_to_file(model, path, options, "pt2", photos).verdict == "good"
+    assert export_to_file(model, path, options, "pt2", photos).verdict == "passed"
 
     batches = [
         torch.stack([photo[:, :height, :width] for photo in photos[:number]])
@@ -57,7 +57,7 @@ def test_package_runs_from_cpp(model, photos, tmp_path):
     path = tmp_path / "model.pt2"
     options = ExportOptions((200, 240), batch=2)
     images = torch.stack([photo[:, :200, :240] for photo in photos[:2]])
-    assert export_to_file(model, path, options, "aoti", photos).verdict == "good"
+    assert export_to_file(model, path, options, "aoti", photos).verdict == "passed"
     files = []
     for n, image in enumerate(images):
         files.append(tmp_path / f"{n}.ppm")

@@ -250,7 +250,7 @@ def test_parts_are_replaced_by_argument() -> None:
                 "box_head": TwoMLPHead(12 * 49, 8),
                 "box_predictor": FastRCNNPredictor(8, 3),
             },
-            "draws 5 classes, box_predictor tells 3 apart",
+            "masks of 5 classes, box_predictor logits of 3",
         ),
         ({"image_std": (0.2, 0.2)}, "image_mean is for 3 channels, image_std for 2"),
         ({"mask_head": nn.Identity()}, r"mask_predictor, a .* cannot take \[1, 12, 14, 14\]"),

@@ -161,9 +161,39 @@ def test_pooling_levels_at_their_borders() -> None:
 
 
 def test_a_missing_feature_map_is_named() -> None:
-    pool = MultiScaleRoIAlign(["0", "9"], 7, 2)
+    """Where none of them is there; torchvision pools from those that are."""
+    maps = {"0": torch.rand(1, 1, 8, 8)}
+    rois = torch.tensor([[0.0, 3, 4, 20, 25]])
+    pooled = MultiScaleRoIAlign(["0", "9"], 7, 2)(maps, rois, [(32, 32)])
+    assert torch.equal(pooled, MultiScaleRoIAlign(["0"], 7, 2)(maps, rois, [(32, 32)]))
     with pytest.raises(ValueError, match=r"featmap_names asks for \['9'\]"):
-        pool({"0": torch.zeros(1, 1, 8, 8)}, torch.zeros(1, 5), [(32, 32)])
+        MultiScaleRoIAlign(["9"], 7, 2)(maps, rois, [(32, 32)])
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_a_traced_pool_takes_any_number_of_boxes(as_list: bool) -> None:
+    class Pool(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = MultiScaleRoIAlign(["0", "1"], 7, 2)
+
+        def forward(self, fine: Tensor, coarse: Tensor, boxes: Tensor) -> Tensor:
+            rois = torch.cat((boxes[:, :1] * 0, boxes), dim=1)
+            return self.pool({"0": fine, "1": coarse}, [boxes] if as_list else rois, [(64, 64)])
+
+    maps = (torch.rand(1, 2, 16, 16), torch.rand(1, 2, 8, 8))
+    boxes = torch.tensor([[3.0, 4, 20, 30], [0, 0, 64, 64], [9, 9, 12, 20]])
+    traced = torch.jit.trace(Pool(), (*maps, boxes[:2]))
+    for count in (3, 1, 0):
+        assert torch.equal(traced(*maps, boxes[:count]), Pool()(*maps, boxes[:count]))
+
+
+def test_torchscript_is_refused_in_one_line() -> None:
+    model = small_maskrcnn(3, widths=(8, 8, 8, 8))
+    for module in (model, MultiScaleRoIAlign(["0"], 7, 2)):
+        with pytest.raises(TypeError, match=r"^TorchScript is not supported: .*\.export") as raised:
+            torch.jit.script(module)
+        assert "\n" not in str(raised.value)
 
 
 def test_frozen_batch_norm_after_its_buffers_change() -> None:
@@ -216,5 +246,6 @@ def test_mask_predictors_with_and_without_labels(accepts_labels: bool) -> None:
     custom.load_state_dict(model.roi_heads.mask_predictor.state_dict())
     model.roi_heads.mask_predictor = custom
     found = model([torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))])[0]
-    assert calls == ["labels" if accepts_labels else "all"]
+    # The first call checks the new part, with masks of all classes; then come the detections.
+    assert calls[-1] == ("labels" if accepts_labels else "all")
     torch.testing.assert_close(found["masks"], expected["masks"])

@@ -71,7 +71,7 @@ def arguments_of(name: str) -> dict[str, Any]:
         "max_iou": {
             "gt_boxes": torch.rand(2, 4),
             "boxes": torch.rand(3, 4),
-            "find_low_quality": True,
+            "find_low_quality_matches": True,
         },
         "top_k_of_levels": {"values": torch.rand(2, 9), "level_sizes": [4, 5], "k": 3},
     }[name]

@@ -46,11 +46,11 @@ def test_opcheck_nms_and_paste(count: int) -> None:
 
 
 class Pipeline(torch.nn.Module):
-    """RoIAlign, offset, padded NMS and pasting, as a detector strings them together."""
+    """RoIAlign, offset, padded NMS and pasting, in the order of a detector."""
 
     def forward(self, p2: Tensor, p3: Tensor, boxes: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
-        images, slots = scores.shape
-        groups = torch.arange(slots, device=boxes.device).expand(images, -1) % 3
+        images, candidates = scores.shape
+        groups = torch.arange(candidates, device=boxes.device).expand(images, -1) % 3
         shifted = offset_boxes_by_group(boxes, scores, groups, limit=1000)
         indices, count = ops.nms_padded(shifted, scores, groups, 0.5, 6, 3)
         kept = boxes.gather(1, indices[..., None].expand(-1, -1, 4))  # [N, 6, 4]
@@ -64,9 +64,9 @@ class Pipeline(torch.nn.Module):
         return indices, count, pooled, ops.paste_masks(masks, rois[:, 1:], size)
 
 
-def pipeline_inputs(images: int, slots: int, height: int, width: int) -> tuple[Tensor, ...]:
-    boxes = random_boxes(images * slots, 30, 40).reshape(images, slots, 4)
-    scores = random_scores(images * slots).reshape(images, slots)
+def pipeline_inputs(images: int, candidates: int, height: int, width: int) -> tuple[Tensor, ...]:
+    boxes = random_boxes(images * candidates, 30, 40).reshape(images, candidates, 4)
+    scores = random_scores(images * candidates).reshape(images, candidates)
     p2 = torch.randn(images, 3, height, width)
     return p2, p2[:, :, ::2, ::2].contiguous(), boxes, scores
 
@@ -80,7 +80,10 @@ def assert_same(ours: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
 
 
 def test_exports_with_dynamic_shapes() -> None:
-    images, slots = torch.export.Dim("N", min=1, max=64), torch.export.Dim("K", min=1, max=100_000)
+    images, candidates = (
+        torch.export.Dim("N", min=1, max=64),
+        torch.export.Dim("K", min=1, max=100_000),
+    )
     half_height = torch.export.Dim("H", min=2, max=500)
     half_width = torch.export.Dim("W", min=2, max=500)
     exported = torch.export.export(
@@ -89,8 +92,8 @@ def test_exports_with_dynamic_shapes() -> None:
         dynamic_shapes=(
             {0: images, 2: 2 * half_height, 3: 2 * half_width},
             {0: images, 2: half_height, 3: half_width},
-            {0: images, 1: slots},
-            {0: images, 1: slots},
+            {0: images, 1: candidates},
+            {0: images, 1: candidates},
         ),
     ).module()
     for shape in SHAPES:
@@ -124,7 +127,7 @@ def test_nms_exports_with_a_size_that_depends_on_the_data() -> None:
 
 
 def digest() -> str:
-    """Of every bit that the kernels give for inputs that reach their vector and scalar parts."""
+    """Hash of all results, for inputs that reach the vector and the scalar code of the kernels."""
     torch.manual_seed(0)
     outputs = []
     for dtype in (torch.float32, torch.bfloat16, torch.float16):

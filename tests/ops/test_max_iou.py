@@ -1,4 +1,4 @@
-"""The kernel equals its twin to the bit, and both torchvision's matrix of IoUs."""
+"""Kernel, reference implementation and torchvision's IoU matrix agree to the bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maskrcnn_scratch import host_sync, ops
 from maskrcnn_scratch.ops import reference
 from tests.ops.inputs import random_boxes
 
-TWIN = reference.max_iou.__globals__
+REFERENCE = reference.max_iou.__globals__
 OP = torch.ops.maskrcnn_scratch.max_iou
 SIDES = st.integers(0, 5)  # on a coarse grid, so that equal IoUs and empty boxes are frequent
 BOXES = st.tuples(st.integers(0, 6), st.integers(0, 6), SIDES, SIDES).map(
@@ -25,8 +25,8 @@ BOXES = st.tuples(st.integers(0, 6), st.integers(0, 6), SIDES, SIDES).map(
 
 def from_matrix(gt_boxes: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     iou = torchvision.ops.box_iou(gt_boxes, boxes)  # [G, A]
-    low_quality = iou == iou.amax(1, keepdim=True)
-    return (*iou.max(0), low_quality.any(0))
+    reaches_best = iou == iou.amax(1, keepdim=True)
+    return (*iou.max(0), reaches_best.any(0))
 
 
 def assert_same(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
@@ -46,7 +46,7 @@ def test_ties_and_boxes_without_area(gt_boxes, boxes, pairs_at_once, on_device) 
     expected = from_matrix(gt_boxes, boxes)
     assert_same(ops.max_iou(gt_boxes, boxes, True), expected)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TWIN, "PAIRS_AT_ONCE_CPU", pairs_at_once)
+        patch.setitem(REFERENCE, "PAIRS_AT_ONCE_CPU", pairs_at_once)
         if on_device:
             patch.setattr(host_sync, "can_sync", lambda tensor: False)
         assert_same(reference.max_iou(gt_boxes, boxes, True), expected)
@@ -60,9 +60,9 @@ def test_blocks_and_threads(num_gt: int, num_boxes: int, dtype: torch.dtype) -> 
     boxes = random_boxes(num_boxes, 100, 300, seed=1).to(dtype)
     expected = from_matrix(gt_boxes, boxes)
     assert_same(ops.max_iou(gt_boxes, boxes, True), expected)
-    iou, gt, low_quality = ops.max_iou(gt_boxes, boxes)
+    iou, gt, is_low_quality_match = ops.max_iou(gt_boxes, boxes)
     assert_same((iou, gt), expected[:2])
-    assert low_quality.shape == iou.shape and not low_quality.any()
+    assert is_low_quality_match.shape == iou.shape and not is_low_quality_match.any()
 
 
 AWKWARD = [
@@ -93,7 +93,9 @@ def test_strided_and_half_types() -> None:
 
 @pytest.mark.parametrize("num_boxes", [2_000, 268_569])  # proposals; anchors of 800 x 1344
 @pytest.mark.parametrize("on_device", [False, True])  # where all pairs are computed twice
-def test_memory_of_the_twin_does_not_grow_with_pairs(num_boxes, on_device, monkeypatch) -> None:
+def test_memory_of_the_reference_does_not_grow_with_pairs(
+    num_boxes, on_device, monkeypatch
+) -> None:
     largest = 0
 
     def recording_box_iou(gt_boxes: Tensor, boxes: Tensor) -> Tensor:
@@ -101,18 +103,20 @@ def test_memory_of_the_twin_does_not_grow_with_pairs(num_boxes, on_device, monke
         largest = max(largest, len(gt_boxes) * len(boxes))
         return torchvision.ops.box_iou(gt_boxes, boxes)
 
-    monkeypatch.setitem(TWIN, "box_iou", recording_box_iou)
+    monkeypatch.setitem(REFERENCE, "box_iou", recording_box_iou)
     if on_device:
         monkeypatch.setattr(host_sync, "can_sync", lambda tensor: False)
     gt_boxes, boxes = random_boxes(500, 100, 300), random_boxes(num_boxes, 100, 300, seed=1)
     ours = reference.max_iou(gt_boxes, boxes, True)
-    assert 0 < largest <= TWIN["PAIRS_AT_ONCE_CPU"]
+    assert 0 < largest <= REFERENCE["PAIRS_AT_ONCE_CPU"]
     assert_same(ours, ops.max_iou(gt_boxes, boxes, True))
 
 
-@pytest.mark.parametrize("find_low_quality", [False, True])
-def test_opcheck(find_low_quality: bool) -> None:
-    torch.library.opcheck(OP, (random_boxes(3, 9, 9), random_boxes(20, 9, 9), find_low_quality))
+@pytest.mark.parametrize("find_low_quality_matches", [False, True])
+def test_opcheck(find_low_quality_matches: bool) -> None:
+    torch.library.opcheck(
+        OP, (random_boxes(3, 9, 9), random_boxes(20, 9, 9), find_low_quality_matches)
+    )
 
 
 def test_errors_name_the_argument() -> None:

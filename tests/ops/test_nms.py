@@ -17,7 +17,7 @@ THRESHOLDS = [0.0, 0.3, 0.5, 0.7, 1.0]
 
 
 def clustered_boxes(count: int) -> Tensor:
-    """Many boxes around few places: most are suppressed."""
+    """Many boxes around few centres: most are suppressed."""
     generator = torch.Generator().manual_seed(0)
     centre = random_boxes(20, 80, 300)[torch.randint(20, (count,), generator=generator)]
     return centre + torch.randn(count, 4, generator=generator) * 4
@@ -58,16 +58,16 @@ def test_batched_nms_is_torchvisions_on_both_branches(
 
 
 def test_offset_boxes_give_torchvisions_rounding_image_by_image() -> None:
-    # The path of the model: several images, empty slots, groups kept apart twice.
-    counts, slots = [1000, 400, 0, 1300], 1500
-    boxes = random_boxes(4 * slots, 150, 800).reshape(4, slots, 4)
-    scores = random_scores(4 * slots).reshape(4, slots)
-    groups = (torch.arange(4 * slots) % 7).reshape(4, slots)
+    # As in the model: several images with padding, groups separated by the offset and by number.
+    counts, capacity = [1000, 400, 0, 1300], 1500
+    boxes = random_boxes(4 * capacity, 150, 800).reshape(4, capacity, 4)
+    scores = random_scores(4 * capacity).reshape(4, capacity)
+    groups = (torch.arange(4 * capacity) % 7).reshape(4, capacity)
     for n, count in enumerate(counts):
-        scores[n, torch.randperm(slots)[count:]] = -INF
+        scores[n, torch.randperm(capacity)[count:]] = -INF
     shifted = offset_boxes_by_group(boxes, scores, groups, limit=1000)
     assert torch.equal(shifted[3], boxes[3])
-    indices, count = ops.nms_padded(shifted, scores, groups, 0.5, slots, 7)
+    indices, count = ops.nms_padded(shifted, scores, groups, 0.5, capacity, 7)
     for n in range(4):
         valid = (scores[n] > -INF).nonzero().squeeze(1)
         kept = torchvision.ops.batched_nms(boxes[n, valid], scores[n, valid], groups[n, valid], 0.5)
@@ -76,14 +76,14 @@ def test_offset_boxes_give_torchvisions_rounding_image_by_image() -> None:
 
 
 coordinates = st.one_of(st.integers(0, 8).map(float), st.sampled_from([NAN, INF, -INF, 1e30, -3.5]))
-scores_with_holes = st.sampled_from([0.1, 0.2, 0.3, 0.9, 0.0, -0.0, -1.0, INF, -INF, NAN])
-slots = st.tuples(st.tuples(*[coordinates] * 4), scores_with_holes, st.integers(0, 2))
+scores_with_padding = st.sampled_from([0.1, 0.2, 0.3, 0.9, 0.0, -0.0, -1.0, INF, -INF, NAN])
+candidates = st.tuples(st.tuples(*[coordinates] * 4), scores_with_padding, st.integers(0, 2))
 
 
 @settings(max_examples=100, deadline=None)
 @given(
     images=st.integers(0, 40).flatmap(
-        lambda k: st.lists(st.lists(slots, min_size=k, max_size=k), min_size=1, max_size=2)
+        lambda k: st.lists(st.lists(candidates, min_size=k, max_size=k), min_size=1, max_size=2)
     ),
     threshold=st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 1.0]),
     max_out=st.integers(0, 50),
@@ -91,9 +91,9 @@ slots = st.tuples(st.tuples(*[coordinates] * 4), scores_with_holes, st.integers(
 )
 def test_equals_the_definition(images, threshold, max_out, dtype) -> None:
     count, capacity = len(images), len(images[0])
-    boxes = torch.tensor([[slot[0] for slot in image] for image in images], dtype=dtype)
-    scores = torch.tensor([[slot[1] for slot in image] for image in images], dtype=dtype)
-    groups = torch.tensor([[slot[2] for slot in image] for image in images], dtype=torch.int64)
+    boxes = torch.tensor([[box[0] for box in image] for image in images], dtype=dtype)
+    scores = torch.tensor([[box[1] for box in image] for image in images], dtype=dtype)
+    groups = torch.tensor([[box[2] for box in image] for image in images], dtype=torch.int64)
     arguments = (boxes.reshape(count, capacity, 4), scores, groups, threshold, max_out, 3)
     indices, found = ops.nms_padded(*arguments)
     expected_indices, expected_found = reference.nms_padded(*arguments)
@@ -118,7 +118,7 @@ def test_max_out_takes_the_best_across_groups() -> None:
     assert torch.equal(best, every[:, :30])
 
 
-def test_slots_past_the_count_can_be_gathered() -> None:
+def test_padding_can_be_gathered() -> None:
     boxes, scores = torch.tensor([[[0.0, 0, 1, 1]] * 3]), torch.tensor([[0.5, 0.9, -INF]])
     groups = torch.zeros(1, 3, dtype=torch.int64)
     indices, count = ops.nms_padded(boxes, scores, groups, 0.5, 5, 1)

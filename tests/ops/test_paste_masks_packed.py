@@ -28,7 +28,7 @@ AWKWARD = [
     [290.0, 290.0, 300.0, 300.0],
     [1e18, 1e18, 2e18, 2e18],
     [0.0, 0.0, 1e30, 1e30],
-    [0.0, 60.0, 9.0, 68.0],  # across the border of a word
+    [0.0, 60.0, 9.0, 68.0],  # crosses from one word to the next
 ]
 
 

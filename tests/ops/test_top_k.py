@@ -1,4 +1,4 @@
-"""The kernel picks what ``torch.topk`` picks, and of equals some from everywhere."""
+"""The kernel selects what ``torch.topk`` does, and breaks ties evenly over the indices."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ OP = torch.ops.maskrcnn_scratch.top_k_of_levels
 
 
 def by_sorting(values: Tensor, level_sizes: list[int], k: int) -> Tensor:
-    """NaN is the largest; equals in the order of their index times the golden ratio of 2**64."""
-    picked, start = [], 0
+    """NaN is the largest; ties are broken by the index times a constant, modulo 2**64."""
+    selected, start = [], 0
     for level in values.split(level_sizes, dim=1):
         size = level.shape[1]
         scattered = sorted(range(size), key=lambda i: i * 0x9E3779B97F4A7C15 % 2**64)
         shuffle = torch.tensor(scattered, dtype=torch.int64)
         order = level[:, shuffle].sort(dim=1, descending=True, stable=True).indices
-        picked.append(shuffle[order[:, :k]] + start)
+        selected.append(shuffle[order[:, :k]] + start)
         start += size
-    return torch.cat(picked, dim=1)
+    return torch.cat(selected, dim=1)
 
 
-# At 256 values a level has its first heats; with more heats than k they decide.
+# Levels around the sizes at which the first pass has more than one value per block.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("k", [0, 1, 7, 50, 10_000])
 @pytest.mark.parametrize("images", [1, 3])
@@ -57,10 +57,10 @@ def test_ties_and_nan(size: int, k: int, different: int, seed: int) -> None:
     assert torch.equal(ops.top_k_of_levels(values, levels, k), by_sorting(values, levels, k))
 
 
-def test_equals_come_from_everywhere() -> None:
-    (picked,) = ops.top_k_of_levels(torch.zeros(1, 100_000), [100_000], 1_000)
-    gaps = picked.sort().values.diff()
-    assert len(picked.unique()) == 1_000
+def test_ties_are_broken_evenly_over_the_indices() -> None:
+    (selected,) = ops.top_k_of_levels(torch.zeros(1, 100_000), [100_000], 1_000)
+    gaps = selected.sort().values.diff()
+    assert len(selected.unique()) == 1_000
     assert gaps.max() < 300  # 100 on average
 
 
@@ -69,7 +69,9 @@ def test_strided_values() -> None:
     assert torch.equal(ops.top_k_of_levels(values, [4_000], 30), values.topk(30).indices)
 
 
-def test_the_twin_runs_where_waiting_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_runs_where_the_host_cannot_synchronise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     values = torch.randn(2, 500)
     expected = ops.top_k_of_levels(values, [300, 200], 20)
     monkeypatch.setattr(host_sync, "can_sync", lambda tensor: False)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from maskrcnn_scratch.backbone import FrozenBatchNorm2d
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.parity.losses import (
     LOSS_TOLERANCE,
+    both_gradients,
     both_losses,
     gradient_check,
     in_double,
@@ -26,7 +26,7 @@ from maskrcnn_scratch.structures import Target
 
 @pytest.fixture(scope="module")
 def batch(data_root: Path) -> tuple[Sequence[Tensor], Sequence[Target]]:
-    """Images with no object, one, as many as there are, and of another set 60 or more."""
+    """Images with no object, one, the most of any, and 60 or more from another data set."""
     coco = CocoDataset(
         data_root / "coco_tiny/annotations/instances_train2017.json",
         data_root / "coco_tiny/train2017",
@@ -54,9 +54,9 @@ def test_losses_and_gradients(
     check = loss_check("losses", ours, theirs, LOSS_TOLERANCE)
     assert check.passed, check
 
+    del ours, theirs, reference
     model.double()
     reference = training_reference(model)
-    for losses in both_losses(model, reference, *in_double(images, targets)):
-        torch.stack(list(losses.values())).sum().backward()
+    both_gradients(model, reference, *in_double(images, targets))
     check = gradient_check("gradients", model, reference)
     assert check.passed, check

@@ -4,8 +4,8 @@ set -eu
 PYTHON=${PYTHON:-python3}
 torch=$("$PYTHON" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parent)')
 operators=$("$PYTHON" -c 'import torch, maskrcnn_scratch._cpu as library; print(library.__file__)')
-# The operators are also a Python module: what they want of Python is looked up only when Python
-# calls them, hence lazy binding.
+# The library of operators is also a Python module. With lazy binding, Python's symbols are looked up
+# only when Python calls it.
 exec "${CXX:-c++}" -std=c++20 -O1 "$(dirname "$0")/detect.cpp" -o "$1" \
   -isystem "$torch/include" -isystem "$torch/include/torch/csrc/api/include" \
   -Wl,--no-as-needed "$operators" -L"$torch/lib" -ltorch -ltorch_cpu -lc10 \

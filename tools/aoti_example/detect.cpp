@@ -1,10 +1,10 @@
-// Mask R-CNN without Python: runs a package of `maskrcnn export --format aoti --batch N` (two or
-// more) on N images, all of the size that it was made for.
+// Mask R-CNN without Python: runs a package made by `maskrcnn export --format aoti --batch N`, with N
+// of two or more, on N images of the size that it was exported for.
 //
 //   detect model.pt2 image.ppm ...
 //
-// prints a line for each detection: label, score, x1, y1, x2, y2, pixels of the mask above 0.5.
-// Besides libtorch it needs the library of operators, which build.sh links.
+// Prints one line per detection: label, score, x1, y1, x2, y2, number of mask pixels above 0.5. It
+// needs libtorch and the library of operators, which build.sh links.
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/torch.h>
 
@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-// A binary PPM (P6, 8 bits a colour) as floats in 0-1, [3, height, width].
+// A binary PPM (P6, 8 bits per channel) as floats in 0-1, [3, height, width].
 torch::Tensor read_image(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::string magic;
@@ -22,7 +22,7 @@ torch::Tensor read_image(const std::string& path) {
   file >> magic >> width >> height >> most;
   file.get();
   if (!file || magic != "P6" || most != 255) {
-    throw std::runtime_error(path + ": not a binary PPM of 8 bits a colour");
+    throw std::runtime_error(path + ": not a binary PPM of 8 bits per channel");
   }
   auto pixels = torch::empty({height, width, 3}, torch::kUInt8);
   file.read(static_cast<char*>(pixels.data_ptr()), pixels.numel());

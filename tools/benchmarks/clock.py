@@ -1,4 +1,4 @@
-"""Timing two things in turn, and how fast the machine could be."""
+"""Timing two functions in turn, and the speed of the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import torchvision
 
 IMAGE_SIZE = (800, 1200)
-FLOP_OF_AN_IMAGE = 538e9 * 1200 / 1344  # of the whole model, 1000 proposals and 100 masks
+FLOP_PER_IMAGE = 538e9 * 1200 / 1344  # of the complete model, 1000 proposals and 100 masks
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Timing:
 
     Attributes:
         group, name: what was timed.
-        ours, theirs: milliseconds a call.
-        ratio: how many times faster ours is, run by run, its median.
+        ours, theirs: milliseconds per call.
+        ratio: median of theirs / ours of each run.
         spread: smallest and largest ratio.
     """
 
@@ -38,8 +38,8 @@ class Clock:
     """Times pairs of functions in turn.
 
     Args:
-        seconds: about how long one pair may take in all.
-        least: runs of each pair that there are in any case.
+        seconds: about how long one pair may take in total.
+        least: smallest number of runs of each pair.
     """
 
     def __init__(self, device: torch.device, seconds: float, least: int = 3) -> None:
@@ -73,20 +73,20 @@ class Clock:
 
 @torch.no_grad()
 def describe(clock: Clock) -> dict[str, object]:
-    """The machine, and its floors."""
+    """The machine, its versions, and how fast it multiplies matrices and copies memory."""
     device = clock.device
     side = 8192 if device.type == "cuda" else 2048
-    floors: dict[str, float] = {}
+    speeds: dict[str, float] = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         clock.once(lambda a=a, b=b: a @ b)
         milliseconds = min(clock.once(lambda a=a, b=b: a @ b) for _ in range(5))
-        floors[f"{str(dtype).removeprefix('torch.')} GFLOP/s"] = 2 * side**3 / milliseconds / 1e6
+        speeds[f"{str(dtype).removeprefix('torch.')} GFLOP/s"] = 2 * side**3 / milliseconds / 1e6
     source = torch.empty(2**28 if device.type == "cuda" else 2**26, device=device).fill_(1)
     target = torch.empty_like(source)
     target.copy_(source)
     milliseconds = min(clock.once(lambda: target.copy_(source)) for _ in range(5))
-    floors["copy GB/s (read and written)"] = 2 * source.nbytes / milliseconds / 1e6
+    speeds["copy GB/s (read and written)"] = 2 * source.nbytes / milliseconds / 1e6
     name = torch.cuda.get_device_name() if device.type == "cuda" else processor()
     return {
         "device": name,
@@ -95,14 +95,14 @@ def describe(clock: Clock) -> dict[str, object]:
         "torchvision": torchvision.__version__,
         "tf32 in convolutions": torch.backends.cudnn.allow_tf32,
         "date": time.strftime("%Y-%m-%d"),
-        **{name: round(value, 1) for name, value in floors.items()},
-        "ms of the whole model at the float32 rate": round(
-            FLOP_OF_AN_IMAGE / floors["float32 GFLOP/s"] / 1e6, 1
+        **{name: round(value, 1) for name, value in speeds.items()},
+        "ms of the complete model at the float32 rate": round(
+            FLOP_PER_IMAGE / speeds["float32 GFLOP/s"] / 1e6, 1
         ),
     }
 
 
 def processor() -> str:
-    """The CPU's name and what it can do."""
+    """The CPU's name and instruction set."""
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{platform.processor() or platform.machine()}, {capability}"

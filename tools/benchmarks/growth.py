@@ -1,4 +1,4 @@
-"""How the time grows with the size of the problem, as tables and as a picture."""
+"""How the time grows with the size of the problem, as tables and as a plot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIDES = (320, 640, 1280, 2000)
 
 @torch.no_grad()
 def time_growth(clock: Clock, image: Tensor) -> Iterator[Timing]:
-    """The series ``growth: what, number``; ``image [3, H, W]`` is what the model looks at."""
+    """The series ``growth: what, number``; ``image [3, H, W]`` is the input of the model."""
     generator = torch.Generator().manual_seed(0)
     clock = Clock(clock.device, clock.seconds / 4, least=1)
     features = torch.randn(1, 256, 200, 300, generator=generator).to(clock.device)
@@ -37,7 +37,7 @@ def time_growth(clock: Clock, image: Tensor) -> Iterator[Timing]:
             lambda r=rois: ops.roi_align(ours, r, 7, 0.25, 2),
             lambda r=rois: torchvision.ops.roi_align(features, r, 7, 0.25, 2),
         )  # fmt: skip
-    for count in BOXES:  # as crowded for any number
+    for count in BOXES:  # density does not depend on the number
         boxes = random_boxes(count, 25 * count**0.5, generator).to(features)
         scores = torch.rand(count, generator=generator).to(features)
         yield clock.pair(
@@ -63,7 +63,7 @@ def time_model(clock: Clock, image: Tensor, name: str, count: int, side: int) ->
     model = calibrated_maskrcnn(0, image.cpu(), min_size=side, max_size=2 * side).to(clock.device)
     reference, batch = reference_of(model), [image.to(clock.device)] * count
     timing = clock.pair("growth", name, lambda: model(batch), lambda: reference(batch))
-    return replace(timing, name=f"whole model, {timing.name}")
+    return replace(timing, name=f"complete model, {timing.name}")
 
 
 def random_boxes(count: int, extent: float, generator: torch.Generator) -> Tensor:

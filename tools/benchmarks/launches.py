@@ -1,4 +1,4 @@
-"""How many kernels an image costs: on a GPU by the profiler, on a CPU as operators called."""
+"""Kernels per image: on a GPU counted by the profiler, on a CPU as operators called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peak memory of inference, each side in a process of its own.
+"""Peak memory of inference, each side in its own process.
 
     python tools/benchmarks/memory.py SIDE HEIGHT WIDTH
 

@@ -18,34 +18,53 @@ from tools.benchmarks.clock import Clock, Timing
 
 @torch.no_grad()
 def time_peers(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]:
-    """Ours compiled against each peer; a peer that cannot run the graph is printed with why."""
+    """Ours compiled against each peer.
+
+    A peer that is not installed or cannot run the graph gets a row of NaN that says why.
+    """
     batch, _ = model.transform([image])
     fast = optimize(model, compile=True)
     options = {"freezing": True}
     backbone_fp32 = torch.compile(optimize(model).backbone, options=options)
     backbone_bf16 = torch.compile(optimize(model, dtype=torch.bfloat16).backbone, options=options)
     with tempfile.TemporaryDirectory() as folder:
-        whole, backbone = Path(folder) / "model.onnx", Path(folder) / "backbone.onnx"
-        export_onnx(model, whole, (image.shape[-2], image.shape[-1]), images=[image])
+        complete, backbone = Path(folder) / "model.onnx", Path(folder) / "backbone.onnx"
+        export_onnx(model, complete, (image.shape[-2], image.shape[-1]), images=[image])
         torch.onnx.export(
             Maps(model.backbone).eval(), (batch.tensors,), backbone, opset_version=18, dynamo=True,
             verbose=False,
         )  # fmt: skip
         for runtime, load in (("onnxruntime", onnxruntime_session), ("OpenVINO", openvino_model)):
             for name, ours, file, argument in (
-                ("whole model", lambda: fast([image]), whole, image),
+                ("complete model", lambda: fast([image]), complete, image),
                 ("backbone and FPN", lambda: backbone_fp32(batch.tensors), backbone, batch.tensors),
             ):
-                try:
-                    run = load(file, argument, "f32")
-                    yield clock.pair("peers", f"{name}, against {runtime}", ours, run)
-                except Exception as error:
-                    print(f"{runtime} cannot run the {name}: {str(error).strip().splitlines()[0]}")
-        run = openvino_model(backbone, batch.tensors, "bf16")
-        yield clock.pair(
-            "peers", "backbone and FPN in bfloat16, against OpenVINO",
-            lambda: backbone_bf16(batch.tensors), run,
+                yield time_peer(
+                    clock, f"{name}, against {runtime}", ours,
+                    lambda load=load, file=file, x=argument: load(file, x, "f32"),
+                )  # fmt: skip
+        yield time_peer(
+            clock, "backbone and FPN in bfloat16, against OpenVINO",
+            lambda: backbone_bf16(batch.tensors),
+            lambda: openvino_model(backbone, batch.tensors, "bf16"),
         )  # fmt: skip
+
+
+def time_peer(
+    clock: Clock,
+    title: str,
+    ours: Callable[[], object],
+    load: Callable[[], Callable[[], object]],
+) -> Timing:
+    """Ours against what ``load`` returns; a row of NaN with the reason where it fails."""
+    try:
+        return clock.pair("peers", title, ours, load())
+    except ImportError as error:
+        reason = f"{error.name} is not installed"
+    except Exception as error:  # of the runtime, of any type
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    nan = float("nan")
+    return Timing("peers", f"{title}: {reason}", nan, nan, nan, (nan, nan))
 
 
 class Maps(nn.Module):

@@ -1,4 +1,4 @@
-"""Each stage on what torchvision's own stage was given."""
+"""Each stage on the input of torchvision's stage."""
 
 from __future__ import annotations
 

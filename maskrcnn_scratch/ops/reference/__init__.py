@@ -1,7 +1,8 @@
-"""Each kernel once more in plain PyTorch: to read, to test against, to run where none is built.
+"""Reference implementations of the kernels, in PyTorch.
 
-Functions have the schemas of the kernels (``csrc/schema.cpp``); the conventions stand in the
-docstrings of the wrappers in ``maskrcnn_scratch.ops``.
+They are there to be read, to test the kernels against, and to run where no kernel was built or
+exists for the device. The functions have the schemas of ``csrc/schema.cpp``. Shapes and conventions
+are described by the wrappers in ``maskrcnn_scratch.ops``.
 """
 
 from maskrcnn_scratch.ops.reference.max_iou import max_iou

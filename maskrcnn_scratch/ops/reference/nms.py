@@ -1,4 +1,4 @@
-"""NMS as it is defined: take the best box, drop what it suppresses, repeat."""
+"""NMS by its definition: keep the best box, drop the boxes that it suppresses, repeat."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def nms_padded(
 def _greedy(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, max_out: int
 ) -> list[int]:
-    rest = (scores > -torch.inf).nonzero().squeeze(1)  # slots that hold a box
+    rest = (scores > -torch.inf).nonzero().squeeze(1)  # without padding
     rest = rest[scores[rest].argsort(descending=True, stable=True)]
     kept: list[int] = []
     while rest.numel() > 0 and len(kept) < max_out:

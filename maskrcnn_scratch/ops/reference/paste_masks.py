@@ -1,4 +1,7 @@
-"""Mask pasting as two matrix products: rows are blended, then columns; and from there to bits."""
+"""Mask pasting as two matrix products: one interpolates rows, the other columns.
+
+Shapes: ``N`` masks of side ``M``, an image of ``H x W`` pixels.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import Tensor
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """``[N, 1, M, M]``, ``[N, 4]`` -> ``[N, 1, height, width]``.
 
-    Without a loop or a size that depends on the data, so that it exports.
+    There is no loop and no shape that depends on values, so it can be exported.
     """
     dtype = torch.promote_types(masks.dtype, torch.float32)
     side = masks.shape[-1]
@@ -28,12 +31,12 @@ def paste_masks_packed(
     on = paste_masks(masks, boxes, height, width)[:, 0] >= threshold  # [N, H, W]
     words = -(-height // 64)
     on = F.pad(on.transpose(1, 2), (0, 64 * words - height))  # [N, W, words * 64]
-    place = torch.arange(64, device=on.device)
-    return (on.reshape(*on.shape[:2], words, 64).long() << place).sum(-1)  # [N, W, words]
+    bit = torch.arange(64, device=on.device)
+    return (on.reshape(*on.shape[:2], words, 64).long() << bit).sum(-1)  # [N, W, words]
 
 
 def _axis_weights(low: Tensor, high: Tensor, side: int, size: int, dtype: torch.dtype) -> Tensor:
-    """``[N, size, M + 2]``: how much of each mask pixel every pixel of the image takes."""
+    """Interpolation weights ``[N, size, M + 2]`` of each image pixel for each mask pixel."""
     padded_side = side + 2
     half = (high - low) * 0.5 * (padded_side / side)
     centre = (high + low) * 0.5

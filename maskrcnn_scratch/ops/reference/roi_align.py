@@ -1,4 +1,7 @@
-"""RoIAlign, step by step: place the samples, look up four pixels each, blend, average."""
+"""RoIAlign, step by step: sample positions, four pixels for each, interpolation, mean.
+
+Shapes: see ``ops.roi_align``; ``G`` samples per bin along an axis.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def multiscale_roi_align(
     aligned: bool,
     channels_last: bool,
 ) -> Tensor:
-    """``L`` maps ``[N, C, H_l, W_l]``, ``[K, 5]``, ``[K]`` -> ``[K, C, P, P]``."""
+    """``L`` maps ``[N, F, H_l, W_l]``, ``[R, 5]``, ``[R]`` -> ``[R, F, S, S]``."""
     output = features[0].new_zeros(
         (rois.shape[0], features[0].shape[1], pooled_height, pooled_width)
     )
@@ -45,7 +48,7 @@ def multiscale_roi_align_backward(
     channels_last: bool,
     deterministic: bool,
 ) -> list[Tensor]:
-    """``[K, C, P, P]`` -> for each level ``[N, C, H_l, W_l]``."""
+    """``[R, F, S, S]`` -> for each level ``[N, F, H_l, W_l]``."""
     with torch.enable_grad():
         features = [
             grad.new_zeros((batch_size, grad.shape[1], height, width), requires_grad=True)
@@ -75,33 +78,33 @@ def _roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """One level: ``[N, C, H, W]``, ``[K, 5]`` -> ``[K, C, P, P]``."""
+    """One level: ``[N, F, H, W]``, ``[R, 5]`` -> ``[R, F, S, S]``."""
     height, width = feature.shape[2:]
-    image = rois[:, 0].long()  # [K]
+    image = rois[:, 0].long()  # [R]
     y, y_count = _samples(rois[:, 2], rois[:, 4], scale, pooled_height, sampling_ratio, aligned)
     x, x_count = _samples(rois[:, 1], rois[:, 3], scale, pooled_width, sampling_ratio, aligned)
 
-    pixels = feature.permute(0, 2, 3, 1)  # [N, H, W, C]
+    pixels = feature.permute(0, 2, 3, 1)  # [N, H, W, F]
     sample: Tensor | float = 0.0
-    for row, row_weight in _neighbours(y, height):  # [K, P * S]
+    for row, row_weight in _neighbours(y, height):  # [R, S * G]
         for column, column_weight in _neighbours(x, width):
             value = pixels[image[:, None, None], row[:, :, None], column[:, None, :]]
             weight = row_weight[:, :, None] * column_weight[:, None, :]
-            sample = sample + weight[..., None] * value  # [K, P * S, P * S, C]
+            sample = sample + weight[..., None] * value  # [R, S * G, S * G, F]
     assert isinstance(sample, Tensor)
 
     bins = sample.unflatten(2, (pooled_width, -1)).unflatten(1, (pooled_height, -1))
-    total = bins.sum((2, 4))  # [K, P, S, P, S, C] -> [K, P, P, C]
-    count = (y_count * x_count).clamp(min=1)  # [K]
+    total = bins.sum((2, 4))  # [R, S, G, S, G, F] -> [R, S, S, F]
+    count = (y_count * x_count).clamp(min=1)  # [R]
     return (total / count[:, None, None, None]).permute(0, 3, 1, 2).to(feature.dtype)
 
 
 def _samples(
     low: Tensor, high: Tensor, scale: float, pooled: int, sampling_ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
-    """Positions ``[K, P * S]`` (NaN where a RoI has fewer) and samples in a bin ``[K]``."""
+    """Positions ``[R, S * G]``, NaN where a RoI has fewer samples, and samples per bin ``[R]``."""
     offset = 0.5 if aligned else 0.0
-    start = low * scale - offset  # [K]
+    start = low * scale - offset  # [R]
     length = high * scale - offset - start
     if not aligned:
         length = length.clamp(min=1)
@@ -112,16 +115,16 @@ def _samples(
         count = size.ceil().clamp(min=0).nan_to_num(0)
     most = sampling_ratio if sampling_ratio > 0 else max([1, *count.int().tolist()])
 
-    index = torch.arange(most, device=low.device)  # [S]
-    step = (index + 0.5) * size[:, None] / count[:, None]  # [K, S]
-    bins = torch.arange(pooled, device=low.device) * size[:, None]  # [K, P]
-    position = start[:, None, None] + bins[:, :, None] + step[:, None, :]  # [K, P, S]
+    index = torch.arange(most, device=low.device)  # [G]
+    step = (index + 0.5) * size[:, None] / count[:, None]  # [R, G]
+    bins = torch.arange(pooled, device=low.device) * size[:, None]  # [R, S]
+    position = start[:, None, None] + bins[:, :, None] + step[:, None, :]  # [R, S, G]
     position = position.where((index < count[:, None])[:, None, :], torch.nan)
     return position.flatten(1), count
 
 
 def _neighbours(position: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """The two pixels around each position and their weights; zero beyond one pixel outside."""
+    """The two pixels around each position and their weights; 0 a pixel or more outside the map."""
     inside = (position >= -1) & (position <= size)  # NaN is outside
     position = position.where(inside, 0).clamp(0, size - 1)
     low = position.long()

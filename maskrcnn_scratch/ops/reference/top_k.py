@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def top_k_of_levels(values: Tensor, level_sizes: Sequence[int], k: int) -> Tensor:
-    """``[N, A]`` -> indices ``[N, K]`` into ``[0, A)``."""
+    """``[N, A]`` -> indices ``[N, K]`` in ``[0, A)``."""
     indices, start = [], 0
     for level in values.split(list(level_sizes), dim=1):  # [N, A_l]
         indices.append(level.topk(min(k, level.shape[1]), dim=1).indices + start)

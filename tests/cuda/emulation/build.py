@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -41,24 +42,28 @@ def load_emulated(
     """The ops as ``torch.ops.<namespace>``, compiled unless that was done before.
 
     Args:
-        threads: of a block.
-        sanitize: with AddressSanitizer and UBSan; the process must have them preloaded.
+        threads: number of threads per block.
+        sanitize: use AddressSanitizer and UBSan; the process must have preloaded them.
         only: the folder in ``csrc/`` of the one op to compile.
-        planted: text of the kernels that is replaced, once, to see that a bug is found.
+        planted: text of a kernel and what replaces it, to see that the bug is found.
     """
     kernels = sorted(ROOT.glob(f"csrc/{only}/*_cuda.cu"))
     sources = [*kernels, ROOT / "csrc/schema.cpp", HERE / "no_device.cpp"]
     texts = {source: source.read_text() for source in sources}
     if planted is not None:
-        (culprit,) = [source for source in kernels if planted[0] in texts[source]]
-        texts[culprit] = texts[culprit].replace(*planted, 1)
+        own = [*kernels, *ROOT.glob(f"csrc/{only}/*.cuh")]
+        (file,) = [file for file in own if planted[0] in file.read_text()]
+        texts[file] = file.read_text().replace(*planted, 1)
     headers = sorted([*ROOT.glob("csrc/**/*.*h"), *HERE.glob("include/*.h")])
     key = repr([threads, sanitize, FLAGS, torch.__version__, sorted(texts.values())])
     digest = hashlib.sha1((key + "".join(h.read_text() for h in headers)).encode()).hexdigest()[:12]
     namespace = f"maskrcnn_emulated_{digest}"
     library = ROOT / "build" / "emulated" / namespace / "kernels.so"
-    if not library.exists():
-        _compile(library, namespace, texts, threads, SANITIZE if sanitize else [])
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with (library.parent / "lock").open("w") as lock:  # test processes compile each library once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            _compile(library, namespace, texts, threads, SANITIZE if sanitize else [])
     torch.ops.load_library(str(library))
     return getattr(torch.ops, namespace)
 
@@ -67,7 +72,6 @@ def _compile(
     library: Path, namespace: str, texts: dict[Path, str], threads: int, sanitize: Sequence[str]
 ) -> None:
     folder = library.parent
-    folder.mkdir(parents=True, exist_ok=True)
     flags = [
         *FLAGS,
         *sanitize,
@@ -81,15 +85,21 @@ def _compile(
     ]
     compiler = os.environ.get("CXX", "c++").split()
 
+    # Files are compiled as copies, because one with a planted bug differs from its source. Such a
+    # header lies beside the copies, where it is found before the one in csrc/.
+    sources = [file for file in texts if file.suffix != ".cuh"]
+    for file in texts.keys() - set(sources):
+        (folder / file.name).write_text(texts[file])
+
     def compile_one(source: Path) -> Path:
-        copy = folder / f"{source.name}.cpp"  # a planted bug differs from the source
+        copy = folder / f"{source.name}.cpp"
         copy.write_text(texts[source])
         output = copy.with_suffix(".o")
         run([*compiler, *flags, f"-I{source.parent}", "-c", str(copy), "-o", str(output)])
         return output
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = [str(output) for output in pool.map(compile_one, texts)]
+        objects = [str(output) for output in pool.map(compile_one, sources)]
     torch_libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
     partial = library.with_suffix(f".{os.getpid()}")
     run(

@@ -1,6 +1,6 @@
 // CUDA's execution model on the CPU, for tests: the .cu files of csrc/ compile with this header in
 // place of the CUDA runtime's. One block runs at a time; its threads are fibers, which run in some
-// order until they wait at a barrier. A kernel whose result depends on that order lacks a barrier.
+// order until they reach a barrier. A kernel whose result depends on that order lacks a barrier.
 //
 //   EMULATED_ORDER = forward | backward | shuffled   order of the threads
 //   EMULATED_BLOCKS                                   most blocks of a grid (default 6)
@@ -132,7 +132,7 @@ class Block {
     if (std::all_of(threads_.begin(), threads_.end(), is(Thread::kDone))) return false;
     if (!ran) {
       throw std::runtime_error("emulated block " + std::to_string(blockIdx.x) +
-                               ": threads wait at a barrier that others do not come to");
+                               ": threads wait at a barrier that others do not reach");
     }
     return true;
   }
@@ -176,7 +176,7 @@ inline auto show(uint64_t value, int line) {
   block.wait(Thread::kAtWarpBarrier, line);
   uint64_t values[kWarp];
   for (unsigned lane = 0; lane < kWarp; ++lane) values[lane] = block.shown(lane);
-  block.wait(Thread::kAtWarpBarrier, line);  // nobody shows the next before all have read
+  block.wait(Thread::kAtWarpBarrier, line);  // no lane shows its next value before all have read
   return std::to_array(values);
 }
 

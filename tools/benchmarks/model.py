@@ -1,4 +1,4 @@
-"""The whole model: inference, what ``optimize`` adds to it, and a training step."""
+"""The complete model: inference, the options of ``optimize``, and a training step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CUDA_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @torch.no_grad()
-def time_whole(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]:
+def time_model(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]:
     """Inference from image to pasted masks, of 100, 10 and no detections."""
     reference = reference_of(model)
     heads = model.roi_heads, reference.roi_heads
@@ -59,7 +59,7 @@ def time_whole(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]
 
 
 def multiplications(model: MaskRCNN, image: Tensor) -> list[tuple[nn.Module, Tensor]]:
-    """The layers that multiply matrices and what each is given: the floor under the whole."""
+    """The layers that multiply matrices, with their inputs: a lower bound for the model's time."""
     calls: list[tuple[nn.Module, Tensor]] = []
     hooks = [
         module.register_forward_pre_hook(lambda layer, args: calls.append((layer, args[0])))
@@ -88,14 +88,14 @@ def time_options(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timin
 
 
 def matched(ours: Result, theirs: Result, iou: float = 0.9) -> float:
-    """The part of ``theirs`` that have a detection of the same label and nearly the same box."""
+    """The fraction of ``theirs`` that has a detection of the same label and nearly the same box."""
     overlap = box_iou(theirs["boxes"], ours["boxes"])
     overlap = overlap * (theirs["labels"][:, None] == ours["labels"])
     return float((overlap.amax(dim=1) >= iou).float().mean())
 
 
 def time_training(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]:
-    """A step of SGD: forward, backward, update; 20 objects an image."""
+    """A step of SGD: forward, backward, update; 20 objects per image."""
     reference = reference_of(model).train()
     model = model.train()
     optimizers = {

@@ -1,0 +1,113 @@
+// What the CUDA kernels of NMS share: their arguments, and how blocks divide the work.
+#pragma once
+
+#include <limits>
+
+#include "../common/block_count.cuh"
+#include "../common/cuda_launch.cuh"
+#include "nms.h"
+
+namespace maskrcnn {
+
+using Word = unsigned long long;  // one bit per box
+constexpr int kWordBits = 64;
+
+// Masks are compared within chunks of a group. A chunk has up to kMaxWords words, so that the
+// sweep's array `removed` takes 1 KiB of shared memory and a mask at most 1 KiB of device memory
+// per box. Above kMaxWords * 64 = 8,192 candidates per image the chunks shrink to 32 words, 256
+// bytes per box: 100,000 candidates then take 26 MB rather than 102 MB.
+constexpr int kMaxWords = 128;
+constexpr int kManyCandidatesWords = 32;
+
+// For at most so many results per image, one launch of nms_sweep does all chunks of a group. Above
+// it, comparing later chunks with all kept boxes is too much for one block per group: nms_suppress
+// shares it among all blocks, at the price of two launches per chunk. In inference the model keeps
+// at most 1,000 proposals and 100 detections. Where the break-even lies is an estimate.
+constexpr int kFewKept = 1024;
+
+// Positions in an image are kept in an int, with room to add the size of a chunk.
+constexpr int kMaxBoxes = 1 << 30;
+
+// How many valid boxes of the image come before a box, and how many share its group.
+struct Order {
+  int rank;         // boxes of the image with a better score
+  int group_begin;  // boxes of lower groups: where its group begins
+  int offset;       // boxes of its group with a better score
+  int group_size;
+};
+
+// A box at its position: group after group, each group by score.
+struct SortedBox {
+  int index;  // into [0, K)
+  int rank;
+  int group_begin, group_size;
+};
+
+// Shapes: N images, K candidates per image, of which V are valid. V is known on the device only.
+// T: float or double. Arrays are [N, K] unless marked.
+template <typename T>
+struct NmsArguments {
+  const T* boxes;  // [N, K, 4]
+  const T* scores;
+  const int64_t* groups;
+  int64_t images, candidates, max_out;
+  int words;  // of a chunk
+  T threshold;
+
+  int* num_valid;     // V, [N]
+  int* valid;         // [N, V]: indices of valid candidates, in any order
+  Order* orders;      // [N, V], in the order of `valid`
+  T* sorted_boxes;    // by position, [N, K, 4]
+  SortedBox* sorted;  // by position
+  Word* masks;        // by position, [N, K, words]
+  int* kept;          // per group from its begin on: offsets in the group of kept boxes
+  int* kept_before;   // at the position where a chunk begins: kept boxes of its group before it
+  int* suppressed;    // by position: whether a box kept in an earlier chunk suppresses it
+  int* kept_by_rank;  // by rank: index of the box if it is kept, else -1
+  int64_t* indices;   // [N, max_out], zeros
+  int64_t* num_kept;  // [N]
+
+  __device__ int chunk() const { return words * kWordBits; }
+};
+
+// The items of work of all images, one image after another, of which a block takes every
+// gridDim.x-th. An image with V valid boxes has items_of(V) items.
+template <typename ItemsOf>
+class BlockItems {
+ public:
+  __device__ BlockItems(const int* num_valid, int64_t images, const ItemsOf& items_of)
+      : num_valid_(num_valid), images_(images), items_of_(items_of), item_(blockIdx.x) {
+    skip_images();
+  }
+  __device__ bool done() const { return image_ == images_; }
+  __device__ void next() {
+    item_ += gridDim.x;
+    skip_images();
+  }
+  __device__ int64_t image() const { return image_; }
+  __device__ int64_t item() const { return item_; }  // within the image
+
+ private:
+  __device__ void skip_images() {
+    for (; image_ < images_; ++image_) {
+      const int64_t items = items_of_(int64_t(num_valid_[image_]));
+      if (item_ < items) return;
+      item_ -= items;
+    }
+  }
+
+  const int* num_valid_;
+  int64_t images_;
+  ItemsOf items_of_;
+  int64_t item_, image_ = 0;
+};
+
+template <typename T>
+__device__ bool box_suppresses(const T* better, const T* other, T threshold) {
+  return suppresses(better[0], better[1], better[2], better[3],
+                    box_area(better[0], better[1], better[2], better[3]), other[0], other[1],
+                    other[2], other[3], box_area(other[0], other[1], other[2], other[3]),
+                    threshold);
+}
+
+}  // namespace maskrcnn

@@ -1,0 +1,204 @@
+// NMS on CUDA, second half: which of the ordered boxes are kept.
+//
+// A mask has one bit per box of the chunk: bit j of box i is set where box i suppresses box j, for
+// j after i.
+//
+// Example with words of 4 bits instead of 64: a group of six boxes, best first, in which 0 overlaps
+// 2 and 5, 1 overlaps 3, and 3 overlaps 4. The lowest bit is written on the right.
+//
+//   box i   word 0 (boxes 3 2 1 0)   word 1 (boxes 5 4)
+//     0              0 1 0 0                 1 0
+//     1              1 0 0 0                 0 0
+//     2              0 0 0 0                 0 0
+//     3              0 0 0 0                 0 1
+//     4              not written             0 0       (boxes of word 0 come before 4)
+//     5              not written             0 0
+//
+// The sweep goes word by word. `removed` has a bit per box that a kept box suppresses.
+//
+//   word 0: alive = ~removed = 1111. Keep the lowest bit, box 0, and clear it and its mask 0100:
+//           alive = 1010. Keep box 1, clear it and 1000: alive = 0. Found: 0011.
+//           The masks of 0 and 1 go to the words that follow: removed of word 1 = 10 | 00 = 10.
+//   word 1: alive = ~10 = 01. Keep box 4. Box 3 does suppress 4, but was not kept. Kept: 0, 1, 4.
+#pragma once
+
+#include "nms_cuda.cuh"
+
+namespace maskrcnn {
+
+// Whether one of kept[first .. last) suppresses the box at offset `other` of the group.
+// boxes: [group's size, 4].
+template <typename T>
+__device__ bool any_suppresses(
+    const T* boxes, const int* kept, int first, int last, int other, T threshold) {
+  const T* box = boxes + 4 * int64_t(other);
+  for (int k = first; k < last; ++k) {
+    if (box_suppresses(boxes + 4 * int64_t(kept[k]), box, threshold)) return true;
+  }
+  return false;
+}
+
+// Writes the mask of each box, from its own word to the last of its chunk.
+//
+// Mapping: warp -> one box; lane -> boxes 64 w + lane and 64 w + 32 + lane for each word w. A
+// ballot gives 32 bits at once, so a word takes two.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) nms_compare(const NmsArguments<T> a) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const auto blocks = [](int64_t boxes) { return ceil_div<int64_t>(boxes, kWarps); };
+  for (BlockItems items(a.num_valid, a.images, blocks); !items.done(); items.next()) {
+    const int64_t position = items.item() * kWarps + warp;
+    if (position >= a.num_valid[items.image()]) continue;  // the whole warp
+    const int64_t first_box = items.image() * a.candidates;
+    const SortedBox own_box = a.sorted[first_box + position];
+    const T* group = a.sorted_boxes + 4 * (first_box + own_box.group_begin);
+    const int own = int(position) - own_box.group_begin;
+    const int chunk = own / a.chunk() * a.chunk();
+    const int end = own_box.group_size < chunk + a.chunk() ? own_box.group_size : chunk + a.chunk();
+    Word* mask = a.masks + (first_box + position) * a.words;
+    T box[4];
+    for (int i = 0; i < 4; ++i) box[i] = group[4 * int64_t(own) + i];
+    for (int first = own / kWordBits * kWordBits; first < end; first += kWordBits) {
+      Word word = 0;
+      for (int half = 0; half < 2; ++half) {
+        const int other = first + half * 32 + lane;
+        const bool bit = other > own && other < end &&
+                         box_suppresses(box, group + 4 * int64_t(other), a.threshold);
+        word |= Word(__ballot_sync(~0u, bit)) << (half * 32);
+      }
+      if (lane == 0) mask[(first - chunk) / kWordBits] = word;
+    }
+  }
+}
+
+// The greedy choice within one word, by one thread: keep the best that is alive, drop what it
+// suppresses, repeat, up to `most` boxes. diagonal[i]: the word's own bits of the mask of its box
+// i.
+__device__ __forceinline__ Word keep_in_word(Word alive, const Word* diagonal, int64_t most) {
+  Word found = 0;
+  for (int64_t n = 0; alive != 0 && n < most; ++n) {
+    const int best = __ffsll(alive) - 1;
+    found |= Word(1) << best;
+    alive &= ~(diagonal[best] | Word(1) << best);
+  }
+  return found;
+}
+
+// Decides about the boxes at the offsets [begin, end) of each group, which are whole chunks.
+//
+// Mapping: block -> one group: the item of the group's first box does the work, the others end at
+// once. Threads share what is parallel: for each word, thread i < 64 loads the diagonal of box i
+// and writes box i if it is kept; all threads merge the masks of the kept boxes into `removed`, one
+// (box, word) pair each. Thread 0 alone does the greedy choice within a word: 64 steps on
+// registers. Shared memory: removed [kMaxWords], one bit per box of the chunk; diagonal [64];
+// kept_word. 4 blocks per multiprocessor: there are often more groups (classes x images) than
+// multiprocessors.
+template <typename T>
+__global__ void __launch_bounds__(kThreads, 4)
+    nms_sweep(const NmsArguments<T> a, int begin, int end) {
+  __shared__ Word removed[kMaxWords];
+  __shared__ Word diagonal[kWordBits];
+  __shared__ Word kept_word;
+
+  const auto all = [](int64_t boxes) { return boxes; };
+  for (BlockItems items(a.num_valid, a.images, all); !items.done(); items.next()) {
+    const int64_t position = items.item(), first_box = items.image() * a.candidates + position;
+    const SortedBox* sorted = a.sorted + first_box;
+    const int size = sorted->group_size;
+    // All threads of the block see the same values here, so all skip the item or none.
+    if (sorted->group_begin != position || size <= begin) continue;
+    const T* boxes = a.sorted_boxes + 4 * first_box;
+    const Word* masks = a.masks + first_box * a.words;
+    int* kept = a.kept + first_box;
+    const int* suppressed = a.suppressed + first_box;
+    int* kept_before = a.kept_before + first_box;
+    const int num_before = kept_before[begin];
+    int num_kept = num_before;
+    for (int chunk = begin; chunk < end && chunk < size && num_kept < a.max_out;
+         chunk += a.chunk()) {
+      // Boxes of the chunk that boxes of earlier chunks suppress: nms_suppress has compared those
+      // kept before `begin`, this kernel compares those that it kept itself.
+      const int in_chunk = size - chunk < a.chunk() ? size - chunk : a.chunk();
+      for (int w = threadIdx.x; w < a.words; w += kThreads) removed[w] = 0;
+      __syncthreads();
+      for (int i = threadIdx.x; i < in_chunk && num_kept > 0; i += kThreads) {
+        if (suppressed[chunk + i] ||
+            any_suppresses(boxes, kept, num_before, num_kept, chunk + i, a.threshold)) {
+          atomicOr(&removed[i / kWordBits], Word(1) << (i % kWordBits));
+        }
+      }
+      const int words = ceil_div(in_chunk, kWordBits);
+      for (int w = 0; w < words && num_kept < a.max_out; ++w) {
+        const int first = w * kWordBits;
+        const int in_word = in_chunk - first < kWordBits ? in_chunk - first : kWordBits;
+        const Word* rows = masks + int64_t(chunk + first) * a.words;
+        if (int(threadIdx.x) < in_word) diagonal[threadIdx.x] = rows[threadIdx.x * a.words + w];
+        __syncthreads();
+        if (threadIdx.x == 0) {
+          const Word alive = ~removed[w] & (~Word(0) >> (kWordBits - in_word));
+          kept_word = keep_in_word(alive, diagonal, a.max_out - num_kept);
+        }
+        __syncthreads();
+        const Word found = kept_word;
+        const int i = threadIdx.x;
+        if (i < in_word && found >> i & 1) {
+          const SortedBox& box = sorted[chunk + first + i];
+          a.kept_by_rank[items.image() * a.candidates + box.rank] = box.index;
+          kept[num_kept + __popcll(found & ((Word(1) << i) - 1))] = chunk + first + i;
+        }
+        const int later = words - w - 1;
+        for (int j = threadIdx.x; j < in_word * later; j += kThreads) {
+          const int row = j / later, word = w + 1 + j % later;
+          if (found >> row & 1) atomicOr(&removed[word], rows[int64_t(row) * a.words + word]);
+        }
+        num_kept += __popcll(found);
+        __syncthreads();
+      }
+    }
+    if (threadIdx.x == 0 && end < size) kept_before[end] = num_kept;
+  }
+}
+
+// Marks the boxes of later chunks that a box kept in [begin, end) suppresses.
+//
+// Mapping: thread -> one box; it compares the box with the kept ones until one suppresses it.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    nms_suppress(const NmsArguments<T> a, int begin, int end) {
+  const auto blocks = [](int64_t boxes) { return ceil_div<int64_t>(boxes, kThreads); };
+  for (BlockItems items(a.num_valid, a.images, blocks); !items.done(); items.next()) {
+    const int64_t position = items.item() * kThreads + threadIdx.x;
+    if (position >= a.num_valid[items.image()]) continue;
+    const int64_t first_box = items.image() * a.candidates;
+    const int64_t group = first_box + a.sorted[first_box + position].group_begin;
+    const int own = int(first_box + position - group);
+    if (own < end || a.suppressed[group + own]) continue;
+    a.suppressed[group + own] =
+        any_suppresses(a.sorted_boxes + 4 * group, a.kept + group, a.kept_before[group + begin],
+                       a.kept_before[group + end], own, a.threshold);
+  }
+}
+
+// Writes the indices of the kept boxes by rank, that is by score over all groups.
+//
+// Mapping: block -> one image; thread -> one rank of kThreads at a time. Shared memory: how many
+// kept boxes each warp found, [kWarps].
+template <typename T>
+__global__ void __launch_bounds__(kThreads) nms_collect(const NmsArguments<T> a) {
+  __shared__ int found_by_warp[kWarps];
+  for (int64_t image = blockIdx.x; image < a.images; image += gridDim.x) {
+    const int* kept_by_rank = a.kept_by_rank + image * a.candidates;
+    int64_t count = 0;
+    for (int64_t first = 0; first < a.num_valid[image] && count < a.max_out; first += kThreads) {
+      const int64_t rank = first + threadIdx.x;
+      const int index = rank < a.num_valid[image] ? kept_by_rank[rank] : -1;
+      int total;
+      const int64_t to = count + count_before(index >= 0, found_by_warp, total);
+      if (index >= 0 && to < a.max_out) a.indices[image * a.max_out + to] = index;
+      count += total;
+    }
+    if (threadIdx.x == 0) a.num_kept[image] = count < a.max_out ? count : a.max_out;
+  }
+}
+
+}  // namespace maskrcnn

@@ -1,0 +1,8 @@
+"""Data sets of other tools, read as COCO annotations.
+
+Each file of this folder reads one format. ``read_dataset`` recognises a format by its content.
+"""
+
+from maskrcnn_scratch.data.formats.recognise import FORMATS, read_dataset
+
+__all__ = ["FORMATS", "read_dataset"]

@@ -1,0 +1,105 @@
+"""Which format a data set has, by its content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from maskrcnn_scratch.data.coco_json import read_coco_json, read_json
+from maskrcnn_scratch.data.formats import (
+    cvat,
+    instance_masks,
+    label_studio,
+    labelme,
+    pascal_voc,
+    via,
+    yolo,
+)
+from maskrcnn_scratch.data.formats.collect import Collected, image_files
+from maskrcnn_scratch.data.formats.xml import read_xml
+from maskrcnn_scratch.data.image_folder import find_image_folder
+
+FORMATS = (
+    "COCO, labelme, Pascal VOC, YOLO, CVAT XML, VIA, Label Studio, folders of PNG instance masks"
+)
+
+
+def read_dataset(source: Path) -> tuple[dict[str, Any], Path]:
+    """Reads a data set of any of ``FORMATS``.
+
+    Args:
+        source: an annotation file, or the folder of the data set.
+
+    Returns:
+        the content of a COCO annotation file, and the folder of its images.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or an image is missing.
+        ValueError: no format was recognised, or a file cannot be read; the message names it.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    data = _read_file(source) if source.is_file() else _read_folder(source)
+    if isinstance(data, Path):  # COCO's own format
+        content = read_coco_json(data)
+        for annotation in content["annotations"]:
+            if "segmentation" in annotation:
+                annotation["segmentation"] = annotation["segmentation"].unpack()
+        return content, find_image_folder(data)
+    return data.content(), data.folder
+
+
+def _read_file(path: Path) -> Collected | Path:
+    """The data set of one annotation file; a path stands for COCO's format."""
+    if path.suffix.lower() == ".json":
+        content = read_json(path)
+        if isinstance(content, dict) and {"images", "categories"} <= content.keys():
+            return path
+        if labelme.is_labelme(content):
+            return labelme.read(path.parent, [path])
+        if via.is_via(content):
+            return via.read(path)
+        if label_studio.is_label_studio(content):
+            return label_studio.read(path)
+    elif path.suffix.lower() == ".xml":
+        tag = read_xml(path).tag
+        if tag == "annotations":
+            return cvat.read(path)
+        if tag == "annotation":
+            return pascal_voc.read(path.parent, [path])
+    elif path.suffix.lower() in (".yaml", ".yml"):
+        return yolo.read(path.parent, path)
+    raise ValueError(f"{path}: of none of the formats that are read ({FORMATS})")
+
+
+def _read_folder(folder: Path) -> Collected | Path:
+    yaml_files = sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")))
+    if yaml_files:
+        return yolo.read(folder, yaml_files[0])
+    xml_files = sorted(folder.rglob("*.xml"))
+    for path in xml_files:
+        if path.name == "annotations.xml":
+            return cvat.read(path)
+    if xml_files:
+        if read_xml(xml_files[0]).tag == "annotation":
+            return pascal_voc.read(folder, xml_files)
+        return _read_file(xml_files[0])
+    json_files = sorted(folder.rglob("*.json"))
+    if json_files:
+        contents = {path: read_json(path) for path in json_files[:20]}
+        if any(map(labelme.is_labelme, contents.values())):
+            files = [path for path in json_files if labelme.is_labelme(read_json(path))]
+            return labelme.read(folder, files)
+        if len(json_files) > 1:
+            names = ", ".join(path.relative_to(folder).as_posix() for path in json_files[:4])
+            raise ValueError(f"{folder}: several annotation files in it ({names}): name one")
+        return _read_file(json_files[0])
+    if pair := instance_masks.pairs_of_folders(folder):
+        if any(yolo.label_file(path, folder) for path in image_files(pair[0])[:20]):
+            return yolo.read(folder, None)
+        return instance_masks.read_numbered(folder, *pair)
+    if any(folder.glob("*/masks")):
+        return instance_masks.read_one_per_object(folder)
+    if any(yolo.label_file(path, folder) for path in image_files(folder)[:20]):
+        return yolo.read(folder, None)
+    raise ValueError(f"{folder}: of none of the formats that are read ({FORMATS})")
