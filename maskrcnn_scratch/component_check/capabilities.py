@@ -125,7 +125,7 @@ def ddp(model: GeneralizedRCNN, side: int) -> str:
 def compiles(model: GeneralizedRCNN, side: int) -> str:
     """One graph from the padded batch to the padded detections; no code is generated."""
     images, _ = images_and_targets(1, side, num_classes(model))
-    batch, _ = model.transform(images)
+    batch = model.run_stages(images).images
     torch.compiler.reset()
     torch.compile(model.run_batch, fullgraph=True, backend="aot_eager")(batch)
     return "one graph (backend aot_eager; generating code was not tried)"

@@ -249,23 +249,19 @@ def features_and_logits(model: GeneralizedRCNN, images: list[Tensor]) -> dict[st
 
     The heads get the same RoIs for every image: the whole, and its upper left quarter.
     """
-    batch, _ = model.transform(images)
-    features = model.extract_features(batch.tensors)
-    predictions = model.rpn(batch, features)
+    stages = model.run_stages(images)
+    features, padded_size = stages.features, stages.images.padded_size
     outputs = {f"feature map {name}": value for name, value in features.items()}
-    outputs |= {
-        "objectness": predictions.objectness,
-        "pred_bbox_deltas": predictions.pred_bbox_deltas,
-    }
-    height, width = batch.padded_size
+    outputs |= {"objectness": stages.objectness, "pred_bbox_deltas": stages.pred_bbox_deltas}
+    height, width = padded_size
     rois = torch.tensor(
         [[n, 0, 0, width / part, height / part] for n in range(len(images)) for part in (1, 2)]
     )  # [R, 5]
     heads = model.roi_heads
-    logits, deltas = heads.predict_boxes(features, rois, batch.padded_size)
+    logits, deltas = heads.predict_boxes(features, rois, padded_size)
     outputs |= {"class_logits": logits, "box_regression": deltas}
     if heads.has_mask():
-        outputs["mask_logits"] = heads.predict_masks(features, rois, batch.padded_size)
+        outputs["mask_logits"] = heads.predict_masks(features, rois, padded_size)
     # One row per image.
     return {name: value.reshape(len(images), -1) for name, value in outputs.items()}
 
