@@ -26,6 +26,7 @@ COMMANDS = {
     "data convert": "rewrite a data set of another tool in COCO format",
     "inspect": "show every stage of the model on an image, in one HTML file",
     "parity": "compare every part of the model with torchvision",
+    "check": "check whether a custom part does what the model relies on",
     "weights show": "show the content of a weights file, and which model it fits",
     "weights convert": "convert weights for torchvision, detectron2, timm or to safetensors",
 }
