@@ -100,8 +100,8 @@ def read_targets(annotations: Path, files: Sequence[Path], trained: TrainedModel
 
     dataset = CocoDataset(annotations, files[0].parent, trained.category_labels)
     by_name: dict[str, list[tuple[PurePosixPath, int]]] = {}
-    for index, name in enumerate(dataset.file_names):
-        path = PurePosixPath(str(name))
+    for index in range(len(dataset)):
+        path = PurePosixPath(dataset.file_name(index))
         by_name.setdefault(path.name, []).append((path, index))
     targets: list[Target] = []
     for file in files:
