@@ -215,7 +215,7 @@ def shifted() -> None:
     print(
         "Convolutions with a stride are not invariant to such a shift. How much it matters depends"
     )
-    print("on where the object lies on the grid of the level that finds it.")
+    print("depends on where the object lies on the grid of the level that finds it.")
 
 
 @answer("6a")
