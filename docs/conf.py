@@ -6,6 +6,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -80,9 +81,7 @@ def display_math(translator: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-def name_return_values(
-    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
-) -> None:
+def name_return_values(*arguments: Any) -> None:
     """Several named values under "Returns:" are listed like arguments."""
     lines: list[str] = arguments[-1]
     for number, line in enumerate(lines[:-1]):
