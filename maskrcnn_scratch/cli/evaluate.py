@@ -34,6 +34,7 @@ def evaluate(
     device: str = "auto",
     batch_size: int = 1,
     num_workers: int = 2,
+    allow_outside: bool = False,
 ) -> int:
     """Compute COCO's twelve metrics for boxes and masks.
 
@@ -56,8 +57,11 @@ def evaluate(
             without it, "bbox" and "segm" have a "stats" each.
         save_results: Write the model's detections to this file, as COCO results.
         device: Device of the model: auto, cpu, cuda, cuda:1 ...
-        batch_size: Images per batch.
+        batch_size: Largest number of images per batch. Only images that are padded to the same
+            size form a batch, since padding changes results: they do not depend on this option,
+            except for rounding.
         num_workers: Processes that read images.
+        allow_outside: Read images whose file_name leads out of the folder.
     """
     options: dict[str, Any] = {
         "min_score": min_score,
@@ -75,7 +79,7 @@ def evaluate(
     elif weights is not None and results is None:
         scores = evaluate_weights(
             weights, annotations, images or find_image_folder(annotations), pick_device(device),
-            iou_type,
+            iou_type, allow_outside,
             batch_size=batch_size, num_workers=num_workers, results_file=save_results, **options,
         )  # fmt: skip
     else:
@@ -101,6 +105,7 @@ def evaluate_weights(
     images: Path,
     device: str,
     iou_type: IouType | None,
+    allow_outside: bool,
     **options: Any,
 ) -> Mapping[IouType, CocoScore]:
     """Runs the model of a weights file on a data set and scores it; as ``evaluate_model``."""
@@ -116,6 +121,7 @@ def evaluate_weights(
         annotations,
         images,
         lambda names: match_categories(names, trained.class_names, trained.category_labels),
+        allow_outside=allow_outside,
     )
     warn_about_classes(
         annotations, dataset.categories, dataset.category_labels, trained.class_names, "the model"

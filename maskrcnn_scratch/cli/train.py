@@ -116,7 +116,12 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     """The trainer for a configuration: data sets, model and evaluation."""
     assert config.train_annotations is not None and config.train_images is not None
     crowds = config.crowds_as_objects
-    images = CocoDataset(config.train_annotations, config.train_images, crowds_as_objects=crowds)
+    images = CocoDataset(
+        config.train_annotations,
+        config.train_images,
+        crowds_as_objects=crowds,
+        allow_outside=config.allow_outside,
+    )
     if images.crowd_only:
         raise ValueError(
             f"{images.annotation_file}: {', '.join(map(repr, images.crowd_only[:3]))} has crowd "
@@ -130,6 +135,7 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
             config.val_images,
             partial(match_categories, class_names=images.class_names),
             crowds_as_objects=crowds,
+            allow_outside=config.allow_outside,
         )
         warn_about_classes(
             val_set.annotation_file,

@@ -16,13 +16,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.data.coco_fields import parse_area, parse_bbox, parse_crowd, parse_id
+from maskrcnn_scratch.data.coco_fields import (
+    has_type,
+    parse_area,
+    parse_bbox,
+    parse_crowd,
+    parse_file_name,
+)
 from maskrcnn_scratch.data.coco_json import read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.dataset_check.model_fit import Geometry, ModelFit, fit_model, num_anchors
 from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.ops.boxes import box_iou
+from maskrcnn_scratch.plain_values import shown
 
 Entry = dict[str, Any]
 Severity = Literal["error", "warning"]
@@ -114,29 +121,19 @@ def _well_formed(
     """The entries with all ``fields``. Each of the others is added to ``problems``."""
     good = []
     for entry in entries:
-        bad = [name for name, kind in fields.items() if not _is(entry.get(name), kind)]
+        bad = [name for name, kind in fields.items() if not has_type(entry.get(name), kind)]
         bad += [
             name
             for name in ("height", "width")
             if name in fields and name not in bad and entry[name] < 1
         ]
         if bad:
-            shown = ", ".join(f"{name} is {entry.get(name)!r}" for name in bad)
-            where = f"{what} id {entry.get('id')!r}: {shown}"
+            values = ", ".join(f"{name} is {shown(repr(entry.get(name)))}" for name in bad)
+            where = f"{what} id {shown(repr(entry.get('id')))}: {values}"
             problems.append(Problem("error", f"{what} entry incomplete", where))
         else:
             good.append(entry)
     return good
-
-
-def _is(value: object, kind: type) -> bool:
-    if kind is not int:
-        return isinstance(value, kind)
-    try:
-        parse_id(value)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iterator[Problem]:
@@ -169,7 +166,12 @@ def _check_images(images: list[Entry], folder: Path, decode: bool) -> Iterator[P
     for name in _repeated(image["file_name"] for image in images):
         yield Problem("warning", "image file given twice", image=name)
     for image in images:
-        path = locate_image(folder, image["file_name"])
+        try:
+            path = locate_image(folder, parse_file_name(image["file_name"]))
+        except ValueError as error:
+            kind = "image file outside of the folder, or no file name"
+            yield Problem("error", kind, f"image id {image['id']}: {error}")
+            continue
         for severity, kind, detail in _check_image_file(path, image, decode):
             yield Problem(severity, kind, detail, image["file_name"])
 

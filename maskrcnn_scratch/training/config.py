@@ -28,6 +28,8 @@ class TrainConfig:
     """Folder of the validation images; by default it is searched near the annotation file."""
     crowds_as_objects: bool = False
     """Treat annotations with iscrowd 1 as single objects, as brush masks of CVAT need."""
+    allow_outside: bool = False
+    """Read images whose file_name leads out of their folder."""
     output: str = "runs/train"
     """Folder for checkpoints, logs and the configuration; must not contain another run."""
 
