@@ -57,12 +57,14 @@ def check_parts(model: GeneralizedRCNN) -> None:
     model.eval()  # so that batch normalisation counts nothing
     devices = [parameter.device] if parameter.is_cuda else []
     try:
-        with torch.random.fork_rng(devices), torch.no_grad():
-            images, features = probe(model)
-            check_features(model, features)
-            check_heads(model.roi_heads, features, images.padded_size)
-        with torch.random.fork_rng(devices), torch.enable_grad():
-            check_training(model, images, features)
+        # Outside of inference mode, in which no loss has a gradient.
+        with torch.random.fork_rng(devices), torch.inference_mode(False):
+            with torch.no_grad():
+                images, features = probe(model)
+                check_features(model, features)
+                check_heads(model.roi_heads, features, images.padded_size)
+            with torch.enable_grad():
+                check_training(model, images, features)
     finally:
         for module, training in modes.items():
             module.training = training

@@ -38,7 +38,7 @@ Result: TypeAlias = dict[str, Tensor]
 IGNORE_LABEL = -1
 
 
-@dataclass(init=False)
+@dataclass
 class ImageList:
     """Images of different sizes in one zero-padded batch.
 
@@ -50,11 +50,10 @@ class ImageList:
     tensors: Tensor
     sizes: Tensor
 
-    def __init__(self, tensors: Tensor, image_sizes: Tensor | Sequence[tuple[int, int]]) -> None:
-        self.tensors = tensors
-        if not isinstance(image_sizes, Tensor):  # a list, as torchvision has it
-            image_sizes = torch.tensor(image_sizes).to(tensors.device, non_blocking=True)
-        self.sizes = image_sizes
+    def __post_init__(self) -> None:
+        sizes: Any = self.sizes
+        if not isinstance(sizes, Tensor):  # a list of (height, width), as torchvision has it
+            self.sizes = torch.tensor(sizes).to(self.tensors.device, non_blocking=True)
 
     def to(self, device: torch.device | str) -> ImageList:
         """A copy on ``device``."""
