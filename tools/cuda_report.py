@@ -3,8 +3,8 @@
     python tools/cuda_report.py [--arch 80] [--arch 90]
 
 Compiles ``csrc/*/*_cuda.cu`` with the flags of setup.py; needs nvcc, no GPU. Exit status 1 if a
-kernel spills registers. "loop" is the number of machine instructions in the longest loop that has no
-loop inside: what a thread issues per turn, if it takes no branch around some of them. It needs
+kernel spills registers. "loop" is the number of machine instructions in the longest loop that has
+no loop inside: what a thread issues per turn, if it takes no branch around some of them. It needs
 cuobjdump (in the CUDA toolkit, or in the package triton); without it the column is empty.
 """
 
