@@ -11,8 +11,9 @@ import tyro
 
 from maskrcnn_scratch.cli import UsageError
 from maskrcnn_scratch.data.image_folder import find_image_folder
-from maskrcnn_scratch.dataset_check.checks import Problem, Report, check_dataset
+from maskrcnn_scratch.dataset_check.checks import check_dataset
 from maskrcnn_scratch.dataset_check.model_fit import Geometry, ModelFit
+from maskrcnn_scratch.dataset_check.report import Report, format_problems
 from maskrcnn_scratch.files import write_json
 
 BAR = 30  # characters of a full bar
@@ -83,28 +84,14 @@ def format_report(report: Report, show: int) -> Iterator[str]:
         counts = list(statistics["annotations_per_category"].items())
         shown = ", ".join(f"{name} {count}" for name, count in counts[:8])
         yield f"  annotated categories ({len(counts)}): {shown}{', ...' * (len(counts) > 8)}"
-    for severity in ("error", "warning"):
-        yield from _format_problems(report.of(severity), severity, show)
+    problems = [*report.of("error"), *report.of("warning")]
+    for line in format_problems(problems, show):
+        yield line + " (--show 0 lists all)" * line.endswith(" more")
     if report.fit:
         yield from _format_fit(report.fit, statistics)
     errors, warnings = len(report.of("error")), len(report.of("warning"))
     yield f"  {errors} errors, {warnings} warnings"
     yield ""
-
-
-def _format_problems(problems: list[Problem], severity: str, show: int) -> Iterator[str]:
-    by_kind: dict[str, list[Problem]] = {}
-    for problem in problems:
-        by_kind.setdefault(problem.kind, []).append(problem)
-    for kind, found in by_kind.items():
-        yield f"  {severity}: {kind} ({len(found)})"
-        for problem in found[:show]:
-            names = [problem.image] if problem.image else []
-            if problem.annotation_id is not None:
-                names.append(f"annotation {problem.annotation_id}")
-            yield "      " + ": ".join(filter(None, [", ".join(names), problem.detail]))
-        if len(found) > show:
-            yield f"      ... and {len(found) - show} more (--show 0 lists all)"
 
 
 def _format_fit(fit: ModelFit, statistics: dict[str, Any]) -> Iterator[str]:

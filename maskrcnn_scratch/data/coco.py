@@ -23,6 +23,8 @@ from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.ops import rle
 
+# What tools write for an object that has a box only.
+_NO_MASK = {PackedSegmentation.pack(nothing) for nothing in (None, [])}
 CategoryLabels = Callable[[Mapping[int, str]], Mapping[int, int]]
 
 
@@ -33,7 +35,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     - ``boxes`` float32 [G, 4], (x1, y1, x2, y2) in pixels, inside the image; ``labels`` int64 [G],
       from 1; ``masks`` uint8 [G, H, W]; ``area`` float32 [G]; ``iscrowd`` uint8 [G];
-    - ``annotation_ids`` int64 [G], ``image_id`` int and ``file_name`` str, for messages.
+    - ``annotation_ids`` int64 [G], ``image_id`` int and ``file_name`` str, for messages;
+    - ``has_mask`` bool [G], only if an object of the image has no mask. Its ``masks`` are 0.
 
     An image without annotations is an item with G = 0. Boxes are clipped to their image. Boxes
     without area inside the image are dropped, with one warning for all. Masks are decoded when an
@@ -53,12 +56,13 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     Attributes:
         categories: the file's names by category id.
         crowd_only: names of the labelled categories whose annotations are all crowd regions.
+        masks_exist: whether any object has a mask.
 
     Raises:
         FileNotFoundError: the file or the folder is missing.
         ValueError: the file is not a COCO data set or has no image; an image id is used twice; an
-            image or category id is unknown. When an item is read: its mask is missing or
-            malformed, or the image's size differs from its entry. Each names the file and the id.
+            image or category id is unknown. When an item is read: its mask is malformed, or the
+            image's size differs from its entry. Each names the file and the id.
     """
 
     def __init__(
@@ -120,6 +124,9 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             "image_id": int(self.image_ids[index]),
             "file_name": str(self.file_names[index]),
         }
+        has_mask = np.diff(self._segmentation_ends[rows.start : rows.stop + 1]) > 0  # [G]
+        if not has_mask.all():
+            target["has_mask"] = torch.from_numpy(has_mask)
         return self._read_image(index, size), target
 
     def _read_image(self, index: int, size: tuple[int, int]) -> Tensor:
@@ -142,9 +149,9 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             packed = self._segmentations[
                 self._segmentation_ends[row] : self._segmentation_ends[row + 1]
             ]
+            if not packed.size:  # an object with a box only
+                continue
             try:
-                if not packed.size:
-                    raise ValueError("no segmentation")
                 segmentation = PackedSegmentation(packed).unpack()
                 mask[:] = rle.decode(rle.from_segmentation(segmentation, size))
             except ValueError as error:
@@ -229,6 +236,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self._crowds = table[order, 7].astype(np.uint8)
         self._ids = np.array([annotations[row]["id"] for row in order], np.int64)
         packed = [annotations[row].get("segmentation", b"") for row in order]
+        packed = [b"" if segmentation in _NO_MASK else segmentation for segmentation in packed]
+        self.masks_exist = any(packed)
         self._segmentations = np.frombuffer(b"".join(packed), np.uint8)
         self._segmentation_ends = np.cumsum([0, *map(len, packed)])
 

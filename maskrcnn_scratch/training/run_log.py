@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,11 @@ from typing import Any
 import torch
 
 from maskrcnn_scratch.files import write_atomically
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 
 class RunLog:
@@ -163,9 +167,14 @@ def format_metrics(metrics: dict[str, float]) -> str:
 
 
 def peak_memory() -> int:
-    """Peak memory in bytes: of the GPU if one is in use, else of this process."""
+    """Peak memory in bytes: of the GPU if one is in use, else of this process.
+
+    0 where the operating system does not say (Windows).
+    """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
+    if resource is None:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
