@@ -50,8 +50,8 @@ class ModelConfig:
     """The paper's Mask R-CNN, or one with 1.8 million parameters that trains on a CPU in minutes;
     or the same without the mask branch, for boxes only (Faster R-CNN)."""
     weights: str = "imagenet"
-    """Starting weights: coco (the whole model with a ResNet), imagenet (its ResNet), none, or a weights
-    file, with any number of classes."""
+    """Starting weights: coco (the whole model with a ResNet), imagenet (its ResNet), none, or a
+    weights file, with any number of classes."""
     trainable_backbone_layers: int | None = None
     """How many of the five ResNet layers are trained, counted from the last; by default 3, or all
     without starting weights."""

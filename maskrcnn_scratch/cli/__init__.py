@@ -102,7 +102,10 @@ def _run(command: str, args: Sequence[str]) -> int:
     try:
         import tyro
 
-        function = getattr(import_module(f"{__name__}.{words[0]}"), words[-1])
+        module = import_module(f"{__name__}.{words[0]}")
+        function = getattr(module, words[-1])
+        if hasattr(module, "with_stored_defaults"):
+            function = module.with_stored_defaults(args)
         return int(tyro.cli(function, prog=program, args=args))
     except KeyboardInterrupt:
         return _complain(program, "interrupted", INTERRUPTED)

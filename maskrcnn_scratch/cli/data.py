@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ def check(
     decode: bool = True,
     show: int = 5,
     json: Path | None = None,
+    out: Path | None = None,
 ) -> int:
     """Check a data set for problems that break or mislead training, and its fit to the model.
 
@@ -40,6 +41,8 @@ def check(
         decode: Decode every image, which finds truncated files.
         show: Number of examples shown for each kind of problem; 0 shows all.
         json: Write the report to this file.
+        out: Folder for labels.png: classes, sizes and positions of the objects, and anchor fit. Of
+            several annotation files, each has a folder in it.
     """
     if not paths:
         raise UsageError("give at least one COCO annotation file, or a folder that contains one")
@@ -52,7 +55,23 @@ def check(
         print("\n".join(format_report(report, show or sys.maxsize)))
     if json is not None:
         write_json(json, [report.to_json() for report in reports])
+    if out is not None:
+        draw_labels(reports, out)
     return int(any(report.of("error") for report in reports))
+
+
+def draw_labels(reports: Sequence[Report], folder: Path) -> None:
+    """Writes ``labels.png`` for each report that has objects."""
+    from maskrcnn_scratch.pictures.labels import labels_figure
+    from maskrcnn_scratch.pictures.save import save_figure
+
+    for report in reports:
+        path = folder / (Path(report.annotation_file).stem if len(reports) > 1 else "")
+        if report.objects is not None:
+            names = list(report.statistics["annotations_per_category"])
+            figure = labels_figure(report.objects, names, report.annotation_file, report.fit)
+            save_figure(figure, path / "labels.png")
+            print(path / "labels.png")
 
 
 def find_annotation_files(path: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.ops import rle
 
 # What tools write for an object that has a box only.
-_NO_MASK = {PackedSegmentation.pack(nothing) for nothing in (None, [])}
+_NO_MASK = (PackedSegmentation.pack(None), PackedSegmentation.pack([]))
 CategoryLabels = Callable[[Mapping[int, str]], Mapping[int, int]]
 
 
@@ -128,6 +128,11 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         if not has_mask.all():
             target["has_mask"] = torch.from_numpy(has_mask)
         return self._read_image(index, size), target
+
+    def boxes_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes float32 [G, 4] and labels int64 [G] of an item, without reading its image."""
+        rows = slice(self._first_rows[index], self._first_rows[index + 1])
+        return self._boxes[rows].astype(np.float32), self._labels[rows].astype(np.int64)
 
     def _read_image(self, index: int, size: tuple[int, int]) -> Tensor:
         path = locate_image(self.image_folder, str(self.file_names[index]))

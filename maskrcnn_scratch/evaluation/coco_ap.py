@@ -54,6 +54,9 @@ class CocoScore:
     confusion_matrix: dict[str, Any] | None = None
     """``matrix`` counts detections at IoU 0.5, with a row per true category and a column per
     detected one, background last. ``names`` are the names of rows and columns."""
+    precision_recall: dict[str, Any] | None = None
+    """At IoU 0.5: ``recall`` [101] from 0 to 1, and ``precision`` [101] of each category with
+    objects, by its name. Its mean is the category's AP50."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -62,8 +65,10 @@ class CocoScore:
         return dict(zip(names, self.stats, strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts; ``stats`` are the twelve numbers."""
-        return asdict(self)
+        """Plain lists and dicts, without the curves; ``stats`` are the twelve numbers."""
+        content = asdict(self)
+        del content["precision_recall"]
+        return content
 
 
 def score(
@@ -77,6 +82,7 @@ def score(
     crowds_as_objects: bool = False,
     tide: bool = False,
     confusion_matrix: bool = False,
+    precision_recall: bool = False,
 ) -> CocoScore:
     """Scores COCO results against COCO annotations. Both are a file or its content.
 
@@ -94,6 +100,7 @@ def score(
         crowds_as_objects: score crowd regions as single objects.
         tide: compute the errors by kind as well.
         confusion_matrix: compute the confusion matrix as well.
+        precision_recall: keep the curves as well.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -123,6 +130,7 @@ def score(
         _per_class(evaluation, truth),
         evaluation.tide_errors() if tide else None,
         _confusion_matrix(evaluation) if confusion_matrix else None,
+        _precision_recall(evaluation, truth) if precision_recall else None,
     )
 
 
@@ -262,6 +270,19 @@ def _per_class(evaluation: COCOeval, truth: COCO) -> dict[str, dict[str, float]]
             "AR100": _mean(recall[:, k]),
         }
         for k, category in enumerate(evaluation.params.cat_ids)
+    }
+
+
+def _precision_recall(evaluation: COCOeval, truth: COCO) -> dict[str, Any]:
+    assert evaluation.eval is not None
+    precision = evaluation.eval["precision"][0, :, :, 0, -1]  # [recall, category] at IoU 0.5
+    return {
+        "recall": np.linspace(0, 1, len(precision)).tolist(),
+        "precision": {
+            truth.cats[category].get("name", str(category)): precision[:, k].tolist()
+            for k, category in enumerate(evaluation.params.cat_ids)
+            if precision[:, k].min() > -1
+        },
     }
 
 
