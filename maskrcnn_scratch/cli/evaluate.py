@@ -59,7 +59,8 @@ def evaluate(
         crowds_as_objects: Score annotations with iscrowd 1 as single objects.
         per_class: Show the metrics of each class.
         tide: Show how much AP50 each kind of error costs.
-        confusion_matrix: Show which classes were confused.
+        confusion_matrix: Show which classes were confused, among detections with a score of at
+            least 0.5.
         json: Write all numbers to this file. With --iou-type, "stats" has the twelve metrics;
             without it, "bbox" and "segm" have a "stats" each.
         save_results: Write the model's detections to this file, as COCO results.
@@ -191,7 +192,10 @@ def format_scores(
             numbers = ("number", *map(str, found.tide["counts"].values()))
             yield from format_table(("", *names), [numbers, ("cost", *map(costs.get, names))])
         if found.confusion_matrix and confusions:
-            yield from ("", f"{TITLES[kind]}: most frequent confusions at IoU 0.5")
+            yield from (
+                "",
+                f"{TITLES[kind]}: most frequent confusions (IoU 0.5, score 0.5)",
+            )
             yield from _format_confusions(**found.confusion_matrix)
 
 

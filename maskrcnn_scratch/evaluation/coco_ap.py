@@ -37,6 +37,7 @@ METRICS = (
 )
 
 
+CONFUSION_MIN_SCORE = 0.5  # of the detections that the confusion matrix counts
 NOT_COMPUTED = -1.0  # there is no object to detect
 
 
@@ -52,8 +53,8 @@ class CocoScore:
     tide: dict[str, Any] | None = None
     """Loss of AP50 by each kind of error, and their numbers (Bolya et al., TIDE)."""
     confusion_matrix: dict[str, Any] | None = None
-    """``matrix`` counts detections at IoU 0.5, with a row per true category and a column per
-    detected one, background last. ``names`` are the names of rows and columns."""
+    """``matrix`` counts detections with a score of at least 0.5 at IoU 0.5, with a row per true
+    category and a column per detected one, background last. ``names`` are the names of both."""
     precision_recall: dict[str, Any] | None = None
     """At IoU 0.5: ``recall`` [101] from 0 to 1, and ``precision`` [101] of each category with
     objects, by its name. Its mean is the category's AP50."""
@@ -292,5 +293,5 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _confusion_matrix(evaluation: COCOeval) -> dict[str, Any]:
-    found = evaluation.confusion_matrix()
+    found = evaluation.confusion_matrix(min_score=CONFUSION_MIN_SCORE)
     return {"matrix": found["matrix"].tolist(), "names": [*found["cat_names"], "background"]}

@@ -15,7 +15,8 @@ from maskrcnn_scratch.dataset_check.model_fit import ModelFit
 from maskrcnn_scratch.dataset_check.report import Objects
 from maskrcnn_scratch.pictures.style import BLUE, bars, message, most_common, plain, short
 
-BINS = 50
+BINS = 50  # at most
+TICKS = [digit * 10**power for power in range(5) for digit in (1, 2, 3, 5, 7)]
 
 
 def labels_figure(
@@ -54,7 +55,7 @@ def draw_classes(axes: Any, names: list[str], class_names: list[str]) -> None:
     shown, left_out = most_common(counts)
     few = len(shown) <= 12
     axes.barh(range(len(shown)), shown.values(), color=BLUE, height=0.75)
-    size = 8 if few else max(5, 9 - len(shown) / 10)
+    size = 8 if few else max(6.5, 9 - len(shown) / 10)
     axes.set_yticks(range(len(shown)), [short(name, 22) for name in shown], fontsize=size)
     axes.invert_yaxis()
     for position, count in enumerate(shown.values()):
@@ -83,18 +84,23 @@ def draw_per_image(axes: Any, per_image: list[int]) -> None:
     plain(axes)
 
 
+def bins(objects: Objects) -> int:
+    """Bins per axis, so that they are not too sparse."""
+    return min(BINS, max(10, math.isqrt(len(objects.names))))
+
+
 def draw_sizes(axes: Any, objects: Objects) -> None:
     """Width and height of the boxes in pixels, on logarithmic axes."""
     sides = (objects.boxes[:, 2:] - objects.boxes[:, :2]).clamp(min=0.5)  # [G, 2]
     low, high = sides.min().item() * 0.9, sides.max().item() * 1.1
-    edges = torch.logspace(math.log10(low), math.log10(high), BINS).tolist()
+    edges = torch.logspace(math.log10(low), math.log10(high), bins(objects) + 1).tolist()
     widths, heights = sides.unbind(1)
     axes.hist2d(widths.tolist(), heights.tolist(), [edges, edges], cmap="viridis", norm=LogNorm())
     axes.set(xscale="log", yscale="log", facecolor="#f4f4f4")
     axes.plot([low, high], [low, high], color="white", linewidth=0.8)
     for axis, name in ((axes.xaxis, "width"), (axes.yaxis, "height")):
-        ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-                 if low <= tick <= high]  # fmt: skip
+        ticks = [tick for tick in TICKS if low <= tick <= high]
+        ticks = ticks[:: 1 + len(ticks) // 12]
         axis.set_ticks(ticks, [str(tick) for tick in ticks])
         axis.set_ticks([], minor=True)
         axis.set_label_text(f"{name} in pixels", fontsize=9)
@@ -106,7 +112,8 @@ def draw_positions(axes: Any, objects: Objects) -> None:
     """Centres of the boxes, relative to their image."""
     centres = (objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2 / objects.image_sizes.flip(1)
     columns, rows = centres.clamp(0, 1).unbind(1)
-    unit = [i / BINS for i in range(BINS + 1)]
+    number = bins(objects)
+    unit = [i / number for i in range(number + 1)]
     axes.hist2d(columns.tolist(), rows.tolist(), [unit, unit], cmap="viridis", norm=LogNorm())
     axes.invert_yaxis()
     axes.set_facecolor("#f4f4f4")

@@ -17,6 +17,7 @@ from maskrcnn_scratch.pictures.style import class_color, short
 
 OPACITY = 0.45
 MOST_NAMES = 12  # more would bury the image
+HEIGHT = 0.055  # of a name, as a part of the image: an estimate
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def draw_objects(axes: Any, image: np.ndarray, objects: Drawn, names: Mapping[in
         pixels[mask] = (1 - OPACITY) * pixels[mask] + OPACITY * tint
     axes.imshow(pixels, interpolation="nearest", aspect="equal")
     height, width = image.shape[:2]
+    taken: list[tuple[float, float, float]] = []  # left, right and bottom of each name
     for index, label in enumerate(objects.labels):
         x1, y1, x2, y2 = objects.boxes[index]
         color = class_color(label)
@@ -51,9 +53,14 @@ def draw_objects(axes: Any, image: np.ndarray, objects: Drawn, names: Mapping[in
             text = short(names.get(label, str(label)), 14)
             if objects.scores is not None:
                 text += f" {objects.scores[index]:.2f}"
+            left, bottom = min(max(x1, 0), 0.72 * width), max(y1, HEIGHT * height)
+            right = left + len(text) * HEIGHT / 2 * width
+            while any(left < r and right > a and abs(bottom - b) < HEIGHT * height
+                      for a, r, b in taken) and bottom < height:  # fmt: skip
+                bottom += HEIGHT * height
+            taken.append((left, right, bottom))
             axes.text(
-                min(max(x1, 0), 0.72 * width), max(y1, 0.06 * height), text, fontsize=6,
-                va="bottom", clip_on=True,
+                left, bottom, text, fontsize=7, va="bottom", clip_on=True,
                 bbox={"facecolor": color, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
             )  # fmt: skip
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

@@ -10,8 +10,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from maskrcnn_scratch.pictures.style import message, plain
+from maskrcnn_scratch.pictures.style import BLUE, GREY, ORANGE, message, plain
 
+AP_COLORS = {"AP": BLUE, "AP50": ORANGE, "AP75": GREY}
 Lines = Sequence[Mapping[str, float]]
 
 
@@ -28,7 +29,7 @@ def results_figure(lines: Lines) -> Figure:
     Args:
         lines: of ``log.jsonl``: means of training steps, and validations.
     """
-    figure = Figure(figsize=(11, 7.2), layout="constrained")
+    figure = Figure(figsize=(11, 8), layout="constrained")
     (total, parts), (metrics, rate) = figure.subplots(2, 2)
     names = list(dict.fromkeys(name for line in lines for name in line))
     losses = [name for name in names if name.startswith("loss_")]
@@ -55,14 +56,20 @@ def draw_curves(axes: Any, lines: Lines, names: Mapping[str, str], title: str) -
         if points:
             found = True
             marker = "o" if len(points) < 30 else ""
+            # Boxes and masks share the colour of a metric.
+            look = {"color": AP_COLORS.get(key.partition("/")[2])} if "/AP" in key else {}
             dashed = "--" if key.startswith("bbox/") else "-"
-            axes.plot(*zip(*points, strict=True), dashed, marker=marker, markersize=3, label=name)
+            axes.plot(
+                *zip(*points, strict=True), dashed, marker=marker, markersize=3, label=name, **look
+            )
     if not found:
         message(axes, "no values yet")
         return
     axes.set_xlabel("step", fontsize=9)
     axes.grid(alpha=0.3)
+    axes.set_xlim(0, 1.02 * max(line["step"] for line in lines))
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     plain(axes)
     if any(names.values()):
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3,
+                    frameon=False)  # fmt: skip

@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_scratch.evaluation.coco_ap import CocoResult, CocoScore, IouType
+from maskrcnn_scratch.evaluation.coco_ap import (
+    CONFUSION_MIN_SCORE,
+    CocoResult,
+    CocoScore,
+    IouType,
+)
 from maskrcnn_scratch.evaluation.evaluator import Evaluator
 from maskrcnn_scratch.pictures.predictions import predictions_figure
 from maskrcnn_scratch.pictures.results import read_log, results_figure
@@ -62,7 +67,8 @@ def draw_evaluation(
         the files that were written.
     """
     best = scores["segm" if "segm" in scores else "bbox"]
-    title = f"confusion of {TITLES[best.iou_type]} at IoU 0.5"
+    at = f"IoU 0.5, score at least {CONFUSION_MIN_SCORE:g}"
+    title = f"confusion of {TITLES[best.iou_type]}: {at}"
     pictures = {
         "val_predictions.jpg": lambda: predictions_figure(dataset, results),
         "confusion_matrix.png": lambda: confusion_figure(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from maskrcnn_scratch.evaluation.coco_ap import CocoScore, IouType
@@ -37,10 +38,10 @@ def confusion_figure(matrix: Sequence[Sequence[int]], names: Sequence[str], titl
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     figure = Figure(figsize=(10, 9.4), layout="constrained")
     axes = figure.subplots()
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto")
     figure.colorbar(picture, ax=axes, label="share of the row", fraction=0.035)
     axes.set_title(f"{title}{left_out}", fontsize=11)
-    size = 10 if number <= 12 else max(4.5, 10 - number / 14)
+    size = 10 if number <= 12 else max(6, 10 - number / 14)
     labels = [short(name, 22) for name in names]
     axes.set_yticks(range(number), labels, fontsize=size)
     rotation = 45 if number <= 12 else 90
@@ -54,7 +55,7 @@ def confusion_figure(matrix: Sequence[Sequence[int]], names: Sequence[str], titl
             if counts[row, column]:
                 axes.text(
                     column, row, f"{int(counts[row, column]):,}", ha="center", va="center",
-                    fontsize=size, color="white" if shares[row, column] > 0.5 else "black",
+                    fontsize=size, color="white" if shares[row, column] > 0.35 else "black",
                 )  # fmt: skip
     return figure
 
@@ -86,12 +87,12 @@ def draw_precision(axes: Any, curves: Mapping[str, Any], title: str) -> None:
         look = {"lw": 1.2} if named else {"lw": 0.6, "color": GREY, "alpha": 0.5}
         label = f"{short(name, 22)}  {values.mean():.3f}" if named else None
         axes.plot(recall, values, label=label, **look)
+    if len(precision) == 1:
+        axes.lines[0].set(color=BLUE, lw=2.8)
     mean = np.mean(list(precision.values()), 0)
-    classes = "class" if len(precision) == 1 else "classes"
-    axes.plot(
-        recall, mean, color=BLUE, lw=2.8,
-        label=f"mean of {len(precision)} {classes}  {mean.mean():.3f}",
-    )  # fmt: skip
+    if len(precision) > 1:
+        label = f"mean of {len(precision)} classes  {mean.mean():.3f}"
+        axes.plot(recall, mean, color=BLUE, lw=2.8, label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1.03))
     axes.set_xlabel("recall", fontsize=9)
     axes.set_ylabel("precision", fontsize=9)

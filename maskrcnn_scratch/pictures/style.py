@@ -11,7 +11,7 @@ COLORS = (
     "#ffb800", "#00c8ff", "#ff5c5c", "#60e060", "#e278ff", "#ff8020",
     "#50a0ff", "#c8eb28", "#ff78be", "#28dcb4", "#b296ff", "#ffec00",
 )  # fmt: skip
-MOST_BARS = 40
+MOST_BARS = 30
 
 
 def short(text: object, length: int = 24) -> str:
