@@ -168,7 +168,9 @@ def prepared(recipe, folder, **changes):
     """The trainer of a run with changed annotation files, and the recipe's image folders."""
     images = {f"{part}_images": str(Path(getattr(recipe, f"{part}_annotations")).parent)
               for part in ("train", "val")}  # fmt: skip
-    changed = replace(recipe, output=str(folder / "run"), **images, **changes)
+    changed = replace(
+        recipe, output=str(folder / "run"), **{"pictures": False, **images, **changes}
+    )
     return train_command.make_trainer(changed, torch.device("cpu"))
 
 
@@ -197,6 +199,7 @@ def test_classes_with_crowds_only_are_refused(recipe, tmp_path):
     with pytest.raises(ValueError, match=r"crowds_only\.json: 'circle', .* --crowds-as-objects"):
         prepared(recipe, tmp_path, **files)
     files["val_annotations"] = files["train_annotations"]
+    files["val_images"] = str(Path(recipe.train_annotations).parent)
     trainer = prepared(recipe, tmp_path, crowds_as_objects=True, **files,
                        )  # fmt: skip
     assert len(trainer.train_set.dataset[0][1]["labels"]) > 0
@@ -245,7 +248,7 @@ def test_resume_takes_no_other_options(recipe, finished, capsys):
 
 def test_resume_with_more_epochs_extends_a_finished_run(finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "run")
-    assert cli.main(["train", f"--resume={folder}", "--epochs", "4", "--log-every", "1"]) == 0
+    assert cli.main(["train", f"--resume={folder}", "--epochs", "4", "--no-pictures"]) == 0
     assert load_checkpoint(folder / "last.pt")["step"] == 12
     assert json.loads((folder / "config.json").read_text())["epochs"] == 4
     before, after = (load_checkpoint(f / "last.pt")["training"]["optimizer"]["state"][0]["step"]
@@ -277,16 +280,14 @@ def boxes_only(content):
 
 
 def test_bad_data_are_refused_before_the_first_step(recipe, tmp_path, capsys):
-    files = {f"{part}_annotations": changed_copy(getattr(recipe, f"{part}_annotations"), tmp_path,
-                                                 one_bad_mask) for part in ("train", "val")}  # fmt: skip
-    assert files["train_annotations"] == files["val_annotations"]
+    file = changed_copy(recipe.val_annotations, tmp_path, one_bad_mask)
+    folder = str(Path(recipe.val_annotations).parent)
+    files = {"train_annotations": file, "val_annotations": file, "train_images": folder}
     with pytest.raises(ValueError, match=r"one_bad_mask\.json: 1 errors .*; .*json: 1 errors"):
         prepared(recipe, tmp_path, **files)
     assert "00000.png, annotation 1: a polygon is" in capsys.readouterr().err
     with pytest.warns(UserWarning, match="skipped 0 of 3 images and 1 of . annotations"):
-        trainer = prepared(
-            recipe, tmp_path, skip_bad=True, val_annotations=files["val_annotations"]
-        )
+        trainer = prepared(recipe, tmp_path, skip_bad=True, val_annotations=file)
     whole = prepared(recipe, tmp_path)
     assert len(trainer.val_set[0][1]["labels"]) == len(whole.val_set[0][1]["labels"]) - 1
     assert trainer.val_set.annotation_file == tmp_path / "run" / "annotations" / "val.json"
@@ -295,7 +296,8 @@ def test_bad_data_are_refused_before_the_first_step(recipe, tmp_path, capsys):
 def test_boxes_only_train_the_box_branch(recipe, tmp_path):
     file = changed_copy(recipe.train_annotations, tmp_path, boxes_only)
     with pytest.warns(UserWarning, match="no object has a mask, .* fasterrcnn_resnet50_fpn"):
-        trainer = prepared(recipe, tmp_path, train_annotations=file, val_annotations=file)
+        trainer = prepared(recipe, tmp_path, train_annotations=file, val_annotations=file,
+                           val_images=str(Path(recipe.train_annotations).parent))  # fmt: skip
     assert trainer.config.best_metric == "bbox/AP"
     losses = trainer.train_step(trainer.read_batches())
     assert losses["loss_mask"] == 0 and losses["loss_classifier"] > 0
@@ -303,7 +305,7 @@ def test_boxes_only_train_the_box_branch(recipe, tmp_path):
 
 def test_faster_rcnn(recipe, tmp_path):
     model = replace(MODEL, architecture="fasterrcnn_small")
-    trainer = prepared(recipe, tmp_path, model=model, epochs=1)
+    trainer = prepared(recipe, tmp_path, model=model, epochs=1, pictures=True)
     trainer.train()
     lines = [json.loads(line) for line in (trainer.output / "log.jsonl").read_text().splitlines()]
     assert "bbox/AP" in lines[-1] and "segm/AP" not in lines[-1]
