@@ -19,7 +19,7 @@ from maskrcnn_scratch import __version__
 # Command -> help. The first word is the file in this folder, the last the function in it.
 COMMANDS = {
     "predict": "detect objects in images: overlay images, JSON, COCO results",
-    "train": "train on a data set in COCO format, or resume a run",
+    "train": "train on your data, or resume a run",
     "evaluate": "compute COCO's box and mask AP of a model or of saved results",
     "export": "export a model as ONNX, torch.export program or compiled package",
     "data check": "check a data set for problems, and how it fits the model",

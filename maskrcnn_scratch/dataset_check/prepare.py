@@ -58,7 +58,8 @@ def prepare(
         geometry: sizes in the model, for the report.
 
     Raises:
-        BadDatasetError: an image or annotation has an error, and ``skip_bad`` is false.
+        BadDatasetError: an image or annotation has an error, and ``skip_bad`` is false; or no image
+            or annotation is left.
         FileNotFoundError, ValueError: the source cannot be read; the message names it.
     """
     content, folder, is_coco = _read(source)
@@ -73,6 +74,8 @@ def prepare(
         )
     if bad:
         kept = without(content, bad)
+        if not (kept["images"] and kept["annotations"]):
+            raise BadDatasetError(f"{source}: nothing is left without errors ({_kinds(bad)})", bad)
         counts = [
             f"{len(content[key]) - len(kept[key])} of {len(content[key])} {key}"
             for key in ("images", "annotations")

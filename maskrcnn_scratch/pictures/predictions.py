@@ -62,7 +62,7 @@ def worst_first(dataset: Any, results: Sequence[Mapping[str, Any]]) -> list[tupl
     outcomes = []
     for index, image_id in enumerate(dataset.image_ids.tolist()):
         boxes, labels = dataset.boxes_of(index)
-        detected = detections_of(by_image.get(image_id, []), dataset.category_labels)
+        detected = detections_of(by_image.get(image_id, []), dataset, index)
         if len(labels) or len(detected.labels):
             outcomes.append((compare(Drawn(boxes, labels.tolist()), detected), index))
     return sorted(outcomes, key=lambda item: (item[0].f1, -item[0].missed - item[0].false))
@@ -98,9 +98,7 @@ def predictions_figure(dataset: Any, results: Sequence[Mapping[str, Any]]) -> Fi
         truth = Drawn(target["boxes"].numpy(), target["labels"].tolist(), masks)
         found = by_image.get(int(dataset.image_ids[index]), [])
         draw_objects(left, pixels, truth, dataset.class_names)
-        draw_objects(
-            right, pixels, detections_of(found, dataset.category_labels), dataset.class_names
-        )
+        draw_objects(right, pixels, detections_of(found, dataset, index), dataset.class_names)
         left.set_title(short(target["file_name"], 36), fontsize=7)
         right.set_title(
             f"{outcome.found} found, {outcome.missed} missed, {outcome.false} false", fontsize=7
@@ -114,24 +112,24 @@ def results_by_image(
     """COCO results with a score of at least 0.5, by image id."""
     found: dict[int, list[Mapping[str, Any]]] = {}
     for result in results:
-        if result["score"] >= MIN_SCORE:
+        if float(result["score"]) >= MIN_SCORE:
             found.setdefault(result["image_id"], []).append(result)
     return found
 
 
-def detections_of(
-    results: Sequence[Mapping[str, Any]], category_labels: Mapping[int, int]
-) -> Drawn:
-    """The COCO results of one image. A result without a box gets that of its mask."""
+def detections_of(results: Sequence[Mapping[str, Any]], dataset: Any, index: int) -> Drawn:
+    """The COCO results of image ``index``. A result without a box gets that of its mask."""
+    size = (int(dataset.sizes[index, 0]), int(dataset.sizes[index, 1]))
     boxes, labels, scores, masks = [], [], [], []
     for result in results:
         segmentation = result.get("segmentation")
-        x, y, width, height = result.get("bbox") or rle.bounding_box(segmentation or {})
+        mask = rle.from_segmentation(segmentation, size) if segmentation else None
+        x, y, width, height = result.get("bbox") or rle.bounding_box(mask or {})
         boxes.append((x, y, x + width, y + height))
-        labels.append(category_labels.get(result["category_id"], 0))
+        labels.append(dataset.category_labels.get(result["category_id"], 0))
         scores.append(float(result["score"]))
-        if isinstance(segmentation, Mapping):
-            masks.append(rle.decode(segmentation))
+        if mask is not None:
+            masks.append(rle.decode(mask))
     return Drawn(
         np.array(boxes, np.float32).reshape(-1, 4),
         labels,

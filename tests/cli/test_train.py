@@ -168,9 +168,8 @@ def prepared(recipe, folder, **changes):
     """The trainer of a run with changed annotation files, and the recipe's image folders."""
     images = {f"{part}_images": str(Path(getattr(recipe, f"{part}_annotations")).parent)
               for part in ("train", "val")}  # fmt: skip
-    changed = replace(
-        recipe, output=str(folder / "run"), **{"pictures": False, **images, **changes}
-    )
+    changes = {"output": str(folder / "run"), "pictures": False, **images, **changes}
+    changed = replace(recipe, **changes)
     return train_command.make_trainer(changed, torch.device("cpu"))
 
 

@@ -37,7 +37,6 @@ def first(key, **fields):
 
 BAD = {
     "bad mask": first("annotations", segmentation=[[9, 9, 9, 9, 9, 9]]),
-    "coordinates in 0-1": normalised,
     "unknown image": first("annotations", image_id=77),
     "unknown category": first("annotations", category_id=77),
     "bad box": first("annotations", bbox=[1, 2]),
@@ -69,10 +68,16 @@ def test_bad_entries_are_refused_or_skipped(data, tmp_path, kind):
     left = sorted(id for target in targets for id in target["annotation_ids"].tolist())
     if kind.startswith("image"):
         assert left == good[len(ids[0]) :]
-    elif kind == "coordinates in 0-1":
-        assert left == []
     else:
         assert left == good[1:]
+
+
+def test_nothing_left_is_refused(data, tmp_path):
+    file = data(normalised)
+    for skip_bad, message in ((False, r"\d+ coordinates in 0-1.* --skip-bad"),
+                              (True, "nothing is left without errors")):  # fmt: skip
+        with pytest.raises(BadDatasetError, match=message):
+            prepare(file, None, tmp_path / "copy.json", skip_bad=skip_bad)
 
 
 def test_good_files_are_used_where_they_are(data, tmp_path):

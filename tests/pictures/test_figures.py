@@ -127,6 +127,12 @@ def test_predictions_have_the_worst_first(shapes, tmp_path):
     assert f"0 found, {order[0][0].missed} missed, 0 false" == titles(figure)[1]
     drawn(figure, tmp_path)
     drawn(predictions_figure(dataset, []), tmp_path)
+    polygon = {"image_id": last, "category_id": 1, "score": "0.9",
+               "segmentation": [[5, 6, 15, 6, 15, 26, 5, 26]]}  # fmt: skip
+    (outcome,) = [out for out, i in worst_first(dataset, [polygon])
+                  if dataset.image_ids[i] == last]  # fmt: skip
+    assert outcome.found + outcome.false == 1
+    drawn(predictions_figure(dataset, [polygon]), tmp_path)
 
 
 def test_compare_matches_each_object_once():
