@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(maskrcnn_scratch, library) {
+  library.def("conv3x3(Tensor input, Tensor weight, Tensor bias, bool relu) -> Tensor");
   library.def(
       "max_iou(Tensor gt_boxes, Tensor boxes, bool find_low_quality_matches) "
       "-> (Tensor iou, Tensor gt, Tensor is_low_quality_match)");

@@ -212,8 +212,10 @@ def shifted() -> None:
         old, new = (s.objectness[0, first : first + count].sigmoid().max() for s in (before, after))
         print(f"P{n + 2}: {old:.3f} -> {new:.3f}")
         first += count
-    print("Convolutions with a stride are not invariant to such a shift; how much it matters depends")
-    print("on where the object lies on the grid of the level that finds it.")
+    print(
+        "Convolutions with a stride are not invariant to such a shift. How much it matters depends"
+    )
+    print("depends on where the object lies on the grid of the level that finds it.")
 
 
 @answer("6a")

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
         BackboneWithFPN,
         FeaturePyramidNetwork,
         FrozenBatchNorm2d,
+        IntermediateLayerGetter,
+        LastLevelMaxPool,
+        LastLevelP6P7,
         resnet_fpn_backbone,
     )
     from maskrcnn_scratch.builders.from_config import load_trained
@@ -29,15 +32,25 @@ if TYPE_CHECKING:
     from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
     from maskrcnn_scratch.inference.predictor import Predictor
     from maskrcnn_scratch.mask_rcnn import MaskRCNN
+    from maskrcnn_scratch.ops.boxes import BoxCoder
     from maskrcnn_scratch.roi_heads import (
         FastRCNNConvFCHead,
         FastRCNNPredictor,
         MaskRCNNHeads,
         MaskRCNNPredictor,
         MultiScaleRoIAlign,
+        RoIHeads,
         TwoMLPHead,
     )
-    from maskrcnn_scratch.rpn import AnchorGenerator, RPNHead
+    from maskrcnn_scratch.rpn import (
+        AnchorGenerator,
+        RegionProposalNetwork,
+        RPNHead,
+    )
+    from maskrcnn_scratch.structures import ImageList
+    from maskrcnn_scratch.targets.matcher import Matcher
+    from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler
+    from maskrcnn_scratch.transform import GeneralizedRCNNTransform
     from maskrcnn_scratch.weights import (
         FasterRCNN_ResNet50_FPN_V2_Weights,
         FasterRCNN_ResNet50_FPN_Weights,
@@ -53,6 +66,9 @@ _MODULES = {
         "BackboneWithFPN",
         "FeaturePyramidNetwork",
         "FrozenBatchNorm2d",
+        "IntermediateLayerGetter",
+        "LastLevelMaxPool",
+        "LastLevelP6P7",
         "resnet_fpn_backbone",
     ),
     "builders.resnet50_fpn": (
@@ -73,10 +89,20 @@ _MODULES = {
         "MaskRCNNHeads",
         "MaskRCNNPredictor",
         "MultiScaleRoIAlign",
+        "RoIHeads",
         "TwoMLPHead",
     ),
-    "rpn": ("AnchorGenerator", "RPNHead"),
+    "rpn": (
+        "AnchorGenerator",
+        "RPNHead",
+        "RegionProposalNetwork",
+    ),
     "builders.from_config": ("load_trained",),
+    "transform": ("GeneralizedRCNNTransform",),
+    "structures": ("ImageList",),
+    "targets.matcher": ("Matcher",),
+    "targets.sampler": ("BalancedPositiveNegativeSampler",),
+    "ops.boxes": ("BoxCoder",),
     "weights": (
         "FasterRCNN_ResNet50_FPN_V2_Weights",
         "FasterRCNN_ResNet50_FPN_Weights",
@@ -90,6 +116,8 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "AnchorGenerator",
     "BackboneWithFPN",
+    "BalancedPositiveNegativeSampler",
+    "BoxCoder",
     "Conventions",
     "FastRCNNConvFCHead",
     "FastRCNNPredictor",
@@ -99,15 +127,23 @@ __all__ = [
     "FeaturePyramidNetwork",
     "FrozenBatchNorm2d",
     "GeneralizedRCNN",
+    "GeneralizedRCNNTransform",
+    "ImageList",
+    "IntermediateLayerGetter",
+    "LastLevelMaxPool",
+    "LastLevelP6P7",
     "MaskRCNN",
     "MaskRCNNHeads",
     "MaskRCNNPredictor",
     "MaskRCNN_ResNet50_FPN_V2_Weights",
     "MaskRCNN_ResNet50_FPN_Weights",
+    "Matcher",
     "MultiScaleRoIAlign",
     "Predictor",
     "RPNHead",
+    "RegionProposalNetwork",
     "ResNet50_Weights",
+    "RoIHeads",
     "TwoMLPHead",
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",

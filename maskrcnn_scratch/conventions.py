@@ -62,6 +62,9 @@ class Conventions:
             trained with (``frozen_batch_norm_eps_of``).
         round_anchors: whether the corners of an anchor lie at whole pixels from its centre (halves
             are rounded to even).
+        ratios_fastest: order of the anchors of one location, and so of the RPN's outputs: all
+            aspect ratios of the first size come first (True), or all sizes of the first ratio. The
+            two differ only with several sizes per level.
         anchor_strides: pixels between neighbouring anchors, per level. None: the side of the padded
             image divided by the side of the feature map, rounded down. At the coarsest level this
             is less than the true stride where the map's side was rounded up.
@@ -76,6 +79,7 @@ class Conventions:
     stride_in_1x1: bool = False
     frozen_batch_norm_eps: float | None = None
     round_anchors: bool = True
+    ratios_fastest: bool = False
     anchor_strides: tuple[int, ...] | None = None
     roi_aligned: bool = False
     sampling_ratio: int = 2
@@ -94,6 +98,7 @@ class Conventions:
             image_std=(1 / 255, 1 / 255, 1 / 255),
             stride_in_1x1=True,
             round_anchors=False,
+            ratios_fastest=True,
             anchor_strides=(4, 8, 16, 32, 64),
             roi_aligned=True,
             sampling_ratio=0,

@@ -104,7 +104,9 @@ class FasterRCNN(GeneralizedRCNN):
                 aspect_ratios=(0.5, 1.0, 2.0),
                 strides=conventions.anchor_strides,
                 rounded=conventions.round_anchors,
+                ratios_fastest=conventions.ratios_fastest,
             )
+        check_anchor_order(rpn_anchor_generator, conventions)
         if rpn_head is None:
             rpn_head = RPNHead(channels, rpn_anchor_generator.num_anchors_per_location()[0])
         rpn = RegionProposalNetwork(
@@ -165,6 +167,25 @@ class FasterRCNN(GeneralizedRCNN):
     ) -> dict[str, Tensor]:
         check_replaced_parts(self)
         return super().losses(images, targets, generator)
+
+
+def check_anchor_order(
+    anchor_generator: interfaces.AnchorGenerator, conventions: Conventions
+) -> None:
+    """Raises a ValueError if an ``AnchorGenerator`` has another order than the weights expect."""
+    if not isinstance(anchor_generator, AnchorGenerator):
+        return
+    several = any(
+        len(sizes) > 1 and len(ratios) > 1
+        for sizes, ratios in zip(
+            anchor_generator.sizes, anchor_generator.aspect_ratios, strict=True
+        )
+    )
+    if several and anchor_generator.ratios_fastest != conventions.ratios_fastest:
+        raise ValueError(
+            "the anchor generator has several sizes per level in another order than the "
+            f"conventions: give AnchorGenerator(..., ratios_fastest={conventions.ratios_fastest})"
+        )
 
 
 def default_roi_pool(

@@ -97,7 +97,7 @@ class GeneralizedRCNN(nn.Module):
     def run_batch(self, batch: ImageList) -> StageOutputs:
         """The stages from a padded batch to padded detections, without host synchronisation."""
         features = self.extract_features(batch.tensors)  # {"0": [N, F, H/4, W/4], ..., "pool"}
-        rpn = self.rpn(batch, features)  # objectness [N, A], pred_bbox_deltas [N, A, 4]
+        rpn = self.rpn.predict(batch, features)  # objectness [N, A], pred_bbox_deltas [N, A, 4]
         proposals = self.rpn.propose(rpn, batch.sizes)  # boxes [N, P, 4]
         class_logits, box_regression, detections = self.roi_heads.detect_boxes(
             features, proposals, batch
@@ -156,7 +156,7 @@ class GeneralizedRCNN(nn.Module):
         )
         batch, targets = self.transform(images, targets)
         features = self.extract_features(batch.tensors)  # {"0": [N, F, H/4, W/4], ..., "pool"}
-        rpn = self.rpn(batch, features)  # objectness [N, A], pred_bbox_deltas [N, A, 4]
+        rpn = self.rpn.predict(batch, features)  # objectness [N, A], pred_bbox_deltas [N, A, 4]
         proposals = self.rpn.propose(rpn, batch.sizes, phase="training")  # boxes [N, P, 4]
         rpn_losses = self.rpn.losses(rpn, targets, generator)
         return {

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ Result: TypeAlias = dict[str, Tensor]
 IGNORE_LABEL = -1
 
 
-@dataclass
+@dataclass(init=False)
 class ImageList:
     """Images of different sizes in one zero-padded batch.
 
@@ -49,6 +49,16 @@ class ImageList:
 
     tensors: Tensor
     sizes: Tensor
+
+    def __init__(self, tensors: Tensor, image_sizes: Tensor | Sequence[tuple[int, int]]) -> None:
+        self.tensors = tensors
+        if not isinstance(image_sizes, Tensor):  # a list, as torchvision has it
+            image_sizes = torch.tensor(image_sizes).to(tensors.device, non_blocking=True)
+        self.sizes = image_sizes
+
+    def to(self, device: torch.device | str) -> ImageList:
+        """A copy on ``device``."""
+        return ImageList(self.tensors.to(device), self.sizes.to(device))
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -85,9 +95,7 @@ class Proposals:
 
     def to_list(self) -> list[Tensor]:
         """Boxes ``[counts[n], 4]`` of each image, as torchvision has them (synchronises)."""
-        return [
-            boxes[:count] for boxes, count in zip(self.boxes, self.counts.tolist(), strict=True)
-        ]
+        return unpad(self.boxes, self.counts)
 
 
 @dataclass
@@ -121,6 +129,16 @@ class Detections:
 def valid_entries(counts: Tensor, capacity: int) -> Tensor:
     """Bool ``[N, capacity]``: true for the first ``counts[n]`` entries of image ``n``."""
     return torch.arange(capacity, device=counts.device) < counts[:, None]
+
+
+def unpad(values: Tensor, counts: Tensor) -> list[Tensor]:
+    """The valid entries of ``[N, D, ...]`` per image: ``[counts[n], ...]`` each (synchronises)."""
+    return [of_image[:count] for of_image, count in zip(values, counts.tolist(), strict=True)]
+
+
+def as_image_list(images: Any) -> ImageList:
+    """Ours, of torchvision's or ours."""
+    return images if hasattr(images, "sizes") else ImageList(images.tensors, images.image_sizes)
 
 
 def gather_entries(values: Tensor, indices: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -169,23 +169,34 @@ class GeneralizedRCNNTransform(nn.Module):
             batch[n, :, : image.shape[1], : image.shape[2]].copy_(image)
         return batch
 
+    def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
+        """``[3, H, W]`` and its target, resized as in ``forward``."""
+        size = self.resized_size(*image_size(image))
+        if target is not None:
+            target = resize_target(target, image.shape[-2:], size)
+        return resize_image(image, size), target
+
     def postprocess(
         self,
-        detections: Detections,
-        image_sizes: Tensor,
+        detections: Detections | list[Result],
+        image_sizes: Tensor | Sequence[tuple[int, int]],
         original_image_sizes: Sequence[tuple[int, int]],
     ) -> list[Result]:
         """Removes the padding and scales boxes and masks to the original images.
 
         Args:
-            detections: in the pixels of the resized images.
-            image_sizes: (height, width) after the resize, ``[N, 2]``.
+            detections: in the pixels of the resized images; or a list of dicts as ``RoIHeads``
+                returns it when called as a stage, which is returned unchanged in training mode.
+            image_sizes: (height, width) after the resize, ``[N, 2]`` or per image.
             original_image_sizes: (height, width) before the resize, per image.
 
         Returns:
             A dict per image: ``boxes`` ``[D, 4]``, ``labels`` ``[D]``, ``scores`` ``[D]`` and, with
             a mask branch, ``masks`` ``[D, 1, H, W]`` in 0-1. ``D`` may be 0.
         """
+        if not isinstance(detections, Detections):
+            return self.postprocess_lists(detections, image_sizes, original_image_sizes)
+        assert isinstance(image_sizes, Tensor)
         originals = on_device(original_image_sizes, torch.int64, image_sizes.device)  # [N, 2]
         boxes = resize_boxes(detections.boxes, image_sizes, originals)
         # In a trace, the number of detections stays variable only as a tensor.
@@ -201,6 +212,22 @@ class GeneralizedRCNNTransform(nn.Module):
                 masks = detections.masks[n, :count]  # [D, 1, M, M]
                 result["masks"] = self.paste(masks, result["boxes"], original_image_sizes[n])
             results.append(result)
+        return results
+
+    def postprocess_lists(
+        self,
+        results: list[Result],
+        image_sizes: Tensor | Sequence[tuple[int, int]],
+        original_image_sizes: Sequence[tuple[int, int]],
+    ) -> list[Result]:
+        """``postprocess`` of a dict per image, in place as in torchvision."""
+        if self.training:
+            return results
+        for result, size, original in zip(results, image_sizes, original_image_sizes, strict=True):
+            before, after = torch.as_tensor(size)[None], torch.as_tensor(original)[None]
+            result["boxes"] = resize_boxes(result["boxes"][None], before, after)[0]
+            if "masks" in result:
+                result["masks"] = self.paste(result["masks"], result["boxes"], original)
         return results
 
     def extra_repr(self) -> str:

@@ -18,6 +18,20 @@ SLOW = (
     "tests/parity/test_parity.py::test_unusual_sizes",
     "tests/parity/test_parity.py::test_losses_gradients_and_steps",
     "tests/parity/test_losses_on_real_images.py",
+    "tests/cuda/test_build.py::test_no_kernel_spills",
+    "tests/cuda/test_emulation.py::test_kernels_under_sanitizers",
+    "tests/export/test_compile.py::test_whole_model",
+    "tests/export/test_compile.py::test_losses_and_gradients",
+    "tests/export/test_onnx.py::test_sizes",
+    "tests/export/test_onnx.py::test_no_detections",
+    "tests/export/test_onnx.py::test_example_without_pytorch",
+    "tests/export/test_errors.py::test_compiled_package_that_would_be_wrong",
+    "tests/export/test_errors.py::test_component_whose_op_has_no_translation",
+    "tests/weights/test_loading.py::test_another_file_of_the_published_name",
+    "tests/export/test_program.py::test_package_runs_from_cpp",
+    "test_compiled_model_finds_the_same",
+    "test_compiled_parts_give_the_same_losses",
+    "test_torchrun_ends_when_a_process_dies",
 )
 
 

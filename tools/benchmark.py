@@ -1,7 +1,7 @@
 """Times ops, stages and the model against torchvision's, on the same inputs and weights.
 
     python tools/benchmark.py [ops] [stages] [e2e] [options] [train] [launches]
-                              [growth] [peers] [memory]
+                              [growth] [peers] [memory] [winograd]
                               [--device cpu|cuda] [--json FILE] [--markdown FILE] [--plot FILE]
 
 The two sides run in turn in one process. A figure is the median of the runs; the ratio is given
@@ -34,15 +34,17 @@ from tools.benchmarks.model import time_model, time_options, time_training
 from tools.benchmarks.ops import time_ops
 from tools.benchmarks.peers import time_peers
 from tools.benchmarks.stages import time_stages
+from tools.benchmarks.winograd import time_winograd
 
 DEFAULT_GROUPS = ("ops", "stages", "e2e", "options", "train", "launches")
-GROUPS = (*DEFAULT_GROUPS, "growth", "peers", "memory")
+GROUPS = (*DEFAULT_GROUPS, "growth", "peers", "memory", "winograd")
 WITH_MODEL: dict[str, Callable[[Clock, MaskRCNN, Tensor], Iterator[Timing]]] = {
     "stages": time_stages,
     "e2e": time_model,
     "options": time_options,
     "peers": time_peers,
     "train": time_training,
+    "winograd": time_winograd,
 }
 MEMORY_SIZES = (IMAGE_SIZE, (2000, 3000), (4000, 8000))
 

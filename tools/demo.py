@@ -24,6 +24,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where tools lies
 
 from maskrcnn_scratch.builders.from_config import ModelConfig, load_trained
+from maskrcnn_scratch.cli.inspect import inspect
 from maskrcnn_scratch.cli.train import train
 from maskrcnn_scratch.data.augment import Augmentation
 from maskrcnn_scratch.data.coco import CocoDataset
@@ -42,6 +43,7 @@ from maskrcnn_scratch.weights.categories import COCO_CATEGORIES
 matplotlib.use("Agg")
 TRAIN_IMAGES, VAL_IMAGES = 2000, 100
 SHOWN_IMAGES = 4
+INSPECTED_IMAGE = "00044.png"  # of the held-out ones: four objects, some of them hidden
 
 # What fits 128-pixel images and four minutes: few anchors, proposals and samples.
 RECIPE = {
@@ -130,7 +132,18 @@ trained and evaluated in {minutes:.1f} minutes, on {VAL_IMAGES} images it had no
     masks  AP {found["segm/AP"]:.3f}   AP50 {found["segm/AP50"]:.3f}
     boxes  AP {found["bbox/AP"]:.3f}   AP50 {found["bbox/AP50"]:.3f}
 pictures: {output / "shapes.png"} (ground truth above, predictions below), {output / "curves.png"}
-predict:  maskrcnn predict --weights {run / "best.pt"} --out predictions {held_out.parent}""")
+predict:  maskrcnn predict --weights {run / "best.pt"} --out predictions {held_out.parent}
+
+every stage of the model on one of these images, a page to open in a browser:""")
+    inspect(
+        images=(str(held_out.parent / INSPECTED_IMAGE),),
+        weights=str(run / "best.pt"),
+        annotations=held_out,
+        out=output / "report.html",
+        training=True,
+        score_threshold=0.5,
+        device="cpu",
+    )
 
 
 def draw_shapes(checkpoint: Path, annotations: Path, picture: Path) -> None:

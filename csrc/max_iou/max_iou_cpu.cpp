@@ -9,14 +9,13 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <utility>
 #include <vector>
 
 #include "../common/box_iou.h"
-#include "../common/checks.h"
 #include "../common/cpu_isa.h"
 #include "../common/dispatch.h"
 #include "../common/order.h"
+#include "arguments.h"
 
 namespace maskrcnn {
 namespace {
@@ -155,14 +154,7 @@ void match(const T* gt_boxes,
 std::tuple<Tensor, Tensor, Tensor> max_iou(Tensor gt_boxes,
                                            Tensor boxes,
                                            bool find_low_quality_matches) {
-  for (const auto& [tensor, name] : {std::pair{&gt_boxes, "gt_boxes"}, {&boxes, "boxes"}}) {
-    CHECK_ARGUMENT(tensor->dim() == 2 && tensor->size(0) > 0 && tensor->size(1) == 4, name,
-                   " must be [number of boxes, 4] and not empty, it is ", shape_of(*tensor));
-  }
-  check_dtype(gt_boxes, boxes.scalar_type(), "gt_boxes");
-  check_same_device(gt_boxes, boxes, "gt_boxes", "boxes");
-  CHECK_ARGUMENT(gt_boxes.size(0) <= INT32_MAX, "gt_boxes has ", gt_boxes.size(0),
-                 " boxes, at most ", INT32_MAX, " are possible");
+  check_max_iou_arguments(gt_boxes, boxes);
   gt_boxes = torch::stable::contiguous(gt_boxes);
   boxes = torch::stable::contiguous(boxes);
   const int64_t count = boxes.size(0);

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "../common/block_count.cuh"
+#include "../common/block_items.cuh"
 #include "../common/cuda_launch.cuh"
 #include "nms.h"
 
@@ -68,38 +69,6 @@ struct NmsArguments {
   int64_t* num_kept;  // [N]
 
   __device__ int chunk() const { return words * kWordBits; }
-};
-
-// The items of work of all images, one image after another, of which a block takes every
-// gridDim.x-th. An image with V valid boxes has items_of(V) items.
-template <typename ItemsOf>
-class BlockItems {
- public:
-  __device__ BlockItems(const int* num_valid, int64_t images, const ItemsOf& items_of)
-      : num_valid_(num_valid), images_(images), items_of_(items_of), item_(blockIdx.x) {
-    skip_images();
-  }
-  __device__ bool done() const { return image_ == images_; }
-  __device__ void next() {
-    item_ += gridDim.x;
-    skip_images();
-  }
-  __device__ int64_t image() const { return image_; }
-  __device__ int64_t item() const { return item_; }  // within the image
-
- private:
-  __device__ void skip_images() {
-    for (; image_ < images_; ++image_) {
-      const int64_t items = items_of_(int64_t(num_valid_[image_]));
-      if (item_ < items) return;
-      item_ -= items;
-    }
-  }
-
-  const int* num_valid_;
-  int64_t images_;
-  ItemsOf items_of_;
-  int64_t item_, image_ = 0;
 };
 
 template <typename T>

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads) nms_rank(const NmsArguments<T> a) {
     return side * side;
   };
   for (BlockItems items(a.num_valid, a.images, tiles); !items.done(); items.next()) {
-    const int64_t image = items.image(), boxes = a.num_valid[image];
+    const int64_t image = items.row(), boxes = a.num_valid[image];
     const int64_t side = ceil_div<int64_t>(boxes, kThreads);
     const int64_t entry = items.item() / side * kThreads + threadIdx.x;
     const int64_t first_other = items.item() % side * kThreads;
@@ -97,8 +97,8 @@ __global__ void __launch_bounds__(kThreads) nms_sort(const NmsArguments<T> a) {
   const auto blocks = [](int64_t boxes) { return ceil_div<int64_t>(boxes, kThreads); };
   for (BlockItems items(a.num_valid, a.images, blocks); !items.done(); items.next()) {
     const int64_t entry = items.item() * kThreads + threadIdx.x;
-    if (entry >= a.num_valid[items.image()]) continue;
-    const int64_t first = items.image() * a.candidates;
+    if (entry >= a.num_valid[items.row()]) continue;
+    const int64_t first = items.row() * a.candidates;
     const int index = a.valid[first + entry];
     const Order order = a.orders[first + entry];
     const int64_t to = first + order.group_begin + order.offset;

@@ -48,8 +48,8 @@ __global__ void __launch_bounds__(kThreads) nms_compare(const NmsArguments<T> a)
   const auto blocks = [](int64_t boxes) { return ceil_div<int64_t>(boxes, kWarps); };
   for (BlockItems items(a.num_valid, a.images, blocks); !items.done(); items.next()) {
     const int64_t position = items.item() * kWarps + warp;
-    if (position >= a.num_valid[items.image()]) continue;  // the whole warp
-    const int64_t first_box = items.image() * a.candidates;
+    if (position >= a.num_valid[items.row()]) continue;  // the whole warp
+    const int64_t first_box = items.row() * a.candidates;
     const SortedBox own_box = a.sorted[first_box + position];
     const T* group = a.sorted_boxes + 4 * (first_box + own_box.group_begin);
     const int own = int(position) - own_box.group_begin;
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 
   const auto all = [](int64_t boxes) { return boxes; };
   for (BlockItems items(a.num_valid, a.images, all); !items.done(); items.next()) {
-    const int64_t position = items.item(), first_box = items.image() * a.candidates + position;
+    const int64_t position = items.item(), first_box = items.row() * a.candidates + position;
     const SortedBox* sorted = a.sorted + first_box;
     const int size = sorted->group_size;
     // All threads of the block see the same values here, so all skip the item or none.
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kThreads, 4)
         const int i = threadIdx.x;
         if (i < in_word && found >> i & 1) {
           const SortedBox& box = sorted[chunk + first + i];
-          a.kept_by_rank[items.image() * a.candidates + box.rank] = box.index;
+          a.kept_by_rank[items.row() * a.candidates + box.rank] = box.index;
           kept[num_kept + __popcll(found & ((Word(1) << i) - 1))] = chunk + first + i;
         }
         const int later = words - w - 1;
@@ -168,8 +168,8 @@ __global__ void __launch_bounds__(kThreads)
   const auto blocks = [](int64_t boxes) { return ceil_div<int64_t>(boxes, kThreads); };
   for (BlockItems items(a.num_valid, a.images, blocks); !items.done(); items.next()) {
     const int64_t position = items.item() * kThreads + threadIdx.x;
-    if (position >= a.num_valid[items.image()]) continue;
-    const int64_t first_box = items.image() * a.candidates;
+    if (position >= a.num_valid[items.row()]) continue;
+    const int64_t first_box = items.row() * a.candidates;
     const int64_t group = first_box + a.sorted[first_box + position].group_begin;
     const int own = int(first_box + position - group);
     if (own < end || a.suppressed[group + own]) continue;

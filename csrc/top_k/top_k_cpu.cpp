@@ -12,11 +12,12 @@
 #include <cstring>
 #include <vector>
 
-#include "../common/checks.h"
 #include "../common/cpu_isa.h"
 #include "../common/dispatch.h"
 #include "../common/order.h"
 #include "../common/parallel.h"
+#include "arguments.h"
+#include "top_k.h"
 
 namespace maskrcnn {
 namespace {
@@ -30,16 +31,11 @@ struct Entry {
   T value;
   int64_t index;
 
-  // Larger values come first. Ties, frequent in bfloat16, are broken by scattered(index). The lower
-  // index would select boxes at the top of the image only.
+  // Larger values come first; ties are broken by scattered(index).
   bool operator<(const Entry& other) const {
     if (exceeds(value, other.value)) return true;
     return !exceeds(other.value, value) && scattered(index) < scattered(other.index);
   }
-
-  // Fibonacci hashing (Knuth, The Art of Computer Programming, vol. 3, section 6.4): the indices
-  // whose hash is below some bound lie evenly spaced.
-  static uint64_t scattered(int64_t index) { return uint64_t(index) * 0x9E3779B97F4A7C15u; }
 };
 
 // The largest value of each block. Block b has the values b, b + blocks, b + 2 blocks, ..., so that
@@ -95,16 +91,8 @@ void top_k(const T* values, int64_t count, int64_t k, int64_t offset, int64_t* i
 }
 
 Tensor top_k_of_levels(Tensor values, std::vector<int64_t> level_sizes, int64_t k) {
-  check_dim(values, 2, "values", "[N, A]");
-  CHECK_ARGUMENT(k >= 0, "k must not be negative, it is ", k);
+  check_top_k_arguments(values, level_sizes, k);
   const int64_t images = values.size(0), width = values.size(1);
-  int64_t sum = 0;
-  for (const int64_t size : level_sizes) {
-    CHECK_ARGUMENT(size >= 0, "level_sizes must not be negative, one is ", size);
-    CHECK_ARGUMENT(!__builtin_add_overflow(sum, size, &sum),
-                   "level_sizes add up to 2^63 or more, but values is ", shape_of(values));
-  }
-  CHECK_ARGUMENT(sum == width, "level_sizes add up to ", sum, ", but values is ", shape_of(values));
   values = torch::stable::contiguous(values);
 
   const int64_t levels = level_sizes.size();

@@ -56,21 +56,26 @@ class Bottleneck(nn.Module):
 
     Args:
         in_channels: channels of the input.
-        width: channels of the 3x3 convolution; the output has four times as many.
+        width: channels of the 3x3 convolution of a ResNet; the output has four times as many.
         stride: of the block.
         norm_layer: called with the number of channels.
     """
 
     expansion: ClassVar[int] = 4
     stride_in_1x1: ClassVar[bool] = False
+    groups: ClassVar[int] = 1  # of the 3x3 convolution
+    width_per_group: ClassVar[int] = 64  # of it in the first stage
 
     def __init__(self, in_channels: int, width: int, stride: int, norm_layer: NormLayer) -> None:
         super().__init__()
         out_channels = width * self.expansion
+        width = width * self.width_per_group // 64 * self.groups
         strides = (stride, 1) if self.stride_in_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(in_channels, width, 1, stride=strides[0], bias=False)
         self.bn1 = norm_layer(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=strides[1], padding=1, bias=False)
+        self.conv2 = nn.Conv2d(
+            width, width, 3, stride=strides[1], padding=1, groups=self.groups, bias=False
+        )
         self.bn2 = norm_layer(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = norm_layer(out_channels)
@@ -89,6 +94,29 @@ class StrideIn1x1Bottleneck(Bottleneck):
     """The bottleneck of the paper: the stride is in the first 1x1 convolution."""
 
     stride_in_1x1 = True
+
+
+class ResNeXt32x4dBottleneck(Bottleneck):
+    """Xie et al. 2017, "Aggregated Residual Transformations": the 3x3 convolution has groups."""
+
+    groups = 32
+    width_per_group = 4
+
+
+class ResNeXt32x8dBottleneck(Bottleneck):
+    groups = 32
+    width_per_group = 8
+
+
+class ResNeXt64x4dBottleneck(Bottleneck):
+    groups = 64
+    width_per_group = 4
+
+
+class WideBottleneck(Bottleneck):
+    """Zagoruyko and Komodakis 2016, "Wide Residual Networks": twice as many inner channels."""
+
+    width_per_group = 128
 
 
 def projection(
@@ -138,6 +166,9 @@ class ResNet(nn.Sequential):
             )
             channels = width * block.expansion
         super().__init__(named)
+        # torchvision initialises its classifier before the convolutions below: with the same random
+        # numbers drawn here, the same seed gives the same weights.
+        nn.Linear(channels, 1000)
         self.out_channels = [width * block.expansion for width in widths]  # of C2 to C5
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -151,6 +182,11 @@ ARCHITECTURES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, i
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
     "resnet152": (Bottleneck, (3, 8, 36, 3)),
+    "resnext50_32x4d": (ResNeXt32x4dBottleneck, (3, 4, 6, 3)),
+    "resnext101_32x8d": (ResNeXt32x8dBottleneck, (3, 4, 23, 3)),
+    "resnext101_64x4d": (ResNeXt64x4dBottleneck, (3, 4, 23, 3)),
+    "wide_resnet50_2": (WideBottleneck, (3, 4, 6, 3)),
+    "wide_resnet101_2": (WideBottleneck, (3, 4, 23, 3)),
 }
 
 

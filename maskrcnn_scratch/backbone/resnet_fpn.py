@@ -50,7 +50,6 @@ class BackboneWithFPN(nn.Module):
 
 
 def resnet_fpn_backbone(
-    *,
     backbone_name: str,
     weights: ResNet50_Weights | str | None = None,
     norm_layer: Callable[[int], nn.Module] = FrozenBatchNorm2d,

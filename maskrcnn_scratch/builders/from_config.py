@@ -24,7 +24,7 @@ from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.conventions import Conventions, paste_masks_subpixel
 from maskrcnn_scratch.faster_rcnn import FasterRCNN
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
-from maskrcnn_scratch.plain_values import check_positive, from_dict
+from maskrcnn_scratch.plain_values import check_positive, from_dict, shown
 from maskrcnn_scratch.rpn import AnchorGenerator
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
 from maskrcnn_scratch.weights import (
@@ -35,7 +35,12 @@ from maskrcnn_scratch.weights import (
     read_state_dict,
 )
 from maskrcnn_scratch.weights.categories import COCO_CATEGORIES
-from maskrcnn_scratch.weights.loading import load_backbone, load_pretrained
+from maskrcnn_scratch.weights.loading import (
+    check_same_shapes,
+    load_backbone,
+    load_pretrained,
+    warn_of_values,
+)
 
 PYRAMID_LEVELS = 5  # P2 to P6
 
@@ -152,11 +157,11 @@ def load_trained(path: str | PathLike[str]) -> TrainedModel:
     except ValueError:  # may be a weights file of another format
         checkpoint = {}
     if "category_labels" in checkpoint:
-        names = checkpoint["class_names"]
-        config = from_dict(ModelConfig, checkpoint["config"]["model"])
-        model: FasterRCNN = build_model(config, max(names, default=0) + 1)
-        model.load_state_dict(checkpoint["model"])
-        return TrainedModel(model.eval(), names, checkpoint["category_labels"])
+        try:
+            return _load_run(checkpoint, path)
+        except Exception as error:  # what a damaged configuration breaks first is open
+            reason = shown(str(error) or type(error).__name__, 300)
+            raise ValueError(f"{path}: no model can be made of it: {reason}") from error
     model = load_model(path)
     outputs = len(model.state_dict()["roi_heads.box_predictor.cls_score.bias"])
     if outputs == len(COCO_CATEGORIES):
@@ -165,6 +170,30 @@ def load_trained(path: str | PathLike[str]) -> TrainedModel:
     else:
         names = {label: str(label) for label in range(1, outputs)}
     return TrainedModel(model, names, {label: label for label in names})
+
+
+def _load_run(checkpoint: dict[str, Any], path: str | PathLike[str]) -> TrainedModel:
+    """The model of a checkpoint; the weights are compared with it before it has memory."""
+    for section in ("config", "class_names", "category_labels", "model"):
+        if not isinstance(checkpoint.get(section), dict):
+            raise ValueError(f"{section!r} is missing, or no dict")
+    names, labels = checkpoint["class_names"], checkpoint["category_labels"]
+    if not all(type(k) is int and k > 0 and type(v) is str for k, v in names.items()):
+        raise ValueError("'class_names' are not names by label")
+    if not all(type(k) is int and v in names for k, v in labels.items()):
+        raise ValueError("'category_labels' are not labels by category")
+    weights = checkpoint["model"]
+    config = from_dict(ModelConfig, checkpoint["config"].get("model"))
+    if config.is_small and sum(config.blocks) > len(weights):
+        raise ValueError(f"blocks are {config.blocks}, with {len(weights)} tensors")
+    num_classes = max(names, default=0) + 1
+    with torch.device("meta"):  # no memory
+        expected = build_model(config, num_classes).state_dict()
+    check_same_shapes(expected, weights)
+    warn_of_values(weights, path)
+    model = build_model(config, num_classes)
+    model.load_state_dict(weights)
+    return TrainedModel(model.eval(), names, labels)
 
 
 def build_model(config: ModelConfig, num_classes: int) -> FasterRCNN:

@@ -42,6 +42,7 @@ def evaluate(
     device: str = "auto",
     batch_size: int = 1,
     num_workers: int = 2,
+    allow_outside: bool = False,
 ) -> int:
     """Compute COCO's twelve metrics for boxes and masks.
 
@@ -67,8 +68,11 @@ def evaluate(
         out: Write val_predictions.jpg (ground truth beside detections, the worst images first),
             confusion_matrix.png and pr_curve.png to this folder.
         device: Device of the model: auto, cpu, cuda, cuda:1 ...
-        batch_size: Images per batch.
+        batch_size: Largest number of images per batch. Only images that are padded to the same
+            size form a batch, since padding changes results: they do not depend on this option,
+            except for rounding.
         num_workers: Processes that read images.
+        allow_outside: Read images whose file_name leads out of the folder.
     """
     options: dict[str, Any] = {
         "min_score": min_score,
@@ -89,7 +93,7 @@ def evaluate(
     elif weights is not None and results is None:
         scores = evaluate_weights(
             weights, annotations, images or find_image_folder(annotations), pick_device(device),
-            iou_type,
+            iou_type, allow_outside,
             batch_size=batch_size, num_workers=num_workers, results_file=save_results,
             on_results=found.extend, **options,
         )  # fmt: skip
@@ -97,7 +101,8 @@ def evaluate(
         raise UsageError("give either --results or --weights")
     print("\n".join(format_scores(scores, per_class, confusion_matrix)))
     if out is not None:
-        draw_pictures(out, scores, found, annotations, images, crowds_as_objects)
+        draw_pictures(out, scores, found, annotations, images, crowds_as_objects,
+                      allow_outside)  # fmt: skip
     if json is not None:
         contents = {kind: each.to_json() for kind, each in scores.items()}
         write_json(json, contents[iou_type] if iou_type else contents)
@@ -111,6 +116,7 @@ def draw_pictures(
     annotations: Path,
     images: Path | None,
     crowds_as_objects: bool,
+    allow_outside: bool,
 ) -> None:
     """Writes the pictures of an evaluation and prints their names."""
     from maskrcnn_scratch.data.coco import CocoDataset
@@ -120,6 +126,7 @@ def draw_pictures(
         annotations,
         images or find_image_folder(annotations),
         crowds_as_objects=crowds_as_objects,
+        allow_outside=allow_outside,
     )
     for path in draw_evaluation(folder, scores, results, dataset):
         print(path)
@@ -139,6 +146,7 @@ def evaluate_weights(
     images: Path,
     device: str,
     iou_type: IouType | None,
+    allow_outside: bool,
     **options: Any,
 ) -> Mapping[IouType, CocoScore]:
     """Runs the model of a weights file on a data set and scores it; as ``evaluate_model``."""
@@ -154,6 +162,7 @@ def evaluate_weights(
         annotations,
         images,
         lambda names: match_categories(names, trained.class_names, trained.category_labels),
+        allow_outside=allow_outside,
     )
     warn_about_classes(
         annotations, dataset.categories, dataset.category_labels, trained.class_names, "the model"

@@ -22,6 +22,7 @@ def export(
     dynamic: bool = False,
     raw_masks: bool = False,
     preprocessed: bool = False,
+    opset: int = 18,
     images: tuple[Path, ...] = (),
 ) -> int:
     """Write a model to a file that runs without its Python code, and a verification report.
@@ -40,12 +41,13 @@ def export(
         dynamic: Sizes and number of images may differ from call to call.
         raw_masks: Masks of 28 x 28 pixels inside their boxes, to be pasted outside the model.
         preprocessed: Take normalised, resized and padded images instead of RGB in 0-1.
+        opset: ONNX operator set; 19 for models with deformable convolutions.
         images: Images that the file is verified on; by default generated ones.
     """
     report = export_to_file(
         load_trained(weights).model,
         output,
-        ExportOptions(image_size, batch, dynamic, preprocessed, raw_masks),
+        ExportOptions(image_size, batch, dynamic, preprocessed, raw_masks, opset),
         format,
         [to_image_tensor(path, str(path)) for path in images] or None,
     )

@@ -17,7 +17,7 @@ from maskrcnn_scratch.cli import FAILURE, UsageError, pick_device
 if TYPE_CHECKING:
     from maskrcnn_scratch.builders.from_config import TrainedModel
 
-# Suffixes of images in folders. A file given by name may have any format that Pillow reads.
+# Suffixes of images in folders. A file given by name may have any suffix.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -56,7 +56,9 @@ def predict(
         overwrite: Replace existing files.
         device: Device of the model: auto, cpu, cuda, cuda:1 ...
         precision: Precision of the networks. bf16 is for hardware with bf16 arithmetic.
-        batch_size: Images per batch.
+        batch_size: Largest number of images per batch. Only images that are padded to the same
+            size form a batch, since padding changes results: they do not depend on this option,
+            except for rounding.
     """
     import torch
     from tqdm import tqdm

@@ -191,6 +191,7 @@ def read_data(config: TrainConfig) -> dict[str, Prepared]:
                 None if images is None else Path(images),
                 Path(config.output) / "annotations" / f"{part}.json",
                 skip_bad=config.skip_bad,
+                allow_outside=config.allow_outside,
                 geometry=geometry,
             )
         except BadDatasetError as error:
@@ -209,7 +210,10 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     data = read_data(config)
     crowds = config.crowds_as_objects
     images = CocoDataset(
-        data["train"].annotation_file, data["train"].image_folder, crowds_as_objects=crowds
+        data["train"].annotation_file,
+        data["train"].image_folder,
+        crowds_as_objects=crowds,
+        allow_outside=config.allow_outside,
     )
     if images.crowd_only:
         raise ValueError(
@@ -231,6 +235,7 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
             data["val"].image_folder,
             partial(match_categories, class_names=images.class_names),
             crowds_as_objects=crowds,
+            allow_outside=config.allow_outside,
         )
         warn_about_classes(
             config.val_annotations,

@@ -109,7 +109,17 @@ def augment(image: Tensor, target: Target, transform: Transform) -> tuple[Tensor
     is dropped if its mask has no pixel left, or if a side of its box is shorter than one pixel.
     ``area`` becomes the number of mask pixels. An object without a mask (``has_mask`` false) keeps
     the part of its box inside the image, and its area. A target without objects stays one.
+
+    Raises:
+        TypeError: a field with several values per object, such as keypoints, which may be
+            coordinates that have to move with the image. One value per object is kept as it is.
     """
+    for name, value in target.items():
+        if isinstance(value, Tensor) and value.dim() > 1 and name not in ("boxes", "masks"):
+            raise TypeError(
+                f"the target's {name!r}, {list(value.shape)}, would not move with the image: "
+                "augmentation transforms boxes and masks; drop the field or train without it"
+            )
     size = tuple(image.shape[-2:])
     boxes = BoundingBoxes(
         target["boxes"],

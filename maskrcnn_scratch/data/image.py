@@ -5,8 +5,11 @@ Shapes: H, W height and width in pixels; the 3 channels are always RGB.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from os import PathLike
 
 import numpy as np
@@ -15,6 +18,10 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 _UINT16_MAX = 65535
+_FORMATS = (
+    "JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "TGA",
+)  # fmt: skip
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
 def read_image(path: str | PathLike[str], apply_exif: bool = True) -> Tensor:
@@ -69,13 +76,34 @@ def _deep_grayscale(image: Image.Image) -> np.ndarray:
     return gray
 
 
+def check_is_file(path: str | PathLike[str]) -> None:
+    """Raises unless there is a file: reading a pipe or a device may never end.
+
+    ``FileNotFoundError`` where there is nothing, else ``ValueError``.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: no such image file") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path}: no image file but a {_KINDS.get(stat.S_IFMT(mode), 'device')}")
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Formats that this Pillow reads by itself; others have it look for programs to run."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 @contextmanager
 def _open(path: str | PathLike[str]) -> Iterator[Image.Image]:
     """Opens an image. An error of Pillow inside the block is raised again with the file's name."""
+    check_is_file(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=readable_formats()) as image:
             yield image
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such image file") from None
     except Exception as error:  # each format raises errors of its own for damaged files
         raise ValueError(f"{path}: cannot be read as an image ({error})") from None

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from maskrcnn_scratch.data.coco_fields import parse_bbox, parse_id
+from maskrcnn_scratch.data.coco_fields import has_type, parse_bbox, parse_file_name
 from maskrcnn_scratch.data.coco_json import read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.data.image_folder import locate_image
@@ -28,6 +28,7 @@ from maskrcnn_scratch.dataset_check.annotation_checks import (
 )
 from maskrcnn_scratch.dataset_check.model_fit import Geometry, fit_model, num_anchors
 from maskrcnn_scratch.dataset_check.report import INCOMPLETE, Objects, Problem, Report
+from maskrcnn_scratch.plain_values import shown
 
 # Fields that an entry must have for the other checks.
 FIELDS: dict[str, dict[str, type]] = {
@@ -73,11 +74,13 @@ def check_content(
     image_folder: str | PathLike[str],
     geometry: Geometry | None = None,
     decode_images: bool = True,
+    allow_outside: bool = False,
 ) -> Report:
     """As ``check_dataset``, for what ``read_coco_json`` or ``coco_content`` returned.
 
     Args:
         name: the source of the annotations, for the report.
+        allow_outside: images whose ``file_name`` leads out of the folder are no error.
     """
     report = Report(str(name), str(image_folder))
     problems = report.problems
@@ -86,7 +89,7 @@ def check_content(
     )
     by_id = {image["id"]: image for image in images}
     problems += _check_categories(categories, annotations)
-    problems += _check_images(images, Path(image_folder), decode_images)
+    problems += _check_images(images, Path(image_folder), decode_images, allow_outside)
     problems += check_annotations(annotations, by_id, {c["id"] for c in categories})
     report.statistics = _statistics(images, annotations, categories)
     usable = [a for a in annotations if not a.get("iscrowd") and _is_usable(a, by_id)]
@@ -104,29 +107,19 @@ def well_formed(entries: list[Entry], what: str, problems: list[Problem]) -> lis
     """
     good, fields = [], FIELDS[what]
     for entry in entries:
-        bad = [name for name, kind in fields.items() if not _is(entry.get(name), kind)]
+        bad = [name for name, kind in fields.items() if not has_type(entry.get(name), kind)]
         bad += [
             name
             for name in ("height", "width")
             if name in fields and name not in bad and entry[name] < 1
         ]
         if bad:
-            shown = ", ".join(f"{name} is {entry.get(name)!r}" for name in bad)
-            where = f"{what} id {entry.get('id')!r}: {shown}"
+            values = ", ".join(f"{name} is {shown(repr(entry.get(name)))}" for name in bad)
+            where = f"{what} id {shown(repr(entry.get('id')))}: {values}"
             problems.append(Problem("error", f"{what} {INCOMPLETE}", where))
         else:
             good.append(entry)
     return good
-
-
-def _is(value: object, kind: type) -> bool:
-    if kind is not int:
-        return isinstance(value, kind)
-    try:
-        parse_id(value)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iterator[Problem]:
@@ -151,7 +144,9 @@ def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iter
             yield Problem("error", "category with crowds only", detail)
 
 
-def _check_images(images: list[Entry], folder: Path, decode: bool) -> Iterator[Problem]:
+def _check_images(
+    images: list[Entry], folder: Path, decode: bool, allow_outside: bool
+) -> Iterator[Problem]:
     if not images:
         yield Problem("error", "no images")
     for id in repeated(image["id"] for image in images):
@@ -159,7 +154,12 @@ def _check_images(images: list[Entry], folder: Path, decode: bool) -> Iterator[P
     for name in repeated(image["file_name"] for image in images):
         yield Problem("warning", "image file given twice", image=name)
     for image in images:
-        path = locate_image(folder, image["file_name"])
+        try:
+            path = locate_image(folder, parse_file_name(image["file_name"]), allow_outside)
+        except ValueError as error:
+            kind = "image file outside of the folder, or no file name"
+            yield Problem("error", kind, str(error), image["file_name"])
+            continue
         for severity, kind, detail in _check_image_file(path, image, decode):
             yield Problem(severity, kind, detail, image["file_name"])
 

@@ -43,6 +43,7 @@ def prepare(
     copy: Path,
     *,
     skip_bad: bool = False,
+    allow_outside: bool = False,
     geometry: Geometry | None = None,
 ) -> Prepared:
     """Reads and checks a data set.
@@ -55,6 +56,7 @@ def prepare(
         images: folder of the images; by default it is searched near the annotations.
         copy: file for annotations that were converted, or of which some were skipped.
         skip_bad: skip images and annotations with errors, with a warning that counts them.
+        allow_outside: read images whose ``file_name`` leads out of their folder.
         geometry: sizes in the model, for the report.
 
     Raises:
@@ -64,7 +66,7 @@ def prepare(
     """
     content, folder, is_coco = _read(source)
     folder = images or folder
-    report = check_content(content, source, folder, geometry, decode_images=False)
+    report = check_content(content, source, folder, geometry, False, allow_outside)
     bad = report.blocking()
     if bad and not skip_bad:
         raise BadDatasetError(

@@ -26,6 +26,7 @@ from maskrcnn_scratch.evaluation.coco_ap import (
     IouType,
     score,
 )
+from maskrcnn_scratch.evaluation.same_padding import group_by_padding
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.ops import paste_masks, paste_masks_rle, rle
@@ -100,6 +101,9 @@ def predict(
 ) -> list[CocoResult]:
     """COCO results of a model for batches of (images, targets).
 
+    Images of a batch that are padded to different sizes run in separate batches, so that results
+    do not depend on the batch (``same_padding``).
+
     Only ``image_id`` of the targets is used. Detections with a label that no category has are
     dropped. The model is in eval mode meanwhile; its mode is restored at the end.
     """
@@ -108,9 +112,12 @@ def predict(
     model.eval()
     results: list[CocoResult] = []
     for images, targets in batches:
-        detections = detect_rle(model, [image.to(device) for image in images])
-        for detection, target in zip(detections, targets, strict=True):
-            results += coco_results(detection, int(target["image_id"]), category_ids)
+        detections: dict[int, dict[str, Any]] = {}
+        for group in group_by_padding(model, images):
+            found = detect_rle(model, [images[index].to(device) for index in group])
+            detections.update(zip(group, found, strict=True))
+        for index, target in enumerate(targets):
+            results += coco_results(detections[index], int(target["image_id"]), category_ids)
     model.train(was_training)
     return results
 

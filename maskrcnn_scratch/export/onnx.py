@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.export import ExportedProgram
-from torch.onnx import symbolic_helper, symbolic_opset11
+from torch.onnx import symbolic_helper
 from torch.onnx.utils import register_custom_op_symbolic
 
 from maskrcnn_scratch import ops  # noqa: F401, registers the operators
@@ -228,7 +228,7 @@ def _legacy_upsample_bilinear2d(graph: Any, images: Any, output_size: Any, *args
     innermost = graph.original_node.scopeName().rpartition("/")[2]  # "module.Class::name"
     transform = f"{GeneralizedRCNNTransform.__module__}.{GeneralizedRCNNTransform.__qualname__}::"
     if not innermost.startswith(transform):  # another resize, of a swapped component or model
-        resize: Any = symbolic_opset11.upsample_bilinear2d  # type: ignore[attr-defined]
+        resize: Any = symbolic_helper._interpolate_helper("upsample_bilinear2d", 4, "linear")
         return resize(graph, images, output_size, *args)
     return translations.resize_bilinear(LegacyOperators(graph), images, *size)
 

@@ -203,7 +203,9 @@ def export_program(model: GeneralizedRCNN, options: ExportOptions) -> ExportedPr
     height, width = options.image_size
     images = parameter.new_zeros((number, len(model.transform.image_mean), height, width))
     sizes = torch.tensor([[height, width]], device=images.device).repeat(number, 1)
-    padded = images if options.preprocessed else make_batch(images, model.transform, detector.resize).tensors
+    padded = images
+    if not options.preprocessed:
+        padded = make_batch(images, model.transform, detector.resize).tensors
     if options.dynamic and min(padded.shape[-2:]) < MIN_CELLS * divisor:
         raise ValueError(
             f"dynamic sizes start at {MIN_CELLS * divisor} pixels, padding included: "

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from maskrcnn_scratch.data.shapes import ShapesDataset
 from maskrcnn_scratch.export.onnx import to_onnx
 from maskrcnn_scratch.export.program import ExportOptions, export_program
+from maskrcnn_scratch.export.unexportable import explain_conversion_errors
 from maskrcnn_scratch.export.verification import Run, VerificationReport, verify
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
@@ -40,8 +41,8 @@ def export_onnx(
         path: the verification report is written to ``path.json``.
         image_size: (height, width) of the images; with ``dynamic``, of typical images.
         images: what the file is verified on, as in :func:`export_to_file`.
-        **options: ``batch``, ``dynamic``, ``preprocessed``, ``raw_masks``: see ``ExportOptions``,
-            which also describes inputs and outputs.
+        **options: ``batch``, ``dynamic``, ``preprocessed``, ``raw_masks``, ``opset``; see
+            ``ExportOptions``, which also describes inputs and outputs.
 
     Returns:
         the verification report; its ``verdict`` says whether onnxruntime and PyTorch agree.
@@ -80,6 +81,12 @@ def export_to_file(
     kind = FORMATS[format]
     for package in kind.packages:
         _require(package)
+    if format == "aoti" and options.dynamic and not options.preprocessed:
+        # Inductor of torch 2.15 plans a convolution whose size the graph computes as contiguous
+        # and runs it channels-last: the features would be wrong.
+        raise ValueError(
+            "a compiled package of dynamic sizes can't resize images inside: export it preprocessed"
+        )
     device = next(model.parameters()).device
     if images is None:
         shapes = ShapesDataset(2, side=max(options.image_size))
@@ -93,8 +100,11 @@ def export_to_file(
     with folder:
         # The report is about the file: the model that is verified is read back from it.
         written = Path(folder.name) / f"model{kind.suffix}"
-        kind.write(model, export_program(model, options), options, written)
-        trials = verify(model, options, kind.load(written), [i.to(device) for i in images])
+        program = export_program(model, options)
+        with explain_conversion_errors(program, format):
+            kind.write(model, program, options, written)
+            run = kind.load(written)
+        trials = verify(model, options, run, [i.to(device) for i in images])
         report = VerificationReport(format, options, _versions(kind.packages), trials)
         beside = Path(folder.name) / "report.json"
         write_json(beside, report.to_json())
@@ -152,12 +162,6 @@ def load_pt2(path: Path) -> Run:
 def write_aoti(
     model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
 ) -> None:
-    if options.dynamic and not options.preprocessed:
-        # Inductor of torch 2.15 plans a convolution whose size the graph computes as contiguous
-        # and runs it channels-last: the features would be wrong.
-        raise ValueError(
-            "a compiled package of dynamic sizes can't resize images inside: export it preprocessed"
-        )
     torch._inductor.aoti_compile_and_package(program, package_path=str(path))
 
 

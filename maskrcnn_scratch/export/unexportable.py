@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import torch
@@ -13,24 +15,43 @@ from torch import nn
 from torch.export import ExportedProgram
 
 TORCH = str(Path(torch.__file__).parent)
+LONGEST = 300  # characters of an exporter's message that are repeated
 
 
 class UnexportableError(RuntimeError):
-    """A component does something that an exported graph can't represent."""
+    """A component does something that an exported graph can't represent.
+
+    The message is one line. ``details`` has the exporter's own message, with its dump of the graph,
+    which can be hundreds of kilobytes long.
+    """
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
 
 
 @contextmanager
 def explain_export_errors(model: nn.Module) -> Iterator[None]:
     """Turns what ``torch.export`` raises into an error that names component and line."""
+    printed = io.StringIO()
     try:
-        yield
+        with redirect_stderr(printed):  # torch.export prints the graph of a failed export
+            yield
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
         location = _innermost_component(model, error)
-        if location is None:
-            raise UnexportableError(f"the model can't be exported: {reason}") from error
-        component, line = location
-        raise UnexportableError(f"{component} can't be exported: {line}: {reason}") from error
+        where = "the model can't be exported"
+        if location is not None:
+            component, line = location
+            where = f"{component} can't be exported: {line}"
+        details = f"{printed.getvalue()}\n{error}"
+        raise UnexportableError(f"{where}: {_first_line(error)}", details) from None
+    sys.stderr.write(printed.getvalue())
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
 def _innermost_component(model: nn.Module, error: Exception) -> tuple[str, str] | None:
@@ -51,18 +72,32 @@ def _innermost_component(model: nn.Module, error: Exception) -> tuple[str, str] 
 
 
 @contextmanager
-def explain_conversion_errors(program: ExportedProgram) -> Iterator[None]:
-    """Turns what the ONNX exporter raises for an op without a translation into one line."""
+def explain_conversion_errors(program: ExportedProgram, target: str = "ONNX") -> Iterator[None]:
+    """Turns any error of an exporter into one line.
+
+    An op without a translation is named with its component; of other errors the innermost cause is
+    given.
+    """
     try:
         yield
+    except (UnexportableError, OSError):
+        raise
     except Exception as error:
         op = _op_without_translation(error)
         if op is None:
-            raise
-        raise UnexportableError(
-            f"{_component_with(op, program)} can't be exported to ONNX: there is no translation of "
-            f"its op {op}"
-        ) from error
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            message = (
+                f"the model can't be exported to {target}: {type(cause).__name__}: "
+                f"{_first_line(cause)}"
+            )
+        else:
+            message = (
+                f"{_component_with(op, program)} can't be exported to {target}: there is no "
+                f"translation of its op {op}"
+            )
+        raise UnexportableError(message, str(error)) from None
 
 
 def _op_without_translation(error: BaseException | None) -> str | None:

@@ -68,7 +68,7 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     """(parent, name of a convolution, name of the batch norm that runs next)."""
     for parent in model.modules():
         names = list(parent._modules)
-        if type(parent) in (BasicBlock, Bottleneck):
+        if type(parent).forward in (BasicBlock.forward, Bottleneck.forward):
             candidates = [(name, f"bn{name[4:]}") for name in names if name.startswith("conv")]
         elif type(parent).forward in (nn.Sequential.forward, IntermediateLayerGetter.forward):
             candidates = list(pairwise(names))

@@ -19,6 +19,7 @@ from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
 from maskrcnn_scratch.inference.fold_batch_norm import fold_batch_norms
 from maskrcnn_scratch.inference.verify_optimized import probe_outputs, verify
+from maskrcnn_scratch.inference.winograd import describe_kept, use_winograd
 from maskrcnn_scratch.rpn.head import RPNHead
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,6 +31,7 @@ def optimize(
     dtype: torch.dtype | None = None,
     memory_format: torch.memory_format = torch.channels_last,
     fold_batch_norm: bool = True,
+    winograd: bool | str = False,
     compile: bool = False,
     cuda_graph: bool = False,
 ) -> GeneralizedRCNN:
@@ -45,13 +47,16 @@ def optimize(
         memory_format: of images, features and convolution weights.
         fold_batch_norm: multiplies each batch norm into the convolution before it; see
             ``fold_batch_norm``.
+        winograd: computes the 3x3 convolutions of a float32 model on the CPU by Winograd's
+            algorithm; True is ``"f4"``, and ``"f2"`` needs less memory; see ``use_winograd``.
         compile: ``torch.compile`` of everything from the padded batch to the padded detections.
             The first call compiles, and so does the second padded size.
         cuda_graph: one CUDA graph per padded size; see ``CUDAGraphs``.
 
     Raises:
-        ValueError: ``compile`` together with ``cuda_graph``; a dtype that is not floating point; or
-            features or logits that differ by more than the tolerance of the dtype.
+        ValueError: ``compile`` together with ``cuda_graph``; a dtype that is not floating point;
+            ``winograd`` for a model without a convolution that it could replace; or features or
+            logits that differ by more than the tolerance of the dtype.
     """
     if compile and cuda_graph:
         raise ValueError("give either compile or cuda_graph: a graph is captured of eager code")
@@ -68,6 +73,8 @@ def optimize(
     if dtype is not None:
         verify(model, expected, own_dtype)  # a smaller dtype would hide an error of the folding
     convert(model, dtype, memory_format)
+    if winograd and (kept := use_winograd(model, "f4" if winograd is True else winograd)):
+        warnings.warn(describe_kept(kept), stacklevel=2)
     verify(model, expected, dtype or own_dtype)
     remember_parts(model)
     if compile:

@@ -39,7 +39,7 @@ def probe_outputs(model: GeneralizedRCNN) -> dict[str, Tensor]:
     """Features and logits of the probe, by name: ``"feature map 0"``, ``"class logits"``, ..."""
     images, features = probe(model, noise=True)
     outputs = {f"feature map {name}": feature for name, feature in features.items()}
-    predictions = model.rpn(images, features)
+    predictions = model.rpn.predict(images, features)
     outputs["objectness"] = predictions.objectness
     outputs["RPN deltas"] = predictions.pred_bbox_deltas
     height, width = images.padded_size

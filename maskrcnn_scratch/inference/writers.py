@@ -19,6 +19,7 @@ from torch import Tensor
 from maskrcnn_scratch.evaluation.coco_ap import CocoResult
 from maskrcnn_scratch.evaluation.model_results import coco_results
 from maskrcnn_scratch.files import write_atomically, write_json
+from maskrcnn_scratch.inference.out_of_memory import naming_stage
 from maskrcnn_scratch.inference.visualize import draw_detections
 from maskrcnn_scratch.ops import rle
 
@@ -98,7 +99,25 @@ class ResultWriter:
 
         Returns:
             A summary such as "2 person, 1 dog".
+
+        Raises:
+            OSError: a file cannot be written.
+            torch.OutOfMemoryError: not enough memory to draw or to encode the masks.
         """
+        return naming_stage(
+            lambda: self._write(file, image, result, paths, image_id),
+            "writing the results",
+            "give smaller images, or a higher score threshold",
+        )
+
+    def _write(
+        self,
+        file: Path,
+        image: Tensor,
+        result: Mapping[str, Tensor],
+        paths: Mapping[Format, Path],
+        image_id: int,
+    ) -> str:
         if "png" in paths:
             picture = draw_detections(image, result, self.class_names)
             paths["png"].parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ kernels in ``csrc/``, whose README describes how an operator is built.
 """
 
 from maskrcnn_scratch.ops import boxes, reference
+from maskrcnn_scratch.ops.conv3x3 import can_conv3x3, conv3x3, transform_conv3x3_weight
 from maskrcnn_scratch.ops.max_iou import max_iou
 from maskrcnn_scratch.ops.nms import batched_nms, batched_nms_padded, nms, nms_padded
 from maskrcnn_scratch.ops.paste_masks import paste_masks, paste_masks_packed, paste_masks_rle
@@ -15,6 +16,8 @@ __all__ = [
     "batched_nms",
     "batched_nms_padded",
     "boxes",
+    "can_conv3x3",
+    "conv3x3",
     "max_iou",
     "multiscale_roi_align",
     "nms",
@@ -25,4 +28,5 @@ __all__ = [
     "reference",
     "roi_align",
     "top_k_of_levels",
+    "transform_conv3x3_weight",
 ]

@@ -14,6 +14,7 @@ import torch
 
 NAMESPACE = "maskrcnn_scratch"
 OPS = (
+    "conv3x3",
     "max_iou",
     "multiscale_roi_align",
     "multiscale_roi_align_backward",
@@ -22,6 +23,7 @@ OPS = (
     "paste_masks_packed",
     "top_k_of_levels",
 )
+DEVICES = ("cpu", "cuda")  # that have kernels
 
 
 def _import_extension(name: str) -> bool:

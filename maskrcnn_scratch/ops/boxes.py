@@ -166,6 +166,15 @@ class BoxCoder:
             (center_x - half_w, center_y - half_h, center_x + half_w, center_y + half_h), dim=-1
         )
 
+    def encode_single(self, reference_boxes: Tensor, proposals: Tensor) -> Tensor:
+        """torchvision's name of ``encode``: deltas ``[K, 4]`` from ``proposals`` to the boxes."""
+        return self.encode(reference_boxes, proposals)
+
+    def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
+        """torchvision's ``decode``: deltas ``[K, C * 4]`` of ``boxes [K, 4]`` to ``[K, C * 4]``."""
+        deltas = rel_codes.reshape(rel_codes.shape[0], -1, 4)
+        return self.decode(deltas, boxes[:, None].to(rel_codes.dtype)).flatten(1)
+
 
 def _to_center_form(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Centre x, centre y, width, height of ``boxes [..., 4]``, each ``[...]``."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.ops import reference
-from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
+from maskrcnn_scratch.ops._library import DEVICES, NAMESPACE, compiled, kernels
 from maskrcnn_scratch.structures import at_least_float32
 
 
@@ -24,9 +24,9 @@ def max_iou(
     ``iou`` and ``gt`` decide (ii), ``is_low_quality_match`` is (i).
 
     IoUs are rounded after every operation, as in torchvision, so that equal IoUs compare equal. NaN
-    (from two boxes without area) is the largest, as in ``torch.max``. On the CPU the kernel in
-    ``csrc/max_iou`` runs; on other devices the reference implementation, which computes the matrix
-    in parts.
+    (from two boxes without area) is the largest, as in ``torch.max``. On the CPU and on CUDA the
+    kernels in ``csrc/max_iou`` run; on other devices the reference implementation, which computes
+    the matrix in parts.
 
     Args:
         gt_boxes: ``[G, 4]``, at least one; float32 or float64 (half types are computed in float32).
@@ -43,8 +43,8 @@ def max_iou(
     Raises:
         RuntimeError: shapes or dtypes that do not fit, or no box in one of the two.
     """
-    on_cpu = boxes.device.type == "cpu"
-    return (kernels.max_iou if on_cpu else reference.max_iou)(
+    use_kernel = boxes.device.type in DEVICES
+    return (kernels if use_kernel else reference).max_iou(
         at_least_float32(gt_boxes), at_least_float32(boxes), find_low_quality_matches
     )
 

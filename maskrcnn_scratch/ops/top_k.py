@@ -9,20 +9,20 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 
-from maskrcnn_scratch.host_sync import can_have_dynamic_shapes
 from maskrcnn_scratch.ops import reference
-from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
+from maskrcnn_scratch.ops._library import DEVICES, NAMESPACE, compiled, kernels
 
 
 def top_k_of_levels(values: Tensor, level_sizes: Sequence[int], k: int) -> Tensor:
     """Indices of the ``k`` largest values of each level (or of all, where it has fewer).
 
-    NaN is larger than every number, as in ``torch.topk``. On the CPU a kernel of ours runs
-    (``csrc/top_k``); on other devices, and in compiled or exported graphs, ``torch.topk``.
+    NaN is larger than every number, as in ``torch.topk``. On the CPU and on CUDA the kernels in
+    ``csrc/top_k`` run; on other devices, and in compiled or exported graphs, ``torch.topk``.
 
     Equal values need a rule: bfloat16 scores have many ties at the k-th value. ``torch.topk``
-    leaves it open. The kernel breaks ties by the index times a constant, modulo 2**64, which
+    leaves it open. The kernels break ties by the index times a constant, modulo 2**64, which
     spreads the selected anchors evenly over the image. Breaking them by the lower index would
     select anchors at the top of the image only. The rule is deterministic.
 
@@ -38,8 +38,9 @@ def top_k_of_levels(values: Tensor, level_sizes: Sequence[int], k: int) -> Tenso
     Raises:
         RuntimeError: shapes or dtypes that do not fit, negative or wrong sizes.
     """
-    on_cpu = can_have_dynamic_shapes(values)
-    return (kernels if on_cpu else reference).top_k_of_levels(values, list(level_sizes), k)
+    in_graph = torch.compiler.is_compiling() or is_tracing()
+    use_kernel = values.device.type in DEVICES and not in_graph
+    return (kernels if use_kernel else reference).top_k_of_levels(values, list(level_sizes), k)
 
 
 def _fake(values: Tensor, level_sizes: Sequence[int], k: int) -> Tensor:

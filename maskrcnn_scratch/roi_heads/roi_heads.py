@@ -27,6 +27,7 @@ from maskrcnn_scratch.interfaces import (
 from maskrcnn_scratch.ops import batched_nms_padded
 from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.roi_heads.detections import select_detections
+from maskrcnn_scratch.roi_heads.stage import RoIHeadsStage
 from maskrcnn_scratch.structures import (
     IGNORE_LABEL,
     Detections,
@@ -47,8 +48,10 @@ from maskrcnn_scratch.targets.roi_targets import (
 from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler
 
 
-class RoIHeads(nn.Module):
+class RoIHeads(RoIHeadsStage, nn.Module):
     """Classifies the proposals, refines their boxes and predicts a mask for each detection.
+
+    Called as a stage, it has torchvision's interface: see ``stage``.
 
     Args:
         box_roi_pool, box_head, box_predictor: see ``interfaces``.
@@ -178,11 +181,22 @@ class RoIHeads(nn.Module):
         class_logits, box_regression = self.predict_boxes(features, rois, images.padded_size)
         class_logits = class_logits.reshape(num_images, num_proposals, -1)  # [N, P, C]
         box_regression = box_regression.reshape(num_images, num_proposals, -1, 4)  # [N, P, C, 4]
-        detections = select_detections(
+        detections = self.select_detections(class_logits, box_regression, proposals, images.sizes)
+        return class_logits, box_regression, detections
+
+    def select_detections(
+        self,
+        class_logits: Tensor,
+        box_regression: Tensor,
+        proposals: Proposals,
+        image_sizes: Tensor,
+    ) -> Detections:
+        """``detections.select_detections`` with the thresholds of this module."""
+        return select_detections(
             class_logits,
             box_regression,
             proposals,
-            images.sizes,
+            image_sizes,
             score_thresh=self.score_thresh,
             nms_thresh=self.nms_thresh,
             detections_per_img=self.detections_per_img,
@@ -190,7 +204,6 @@ class RoIHeads(nn.Module):
             box_coder=self.box_coder,
             nms=self.nms,
         )
-        return class_logits, box_regression, detections
 
     def detect_masks(
         self, features: Mapping[str, Tensor], detections: Detections, images: ImageList

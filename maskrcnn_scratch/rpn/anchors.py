@@ -27,6 +27,7 @@ class AnchorGenerator(nn.Module):
         aspect_ratios: height / width per level; or one sequence for all levels.
         strides: pixels between locations per level; see ``Conventions.anchor_strides``.
         rounded: see ``Conventions.round_anchors``.
+        ratios_fastest: see ``Conventions.ratios_fastest``.
 
     Raises:
         ValueError: the arguments are for different numbers of levels.
@@ -39,6 +40,7 @@ class AnchorGenerator(nn.Module):
         *,
         strides: Sequence[int] | None = None,
         rounded: bool = True,
+        ratios_fastest: bool = False,
     ) -> None:
         super().__init__()
         self.sizes: tuple[tuple[float, ...], ...] = tuple(
@@ -55,8 +57,9 @@ class AnchorGenerator(nn.Module):
         if strides is not None and len(strides) != len(self.sizes):
             raise ValueError(f"strides has {len(strides)} levels and sizes {len(self.sizes)}")
         self.strides = strides
+        self.ratios_fastest = ratios_fastest
         self.cell_anchors = [
-            anchors_of_location(level_sizes, ratios, rounded)
+            anchors_of_location(level_sizes, ratios, rounded, ratios_fastest)
             for level_sizes, ratios in zip(self.sizes, self.aspect_ratios, strict=True)
         ]
         self._cache: dict[tuple[object, ...], Tensor] = {}
@@ -133,16 +136,21 @@ class AnchorGenerator(nn.Module):
 
 
 def anchors_of_location(
-    sizes: Sequence[float], aspect_ratios: Sequence[float], rounded: bool = True
+    sizes: Sequence[float],
+    aspect_ratios: Sequence[float],
+    rounded: bool = True,
+    ratios_fastest: bool = False,
 ) -> Tensor:
     """The anchors of one location, centred at the origin: ``[a, 4]``, by aspect ratio, then size.
 
-    ``rounded``: see ``Conventions.round_anchors``.
+    ``rounded``, ``ratios_fastest``: see ``Conventions``.
     """
     scale = torch.tensor(sizes, dtype=torch.float32)
     height_ratio = torch.sqrt(torch.tensor(aspect_ratios, dtype=torch.float32))
     width_ratio = 1 / height_ratio
-    height = (height_ratio[:, None] * scale).flatten()  # [a]
-    width = (width_ratio[:, None] * scale).flatten()
+    height, width = height_ratio[:, None] * scale, width_ratio[:, None] * scale  # [ratios, sizes]
+    if ratios_fastest:
+        height, width = height.t(), width.t()
+    height, width = height.flatten(), width.flatten()  # [a]
     anchors = torch.stack((-width, -height, width, height), dim=1) / 2
     return anchors.round() if rounded else anchors

@@ -19,6 +19,7 @@ from maskrcnn_scratch.ops import batched_nms_padded
 from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.rpn.head import flatten_levels
 from maskrcnn_scratch.rpn.proposals import select_proposals
+from maskrcnn_scratch.rpn.stage import RPNStage
 from maskrcnn_scratch.structures import ImageList, Proposals, Target, at_least_float32
 from maskrcnn_scratch.targets.matcher import Matcher as IoUMatcher
 from maskrcnn_scratch.targets.rpn_targets import assign_targets_to_anchors
@@ -45,8 +46,10 @@ class RPNPredictions:
     level_sizes: list[int]
 
 
-class RegionProposalNetwork(nn.Module):
+class RegionProposalNetwork(RPNStage, nn.Module):
     """Proposes object regions, regardless of the class.
+
+    Called as a stage, it has torchvision's interface: see ``stage``.
 
     Args:
         anchor_generator, head: see ``interfaces``.
@@ -103,7 +106,7 @@ class RegionProposalNetwork(nn.Module):
         self.loss_objectness = loss_objectness
         self.loss_rpn_box_reg = loss_rpn_box_reg
 
-    def forward(self, images: ImageList, features: Mapping[str, Tensor]) -> RPNPredictions:
+    def predict(self, images: ImageList, features: Mapping[str, Tensor]) -> RPNPredictions:
         """Predicts objectness and box deltas for every anchor (section 3.1).
 
         Args:
@@ -149,7 +152,7 @@ class RegionProposalNetwork(nn.Module):
         No gradient flows through them, as in approximate joint training (section 3.2).
 
         Args:
-            predictions: from ``forward``.
+            predictions: from ``predict``.
             image_sizes: (height, width) without padding, ``[N, 2]``.
             phase: which numbers of ``pre_nms_top_n`` and ``post_nms_top_n`` are used.
         """
@@ -177,7 +180,7 @@ class RegionProposalNetwork(nn.Module):
         """``loss_objectness`` and ``loss_rpn_box_reg`` (Eq. 1), each a scalar.
 
         Args:
-            predictions: from ``forward``.
+            predictions: from ``predict``.
             targets: one per image; boxes in the pixels of the resized images.
             generator: source of random numbers for the sampler; the global one by default.
         """
@@ -187,19 +190,41 @@ class RegionProposalNetwork(nn.Module):
             [target["boxes"].to(predictions.anchors.dtype) for target in targets],
             self.proposal_matcher,
         )  # per image: [A], [A, 4]
+        gt_boxes = torch.cat(matched_gt_boxes)  # [N * A, 4]
+        return self.losses_of_sample(
+            predictions.objectness,
+            predictions.pred_bbox_deltas.flatten(0, 1),
+            labels,
+            lambda sampled: self.box_coder.encode(
+                gt_boxes[sampled], predictions.anchors[sampled % num_anchors]
+            ),  # [B, 4] (Eq. 2)
+            generator,
+        )
+
+    def losses_of_sample(
+        self,
+        objectness: Tensor,
+        pred_bbox_deltas: Tensor,
+        labels: list[Tensor],
+        regression_targets_of: Callable[[Tensor], Tensor],
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Both losses, of the anchors that are sampled.
+
+        Args:
+            objectness: logits, ``[N, A]``.
+            pred_bbox_deltas: ``[N * A, 4]``.
+            labels: ``[A]`` per image.
+            regression_targets_of: the regression targets ``[B, 4]`` of the sampled anchors, which
+                are given as indices ``[B]`` in ``[0, N * A)``.
+            generator: see ``losses``.
+        """
         positives, negatives = self.fg_bg_sampler(labels, generator=generator)
         # Both [B]: indices in [0, N * A) of the sampled anchors, and their labels.
         sampled, sampled_labels = concatenate_samples(positives, negatives, labels)
-        regression_targets = self.box_coder.encode(
-            torch.cat(matched_gt_boxes)[sampled], predictions.anchors[sampled % num_anchors]
-        )  # [B, 4] (Eq. 2)
         return {
-            "loss_objectness": self.loss_objectness(
-                predictions.objectness.flatten()[sampled], sampled_labels
-            ),
+            "loss_objectness": self.loss_objectness(objectness.flatten()[sampled], sampled_labels),
             "loss_rpn_box_reg": self.loss_rpn_box_reg(
-                predictions.pred_bbox_deltas.flatten(0, 1)[sampled],
-                sampled_labels,
-                regression_targets,
+                pred_bbox_deltas[sampled], sampled_labels, regression_targets_of(sampled)
             ),
         }

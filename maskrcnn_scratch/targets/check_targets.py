@@ -22,7 +22,7 @@ def check_targets(
     """Checks the targets of one batch, in the pixels of its images.
 
     Args:
-        targets: a dict per image: ``boxes`` float ``[G, 4]``, ``labels`` int64 ``[G]`` and
+        targets: a dict per image: ``boxes`` ``[G, 4]``, ``labels`` int64 ``[G]`` and
             ``masks`` ``[G, H, W]``. ``file_name`` and ``annotation_ids``, if present, are used in
             error messages. G may be 0.
         image_sizes: ``(height, width)`` of each image.
@@ -54,8 +54,8 @@ def _check_boxes_and_labels(target: Target, name: str) -> None:
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         hint = "; an image without objects has torch.zeros(0, 4)" if boxes.numel() == 0 else ""
         raise ValueError(f"{name}: boxes must have shape [G, 4], got {list(boxes.shape)}{hint}")
-    if not boxes.is_floating_point():
-        raise TypeError(f"{name}: boxes must be floating point, got {boxes.dtype}")
+    if boxes.dtype == torch.bool or boxes.is_complex():
+        raise TypeError(f"{name}: boxes must be numbers, got {boxes.dtype}")
     labels = _tensor(target, "labels", name)
     if labels.dtype != torch.int64:
         raise TypeError(f"{name}: labels must be int64, got {labels.dtype}")

@@ -31,6 +31,8 @@ class TrainConfig:
     """Treat annotations with iscrowd 1 as single objects, as brush masks of CVAT need."""
     skip_bad: bool = False
     """Skip images and annotations with errors, and count them, instead of refusing to train."""
+    allow_outside: bool = False
+    """Read images whose file_name leads out of their folder."""
     output: str = "runs/train"
     """Folder for checkpoints, logs and the configuration; must not contain another run."""
 

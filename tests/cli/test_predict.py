@@ -220,6 +220,24 @@ def test_images_that_do_not_fit_into_memory_are_named(predict, pictures, monkeyp
     assert "cat.png: out of memory in pasting the masks" in err and err.count("\n") == 2
 
 
+def test_an_image_whose_results_do_not_fit_into_memory_is_named(predict, pictures, monkeypatch):
+    from maskrcnn_scratch.inference import writers
+
+    draw = writers.draw_detections
+
+    def draw_small(image, *args):
+        if image.shape[-1] == cat_width:
+            raise MemoryError
+        return draw(image, *args)
+
+    with Image.open(pictures / "cat.png") as cat:
+        cat_width = cat.width
+    monkeypatch.setattr(writers, "draw_detections", draw_small)
+    status, out, err = predict(pictures)
+    assert status == 1 and "1 of 2 images done" in out
+    assert "cat.png: out of memory in writing the results" in err and err.count("\n") == 1
+
+
 def test_unfit_options(predict, pictures, tmp_path):
     image = pictures / "cat.png"
     assert "--batch-size is 0; it must be" in predict(image, "--batch-size", "0")[2]

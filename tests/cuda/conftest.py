@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,9 @@ from torch import Tensor
 from maskrcnn_scratch.ops import _library
 from tests.cuda.emulation.build import load_emulated
 
-# (order of the threads, threads per block). A kernel that lacks a barrier fails in some order.
-EMULATIONS = [("forward", 256), ("backward", 64), ("shuffled", 64)]
+# (order of threads and blocks, threads per block). A kernel that lacks a barrier fails in some one.
+# In the shuffled order each data race is an error too.
+EMULATIONS = [("forward", 256), ("backward", 64), ("shuffled", 256)]
 Kernel = Callable[..., Any]
 
 
@@ -24,6 +26,21 @@ def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_map_tensors(item, function) for item in value)
     return value
+
+
+def uninitialized_is_filled(op: Kernel) -> Kernel:
+    """The op where ``torch.empty`` gives NaN and the largest integers."""
+
+    @functools.wraps(op)
+    def call(*arguments: Any) -> Any:
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        torch.use_deterministic_algorithms(True)
+        try:
+            return op(*arguments)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    return call
 
 
 def on_device(name: str) -> Kernel:
@@ -51,7 +68,8 @@ def cuda(
     if request.param == "device":
         return on_device
     order, threads = request.param.split("-")
-    monkeypatch.setenv("EMULATED_ORDER", order)
     sanitize = bool(os.environ.get("EMULATED_SANITIZE"))
+    monkeypatch.setenv("EMULATED_ORDER", order)
+    monkeypatch.setenv("EMULATED_RACES", str(int(order == "shuffled" and not sanitize)))
     ops = load_emulated(64 if sanitize else int(threads), sanitize=sanitize)
-    return lambda name: getattr(ops, name)
+    return lambda name: uninitialized_is_filled(getattr(ops, name))

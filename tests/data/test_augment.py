@@ -94,6 +94,15 @@ def test_boxes_at_the_border_are_exact_after_resizing(size):
     assert target["boxes"].max() <= size
 
 
+def test_fields_that_would_not_move_are_refused():
+    image, target = item([[2, 3, 8, 9]])
+    kept = augment(image, {**target, "weights": torch.ones(1)}, v2.RandomHorizontalFlip(1.0))[1]
+    assert kept["weights"].tolist() == [1]
+    keypoints = torch.tensor([[[4.0, 5, 1], [6, 7, 1]]])
+    with pytest.raises(TypeError, match=r"'keypoints', \[1, 2, 3\], would not move"):
+        augment(image, {**target, "keypoints": keypoints}, v2.RandomHorizontalFlip(1.0))
+
+
 def test_objects_without_pixels_are_dropped_from_every_field():
     def crop(image, target):
         return v2.functional.crop(image, 0, 0, 6, 6), {

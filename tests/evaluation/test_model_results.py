@@ -128,6 +128,20 @@ def test_batch_size_does_not_change_the_results(model):
         assert np.allclose(first["bbox"], second["bbox"], atol=1e-3)
 
 
+def test_images_of_other_sizes_in_the_batch_do_not_change_the_results(model):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(64, 64), (40, 100), (64, 64), (100, 40)]
+    images = [torch.rand(3, *shape, generator=generator) for shape in shapes]
+    targets = [{"image_id": index} for index in range(len(images))]
+    labels = {label: label for label in range(100)}
+    together = predict(model, [(images, targets)], labels)
+    apart = predict(model, [([i], [t]) for i, t in zip(images, targets, strict=True)], labels)
+    assert len(together) == len(apart) > 0
+    for first, second in zip(together, apart, strict=True):
+        assert first["image_id"] == second["image_id"]
+        assert np.allclose(first["bbox"], second["bbox"], atol=1e-3)
+
+
 def test_merging_counts_each_image_once():
     def entry(image_id, score):
         return {"image_id": image_id, "category_id": 1, "score": score, "bbox": [0, 0, 1, 1]}

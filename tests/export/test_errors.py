@@ -62,6 +62,39 @@ def test_component_that_looks_at_values(model, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_the_graph_stays_out_of_the_terminal(model, tmp_path, capfd):
+    """torch.export prints the whole graph, and its message has it too."""
+    swapped = copy.deepcopy(model)
+    swapped.rpn.nms = nms_with_a_branch
+    with pytest.raises(UnexportableError) as raised:
+        export_to_file(swapped, tmp_path / "model.pt2", ExportOptions((128, 160)), "pt2")
+    assert len(str(raised.value)) < 600 and "\n" not in str(raised.value)
+    assert raised.value.__cause__ is None and raised.value.__suppress_context__
+    captured = capfd.readouterr()
+    assert len(captured.out + captured.err) < 2000
+    assert len(raised.value.details) > 10_000
+
+
+@pytest.mark.parametrize("step", ["write", "load"])
+def test_any_error_of_an_exporter_is_explained(model, tmp_path, monkeypatch, step):
+    def fail(*args):
+        try:
+            raise KeyError("graph " * 1000)
+        except KeyError as error:
+            raise RuntimeError("failed " * 1000) from error
+
+    from maskrcnn_scratch.export import to_file
+
+    kind = to_file.FORMATS["pt2"]
+    functions = {"write": kind.write, "load": kind.load, step: fail}
+    monkeypatch.setitem(to_file.FORMATS, "pt2", to_file.FileFormat(".pt2", (), **functions))
+    with pytest.raises(UnexportableError, match=r"exported to pt2: KeyError: 'graph") as raised:
+        export_to_file(model, tmp_path / "model.pt2", ExportOptions((128, 160)), "pt2")
+    assert len(str(raised.value)) < 400
+    assert len(raised.value.details) > 5000
+    assert os.listdir(tmp_path) == []
+
+
 def test_sizes_that_no_level_survives(model):
     class Unpadded(nn.Module):
         out_channels = 64
@@ -82,6 +115,7 @@ def test_sizes_that_no_level_survives(model):
     [
         ({"image_size": (0, 20)}, "no images of 0 x 20"),
         ({"image_size": (20, 20), "batch": 0}, "batches of 0"),
+        ({"image_size": (20, 20), "opset": 22}, "opset is 22; it must be in 18 to 21"),
         ({"image_size": (100, 128), "preprocessed": True}, "multiples of 32, which 100 x 128"),
         ({"image_size": (64, 96), "preprocessed": True, "dynamic": True}, "start at 96 pixels"),
     ],

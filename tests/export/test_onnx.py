@@ -1,5 +1,6 @@
 """Whole models as ONNX, in onnxruntime."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maskrcnn_scratch.export import export_onnx
+from maskrcnn_scratch.export import UnexportableError, export_onnx
 from maskrcnn_scratch.export.verification import SAME_DETECTION, TOLERANCES, match
 
 ROOT = Path(__file__).parents[2]
@@ -187,3 +188,26 @@ def test_example_without_pytorch(model, photos, dynamic, tmp_path):
         json.loads(printed[0].split("box ")[1].split("]")[0] + "]"),
         expected["boxes"][0].detach(), atol=0.1,
     )  # fmt: skip
+
+
+def test_deformable_convolutions_need_operator_set_19(model, photos, tmp_path):
+    from torchvision.ops import DeformConv2d
+
+    class Deformable(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.offsets = torch.nn.Conv2d(64, 18, 3, padding=1)
+            self.conv = DeformConv2d(64, 64, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(x, self.offsets(x)).relu()
+
+    swapped = copy.deepcopy(model)
+    torch.manual_seed(0)
+    swapped.roi_heads.mask_head = Deformable()
+    path = tmp_path / "model.onnx"
+    with pytest.raises(UnexportableError, match=r"No Op registered for DeformConv") as raised:
+        export_onnx(swapped, path, (128, 160), images=photos)
+    assert len(str(raised.value)) < 400
+    assert export_onnx(swapped, path, (128, 160), images=photos, opset=19).verdict == "passed"
+    assert onnx.load(path).opset_import[0].version == 19

@@ -10,6 +10,7 @@ import torch
 import maskrcnn_scratch.export  # noqa: F401, the legacy exporter's symbolics
 from maskrcnn_scratch import ops
 from maskrcnn_scratch.export import to_onnx
+from maskrcnn_scratch.export.program import BilinearResize
 from maskrcnn_scratch.parity.bilinear import UNIT_ROUNDOFF, bilinear_bound
 
 EXPORTERS = ["current", 11, 17]  # or the operator set for the legacy one
@@ -29,7 +30,8 @@ def run_as_onnx(function, inputs, exporter, others=()):
     names = [f"input{i}" for i in range(len(inputs))]
     file = io.BytesIO()
     if exporter == "current":
-        program = torch.export.export(Call(function), tuple(inputs))
+        module = function if isinstance(function, torch.nn.Module) else Call(function)
+        program = torch.export.export(module, tuple(inputs))
         file.write(to_onnx(program, names, None).model_proto.SerializeToString())
     else:
         torch.onnx.export(
@@ -106,6 +108,49 @@ def test_paste_masks(exporter):
     np.testing.assert_allclose(output, function(masks, boxes), atol=1e-5)
 
 
+class InTransform(torch.nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.resize = BilinearResize()
+        self.size = size
+
+    def forward(self, images):
+        return self.resize(images, self.size)
+
+
+class OtherResize(torch.nn.Module):
+    """A resize of a swapped component."""
+
+    def __init__(self, options):
+        super().__init__()
+        self.options = options
+
+    def forward(self, x):
+        return torch.nn.functional.interpolate(x, mode="bilinear", **self.options)
+
+
+OtherResize.__module__ = "maskrcnn_scratch.custom"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": (15, 22), "align_corners": True},
+        {"size": (15, 22), "align_corners": False},
+        {"scale_factor": 1.5},
+        {"scale_factor": (2, 0.5), "align_corners": True},
+    ],
+    ids=str,
+)
+def test_other_resizes_keep_their_options(exporter, options):
+    torch.manual_seed(0)
+    images = torch.rand(1, 2, 10, 12)
+    function = OtherResize(options)
+    [[output]] = run_as_onnx(function, (images,), exporter)
+    np.testing.assert_allclose(output, function(images), atol=1e-5)
+
+
 def resize_rounding_twice(images, size):
     """Bilinear resize whose positions are rounded after the product and after the difference.
 
@@ -130,10 +175,9 @@ def resize_rounding_twice(images, size):
 def test_resize_rounds_as_pytorch(size):
     torch.manual_seed(0)
     images = torch.rand(1, 3, 300, 400)
-    function = lambda x: torch.nn.functional.interpolate(
-        x, size=size, mode="bilinear", align_corners=False
-    )
-    [[output]] = run_as_onnx(function, (images,), "current")
+    resize = BilinearResize()
+    function = lambda x: resize(x, size)
+    [[output]] = run_as_onnx(InTransform(size), (images,), "current")
     # Positions are the same float32 numbers, so that only the blend rounds: six times.
     blend = 6 * UNIT_ROUNDOFF
     np.testing.assert_allclose(output, resize_rounding_twice(images, size), rtol=0, atol=blend)

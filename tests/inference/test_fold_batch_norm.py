@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_scratch import MaskRCNN
-from maskrcnn_scratch.backbone import FrozenBatchNorm2d
+from maskrcnn_scratch.backbone import BasicBlock, Bottleneck, FrozenBatchNorm2d
+from maskrcnn_scratch.backbone.resnet import StrideIn1x1Bottleneck
 from maskrcnn_scratch.inference import optimize
 from maskrcnn_scratch.inference.fold_batch_norm import fold_batch_norms
 from maskrcnn_scratch.inference.verify_optimized import relative_error
@@ -109,6 +110,17 @@ def test_plain_pairs_are_folded(norm: type[nn.Module]) -> None:
         assert fold_batch_norms(net) == []
         assert relative_error(net(x), expected) < 1e-5
     assert not any(isinstance(module, norm) for module in net.modules())
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck, StrideIn1x1Bottleneck])
+def test_blocks_of_a_resnet_are_folded(block: type[BasicBlock] | type[Bottleneck]) -> None:
+    torch.manual_seed(0)
+    net = randomized(block(C, C, 2, nn.BatchNorm2d))
+    x = torch.randn(2, C, 9, 9)
+    with torch.no_grad():
+        expected = net(x)
+        assert fold_batch_norms(net) == []
+        assert relative_error(net(x), expected) < 1e-5
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ def test_parts_are_checked_once() -> None:
 def test_the_check_draws_no_random_number() -> None:
     model = build()
     state = torch.get_rng_state()
-    model.rpn.fg_bg_sampler = copy.copy(model.rpn.fg_bg_sampler)
+    model.rpn.fg_bg_sampler = partial(model.rpn.fg_bg_sampler)
     model.eval()([torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))])
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -23,6 +23,12 @@ def arguments_of(name: str) -> dict[str, Any]:
     rois = torch.tensor([[0.0, 0, 0, 5, 5], [1, 1, 1, 6, 6], [0, 2, 2, 9, 9]])
     levels = torch.tensor([0, 1, 0])
     return {
+        "conv3x3": {
+            "input": torch.randn(1, 16, 5, 6),
+            "weight": torch.randn(16, 1, 16, 32),
+            "bias": torch.randn(32),
+            "relu": False,
+        },
         "multiscale_roi_align": {
             "features": [torch.randn(2, 4, 9, 9), torch.randn(2, 4, 5, 5)],
             "rois": rois,
@@ -78,6 +84,7 @@ def arguments_of(name: str) -> dict[str, Any]:
 
 
 NAMES = [
+    "conv3x3",
     "max_iou",
     "multiscale_roi_align",
     "multiscale_roi_align_backward",

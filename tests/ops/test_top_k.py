@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskrcnn_scratch import host_sync, ops
+from maskrcnn_scratch import ops
 from maskrcnn_scratch.ops import reference
 
 OP = torch.ops.maskrcnn_scratch.top_k_of_levels
@@ -69,14 +69,18 @@ def test_strided_values() -> None:
     assert torch.equal(ops.top_k_of_levels(values, [4_000], 30), values.topk(30).indices)
 
 
-def test_the_reference_runs_where_the_host_cannot_synchronise(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.parametrize("graph", ["compiled", "traced"])
+def test_the_reference_runs_in_graphs(graph: str, monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.randn(2, 500)
     expected = ops.top_k_of_levels(values, [300, 200], 20)
-    monkeypatch.setattr(host_sync, "can_sync", lambda tensor: False)
     monkeypatch.setattr(torch.ops.maskrcnn_scratch, "top_k_of_levels", None)
-    assert torch.equal(ops.top_k_of_levels(values, [300, 200], 20), expected)
+    if graph == "compiled":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        select = ops.top_k_of_levels
+    else:
+        traced = torch.jit.trace(lambda x: ops.top_k_of_levels(x, [300, 200], 20), values)
+        select = lambda values, *_: traced(values)
+    assert torch.equal(select(values, [300, 200], 20), expected)
 
 
 @pytest.mark.parametrize("k", [0, 3, 100])

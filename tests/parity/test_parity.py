@@ -20,7 +20,7 @@ from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.parity import report, run
 from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
 from maskrcnn_scratch.parity.compare import Check, compare
-from maskrcnn_scratch.parity.losses import losses_checks
+from maskrcnn_scratch.parity.losses import gradient_check, loss_check, losses_checks
 from maskrcnn_scratch.parity.model import MARGIN, MAX_DIFFERENT, Agreement, Difference, summarize
 from maskrcnn_scratch.parity.ops import op_checks
 from maskrcnn_scratch.parity.photographs import photographs
@@ -154,6 +154,26 @@ def test_comparisons_judge_by_their_tolerance() -> None:
     assert compare("op", "x", ours, theirs, rtol=1.1e-3).passed
     assert not compare("op", "x", ours[:1], theirs, atol=1).passed
     assert not compare("op", "x", torch.tensor([torch.nan]), torch.tensor([1.0]), atol=9).passed
+
+
+def test_losses_and_gradients_judge_by_their_tolerance() -> None:
+    losses = {"loss_mask": torch.tensor(2.0)}
+    for factor, passed in ((1 + 5e-6, True), (1 + 2e-5, False)):
+        assert (
+            loss_check("x", {"loss_mask": losses["loss_mask"] * factor}, losses, 1e-5).passed
+            == passed
+        )
+    assert not loss_check("x", {}, losses, 1e-5).passed
+
+    models = [nn.Linear(3, 2).double() for _ in range(2)]
+    for model in models:
+        model.weight.grad, model.bias.grad = torch.ones(2, 3).double(), torch.ones(2).double()
+    assert gradient_check("x", *models).passed
+    models[0].weight.grad *= 1 + 1e-9
+    check = gradient_check("x", *models)
+    assert not check.passed and check.note == "weight"
+    models[0].bias.grad = None
+    assert "bias has a gradient in one" in gradient_check("x", *models).note
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_predictions_have_the_worst_first(shapes, tmp_path):
     assert (wrong.missed, wrong.false) == (1, 1)
     assert [outcome.f1 for outcome, _ in order[2:]] == [1] * 4
     figure = predictions_figure(dataset, [*found, {**found[0], "score": 0.4}])
-    assert titles(figure)[0] == dataset.file_names[-1]
+    assert titles(figure)[0] == dataset.file_name(len(dataset) - 1)
     assert f"0 found, {order[0][0].missed} missed, 0 false" == titles(figure)[1]
     drawn(figure, tmp_path)
     drawn(predictions_figure(dataset, []), tmp_path)

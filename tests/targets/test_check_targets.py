@@ -44,7 +44,7 @@ def box_without_height(t):
     (lambda t: t.pop("boxes"), ValueError, r"target 1 \(2.jpg\): 'boxes' is missing"),
     (lambda t: t.update(boxes=[[0, 0, 1, 1]]), TypeError, "boxes must be a tensor, got list"),
     (lambda t: t.update(boxes=torch.zeros(0)), ValueError, r"got \[0\]; an image without objects"),
-    (lambda t: t.update(boxes=t["boxes"].long()), TypeError, "floating point, got torch.int64"),
+    (lambda t: t.update(boxes=t["boxes"].bool()), TypeError, "numbers, got torch.bool"),
     (lambda t: t.update(labels=t["labels"].int()), TypeError, "int64, got torch.int32"),
     (lambda t: t.update(labels=t["labels"][:1]), ValueError, r"shape \[2\].*got \[1\]"),
     (lambda t: t.pop("masks"), ValueError, "'masks' is missing"),

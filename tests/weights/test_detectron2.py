@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_scratch import (
+    AnchorGenerator,
     Conventions,
     FasterRCNN,
     MaskRCNN,
@@ -25,6 +26,7 @@ from maskrcnn_scratch import (
 )
 from maskrcnn_scratch.conventions import paste_masks_subpixel
 from maskrcnn_scratch.parity.calibrate import calibrate
+from maskrcnn_scratch.rpn.anchors import anchors_of_location
 from maskrcnn_scratch.structures import ImageList
 from maskrcnn_scratch.weights import read_state_dict, write_state_dict
 from maskrcnn_scratch.weights.identify import convert
@@ -176,3 +178,31 @@ def test_subpixel_paste_equals_detectron2s() -> None:
     point = torch.tensor([[5.5, 5.5, 5.5, 5.5]])
     assert not paste_masks_subpixel(masks[:1, None], point, (30, 40)).any()
     assert paste_masks_subpixel(masks[:0, None], boxes[:0], (30, 40)).shape == (0, 1, 30, 40)
+
+
+def test_anchors_of_several_sizes_are_in_detectron2s_order() -> None:
+    """detectron2's loops: for each size, for each aspect ratio."""
+    sizes, ratios = (32.0, 40.0), (0.5, 1.0, 2.0)
+    expected = []
+    for size in sizes:
+        for ratio in ratios:
+            width = math.sqrt(size**2 / ratio)
+            height = ratio * width
+            expected.append([-width / 2, -height / 2, width / 2, height / 2])
+    anchors = anchors_of_location(sizes, ratios, rounded=False, ratios_fastest=True)
+    torch.testing.assert_close(anchors, torch.tensor(expected))
+
+
+def test_the_order_of_anchors_must_agree_with_the_conventions() -> None:
+    def build(conventions: Conventions, ratios_fastest: bool) -> None:
+        sizes = ((32, 40), (64, 80), (128, 160), (256, 320), (512, 640))
+        anchors = AnchorGenerator(sizes, (0.5, 1.0), ratios_fastest=ratios_fastest)
+        maskrcnn_resnet50_fpn(
+            weights_backbone=None, conventions=conventions, rpn_anchor_generator=anchors
+        )
+
+    build(Conventions.detectron2(), True)
+    with pytest.raises(ValueError, match=r"AnchorGenerator\(\.\.\., ratios_fastest=True\)"):
+        build(Conventions.detectron2(), False)
+    with pytest.raises(ValueError, match=r"ratios_fastest=False"):
+        build(Conventions.torchvision(), True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -41,21 +42,27 @@ def kernels(run: Callable[[], object]) -> int:
 
 def operators(run: Callable[[], object]) -> int:
     """Operators that compute or copy; views and allocations are not counted."""
+    return count_operators(run).total()
+
+
+def count_operators(run: Callable[[], object]) -> Counter[str]:
+    """How often ``run`` calls each operator that computes or copies, after a first run."""
     run()
     with _Counter() as counter:
         run()
-    return counter.count
+    return counter.counts
 
 
 class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
         is_view = any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
-        if not is_view and func.overloadpacket.__name__ not in ("empty", "empty_strided", "detach"):
-            self.count += 1
+        name = func.overloadpacket.__name__
+        if not is_view and name not in ("empty", "empty_strided", "detach"):
+            self.counts[name] += 1
         return func(*args, **(kwargs or {}))

@@ -19,6 +19,8 @@ from tools.benchmarks.clock import Clock, Timing
 CPU_OPTIONS: dict[str, dict[str, Any]] = {
     "folded": {},
     "folded, contiguous": {"memory_format": torch.contiguous_format},
+    "folded, Winograd F(2x2, 3x3)": {"winograd": "f2"},
+    "folded, Winograd F(4x4, 3x3)": {"winograd": "f4"},
     "folded, bfloat16": {"dtype": torch.bfloat16},
     "compiled": {"compile": True},
     "compiled, bfloat16": {"compile": True, "dtype": torch.bfloat16},

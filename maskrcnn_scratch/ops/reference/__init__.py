@@ -5,6 +5,7 @@ exists for the device. The functions have the schemas of ``csrc/schema.cpp``. Sh
 are described by the wrappers in ``maskrcnn_scratch.ops``.
 """
 
+from maskrcnn_scratch.ops.reference.conv3x3 import conv3x3
 from maskrcnn_scratch.ops.reference.max_iou import max_iou
 from maskrcnn_scratch.ops.reference.nms import nms_padded
 from maskrcnn_scratch.ops.reference.paste_masks import paste_masks, paste_masks_packed
@@ -15,6 +16,7 @@ from maskrcnn_scratch.ops.reference.roi_align import (
 from maskrcnn_scratch.ops.reference.top_k import top_k_of_levels
 
 __all__ = [
+    "conv3x3",
     "max_iou",
     "multiscale_roi_align",
     "multiscale_roi_align_backward",

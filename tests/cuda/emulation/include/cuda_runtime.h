@@ -1,26 +1,25 @@
 // CUDA's execution model on the CPU, for tests: the .cu files of csrc/ compile with this header in
-// place of the CUDA runtime's. One block runs at a time; its threads are fibers, which run in some
-// order until they reach a barrier. A kernel whose result depends on that order lacks a barrier.
+// place of the CUDA runtime's. runtime.cpp runs the blocks one after another; the threads of a
+// block are fibers, which run in some order until they reach a barrier. memory.cpp sees what they
+// read and write.
 //
-//   EMULATED_ORDER = forward | backward | shuffled   order of the threads
+// It finds: a result that depends on the order of threads or blocks; a barrier or a warp primitive
+// that some threads do not reach, or that is called with a mask that does not name its callers;
+// launches that CUDA refuses; shared memory that is read before it is written; and, where the
+// kernels are compiled with calls for each access, data races within and between blocks.
+//
+//   EMULATED_ORDER = forward | backward | shuffled   order of the threads and of the blocks
 //   EMULATED_BLOCKS                                   most blocks of a grid (default 6)
+//   EMULATED_RACES = 1                                a data race is an error
 #pragma once
-
-#include <ucontext.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstdlib>
+#include <cstring>
 #include <functional>
-#include <memory>
-#include <mutex>
-#include <numeric>
-#include <random>
-#include <stdexcept>
-#include <string>
+#include <type_traits>
 #include <utility>
-#include <vector>
 
 #define __global__
 #define __device__
@@ -28,7 +27,7 @@
 #define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-#define __shared__ static  // one block at a time
+// __shared__ is defined by build.py: one block runs at a time, so one copy is enough.
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -37,9 +36,9 @@ struct dim3 {
 };
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess };
-inline const char* cudaGetErrorString(cudaError_t) {
-  return "";
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "invalid configuration argument";
 }
 inline cudaError_t cudaGetLastError() {
   return cudaSuccess;
@@ -49,178 +48,80 @@ struct cudaLaunchConfig_t {
   cudaStream_t stream;
 };
 
-inline dim3 gridDim, blockDim, blockIdx, threadIdx;  // as the running thread sees them
+extern dim3 gridDim, blockDim, blockIdx, threadIdx;  // as the running thread sees them
 
 namespace emulated {
 
-constexpr size_t kStackBytes = 128 << 10;
 constexpr unsigned kWarp = 32;
 
-struct Thread {
-  enum State { kReady, kAtBlockBarrier, kAtWarpBarrier, kDone };
-  State state = kReady;
-  int line = 0;            // of the barrier that it waits at
-  uint64_t exchanged = 0;  // what it shows to its warp
-  ucontext_t context;
-  std::unique_ptr<char[]> stack{new char[kStackBytes]};
-};
+cudaError_t launch(const cudaLaunchConfig_t& config, const std::function<void()>& kernel);
 
-class Block {
- public:
-  static inline Block* running = nullptr;
+// Waits until all threads of the block are at this barrier.
+void block_barrier(int line);
 
-  Block(unsigned threads, const std::string& order) : threads_(threads), order_(threads) {
-    std::iota(order_.begin(), order_.end(), 0);
-    if (order == "backward") std::reverse(order_.begin(), order_.end());
-    shuffled_ = order == "shuffled";
-  }
+// Waits until the lanes of `mask` are here, each with a value; returns the values by lane. A lane
+// that has ended shows 0.
+std::array<uint64_t, kWarp> exchange(unsigned mask, uint64_t value, int line);
 
-  void run(const std::function<void()>& kernel) {
-    kernel_ = &kernel;
-    for (Thread& thread : threads_) start(thread);
-    while (step()) {
-    }
-  }
+// Atomics are one access that may race with other atomics.
+void record_atomic(const void* address, unsigned bytes);
 
-  void wait(Thread::State barrier, int line) {
-    Thread& thread = threads_[threadIdx.x];
-    thread.state = barrier;
-    thread.line = line;
-    swapcontext(&thread.context, &scheduler_);
-  }
-
-  void show(uint64_t value) { threads_[threadIdx.x].exchanged = value; }
-
-  // What lane `lane` of the current warp showed.
-  uint64_t shown(unsigned lane) {
-    return threads_[threadIdx.x / kWarp * kWarp + lane % kWarp].exchanged;
-  }
-
- private:
-  static void entry() {
-    (*running->kernel_)();
-    running->threads_[threadIdx.x].state = Thread::kDone;
-  }
-
-  void start(Thread& thread) {
-    thread.state = Thread::kReady;
-    getcontext(&thread.context);
-    thread.context.uc_stack.ss_sp = thread.stack.get();
-    thread.context.uc_stack.ss_size = kStackBytes;
-    thread.context.uc_link = &scheduler_;
-    makecontext(&thread.context, &Block::entry, 0);
-  }
-
-  // Runs each thread up to its next barrier and opens the barriers that all have reached. False
-  // when all threads are done.
-  bool step() {
-    bool ran = false;
-    if (shuffled_) std::shuffle(order_.begin(), order_.end(), random_);
-    for (const unsigned i : order_) {
-      if (threads_[i].state != Thread::kReady) continue;
-      threadIdx.x = i;
-      swapcontext(&scheduler_, &threads_[i].context);
-      ran = true;
-    }
-    for (unsigned first = 0; first < threads_.size(); first += kWarp) {
-      release(first, std::min<unsigned>(first + kWarp, threads_.size()), Thread::kAtWarpBarrier);
-    }
-    release(0, threads_.size(), Thread::kAtBlockBarrier);
-    const auto is = [](Thread::State state) {
-      return [state](const Thread& thread) { return thread.state == state; };
-    };
-    if (std::all_of(threads_.begin(), threads_.end(), is(Thread::kDone))) return false;
-    if (!ran) {
-      throw std::runtime_error("emulated block " + std::to_string(blockIdx.x) +
-                               ": threads wait at a barrier that others do not reach");
-    }
-    return true;
-  }
-
-  void release(unsigned begin, unsigned end, Thread::State barrier) {
-    for (unsigned i = begin; i < end; ++i) {
-      if (threads_[i].state != barrier) return;
-      if (threads_[i].line != threads_[begin].line) return;
-    }
-    for (unsigned i = begin; i < end; ++i) threads_[i].state = Thread::kReady;
-  }
-
-  std::vector<Thread> threads_;
-  std::vector<unsigned> order_;
-  bool shuffled_;
-  std::mt19937 random_{0};
-  const std::function<void()>* kernel_ = nullptr;
-  ucontext_t scheduler_;
-};
-
-inline std::string setting(const char* name, const char* otherwise) {
-  const char* value = std::getenv(name);
-  return value ? value : otherwise;
-}
-
-inline void launch(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
-  static std::mutex one_at_a_time;
-  const std::lock_guard<std::mutex> lock(one_at_a_time);
-  const unsigned most = std::stoul(setting("EMULATED_BLOCKS", "6"));
-  gridDim.x = std::min(config.gridDim.x, most);
-  blockDim = config.blockDim;
-  Block block(blockDim.x, setting("EMULATED_ORDER", "forward"));
-  Block::running = &block;
-  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) block.run(kernel);
-}
-
-// Every lane of the warp shows a value; returns how to read that of any lane.
-inline auto show(uint64_t value, int line) {
-  Block& block = *Block::running;
-  block.show(value);
-  block.wait(Thread::kAtWarpBarrier, line);
-  uint64_t values[kWarp];
-  for (unsigned lane = 0; lane < kWarp; ++lane) values[lane] = block.shown(lane);
-  block.wait(Thread::kAtWarpBarrier, line);  // no lane shows its next value before all have read
-  return std::to_array(values);
-}
-
-inline unsigned ballot(bool value, int line) {
-  const auto values = show(value, line);
+inline unsigned ballot(unsigned mask, bool value, int line) {
+  const auto values = exchange(mask, value, line);
   unsigned bits = 0;
   for (unsigned lane = 0; lane < kWarp; ++lane) bits |= unsigned(values[lane]) << lane;
   return bits;
 }
 
-inline int shuffle(int value, int lane, int line) {
-  return int(show(uint32_t(value), line)[lane]);
+template <typename T>
+T shuffle(unsigned mask, T value, int lane, int line) {
+  static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = exchange(mask, bits, line)[unsigned(lane) % kWarp];
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
 }
 
+// T is what atomics of CUDA exist for, V what the caller gives.
+template <typename T, typename F>
+__attribute__((no_sanitize("thread"))) T atomic(T* to, const F& updated) {
+  record_atomic(to, sizeof(T));
+  const T before = *to;
+  *to = updated(before);
+  return before;
+}
 template <typename T, typename V>
 T atomic_add(T* to, V value) {
-  const T before = *to;
-  *to = before + T(value);
-  return before;
+  return atomic(to, [&](T before) { return T(before + T(value)); });
 }
-
-template <typename T>
-T atomic_or(T* to, T value) {
-  const T before = *to;
-  *to = before | value;
-  return before;
+template <typename T, typename V>
+T atomic_or(T* to, V value) {
+  return atomic(to, [&](T before) { return T(before | T(value)); });
+}
+template <typename T, typename V>
+T atomic_max(T* to, V value) {
+  return atomic(to, [&](T before) { return std::max(before, T(value)); });
 }
 
 }  // namespace emulated
 
-#define __syncthreads() \
-  ::emulated::Block::running->wait(::emulated::Thread::kAtBlockBarrier, __LINE__)
-#define __ballot_sync(mask, predicate) ::emulated::ballot(predicate, __LINE__)
-#define __shfl_sync(mask, value, lane) ::emulated::shuffle(value, lane, __LINE__)
+#define __syncthreads() ::emulated::block_barrier(__LINE__)
+#define __syncwarp(...) ::emulated::exchange(~0u, 0, __LINE__)
+#define __ballot_sync(mask, predicate) ::emulated::ballot(mask, predicate, __LINE__)
+#define __shfl_sync(mask, value, lane) ::emulated::shuffle(mask, value, lane, __LINE__)
+#define __shfl_xor_sync(mask, value, bits) \
+  ::emulated::shuffle(mask, value, int(threadIdx.x) ^ (bits), __LINE__)
 #define __popc(bits) __builtin_popcount(bits)
 #define __popcll(bits) __builtin_popcountll(bits)
 #define __ffsll(bits) __builtin_ffsll(bits)
 #define atomicAdd(to, value) ::emulated::atomic_add(to, value)
 #define atomicOr(to, value) ::emulated::atomic_or(to, value)
+#define atomicMax(to, value) ::emulated::atomic_max(to, value)
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config,
                                void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  emulated::launch(*config, [&] { kernel(arguments...); });
-  return cudaSuccess;
+  return emulated::launch(*config, [&] { kernel(arguments...); });
 }
