@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 # Ground truth of one image: "boxes" float [G, 4], "labels" int64 [G] from 1 (0 is background),
-# "masks" uint8 [G, H, W].
+# "masks" uint8 [G, H, W]; optionally "has_mask" bool [G], false for objects that have only a box.
 Target: TypeAlias = Mapping[str, Tensor]
 
 # Detections of one image in its own pixels: "boxes" [D, 4], "labels" [D], "scores" [D],

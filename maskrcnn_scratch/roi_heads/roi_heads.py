@@ -29,6 +29,7 @@ from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.roi_heads.detections import select_detections
 from maskrcnn_scratch.roi_heads.stage import RoIHeadsStage
 from maskrcnn_scratch.structures import (
+    IGNORE_LABEL,
     Detections,
     ImageList,
     Proposals,
@@ -40,6 +41,7 @@ from maskrcnn_scratch.structures import (
 from maskrcnn_scratch.targets.matcher import Matcher as IoUMatcher
 from maskrcnn_scratch.targets.roi_targets import (
     TrainingSamples,
+    has_mask_target,
     project_masks_on_boxes,
     select_training_samples,
 )
@@ -264,8 +266,13 @@ class RoIHeads(RoIHeadsStage, nn.Module):
         padded_size: tuple[int, int],
         targets: Sequence[Target],
     ) -> Tensor:
-        """L_mask: only the sampled objects have a mask loss, and only the mask of their class."""
+        """L_mask: only the sampled objects have a mask loss, and only the mask of their class.
+
+        Objects for which a target's ``has_mask`` is false take no part.
+        """
         boxes, matched_idxs, labels = samples.of_objects()
+        if any("has_mask" in target for target in targets):
+            labels = labels.where(has_mask_target(targets, matched_idxs), IGNORE_LABEL)
         mask_logits = self.predict_masks(features, list_to_rois(boxes), padded_size)  # [R, C, M, M]
         mask_targets = [
             project_masks_on_boxes(

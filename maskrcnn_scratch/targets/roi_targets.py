@@ -117,6 +117,23 @@ def indices_of_objects(labels: Tensor, count: int) -> Tensor:
     return (labels < 1).argsort(stable=True)[:count]
 
 
+def has_mask_target(targets: Sequence[Target], matched_idxs: Sequence[Tensor]) -> Tensor:
+    """Whether each sampled object has a mask in the ground truth, bool ``[R]`` of all images.
+
+    Args:
+        targets: ``has_mask`` bool ``[G]`` of each; without it every object has a mask.
+        matched_idxs: int64 per image: the object that each box was matched with.
+    """
+    return torch.cat(
+        [
+            target["has_mask"][matched]
+            if "has_mask" in target and len(target["has_mask"]) > 0
+            else torch.ones_like(matched, dtype=torch.bool)
+            for target, matched in zip(targets, matched_idxs, strict=True)
+        ]
+    )
+
+
 def project_masks_on_boxes(
     gt_masks: Tensor,
     boxes: Tensor,
