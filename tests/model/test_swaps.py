@@ -133,8 +133,8 @@ def test_whole_stages_are_arguments() -> None:
     usual = build()
     model = build(None, rpn=usual.rpn, roi_heads=usual.roi_heads)
     assert model.rpn is usual.rpn and model.roi_heads is usual.roi_heads
-    model = FasterRCNN(Backbone(), 3, rpn=usual.rpn, transform=usual.transform)  # type: ignore
-    assert model.transform is usual.transform
+    boxes_only = FasterRCNN(Backbone(), 3, rpn=usual.rpn, transform=usual.transform)
+    assert boxes_only.rpn is usual.rpn and boxes_only.transform is usual.transform
 
 
 @pytest.mark.parametrize(
