@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
 from contextlib import closing
-from glob import glob, has_magic
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from maskrcnn_scratch.cli import FAILURE, UsageError, pick_device
+from maskrcnn_scratch.cli.images import (
+    IMAGE_SUFFIXES,
+    check_outputs,
+    find_files,
+    numbered_folder,
+)
+from maskrcnn_scratch.data.image import MAX_PIXELS
 
 if TYPE_CHECKING:
     from maskrcnn_scratch.builders.from_config import TrainedModel
+    from maskrcnn_scratch.inference.image_jobs import Annotations, ImageJob
+    from maskrcnn_scratch.inference.writers import Format
 
-# Suffixes of images in folders. A file given by name may have any suffix.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+DEFAULT_OUT = Path("runs/predict")
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def predict(
@@ -26,36 +35,59 @@ def predict(
         tuple[str, ...],
         tyro.conf.Positional,
         tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint=""),
-    ],
+    ] = (),
     weights: str = "COCO_V1",
+    annotations: Path | None = None,
     score_threshold: float = 0.5,
     format: Annotated[
-        tuple[tuple[Literal["png", "json", "coco", "rle"], ...], ...],
+        tuple[tuple[Literal["png", "jpg", "json", "coco", "rle"], ...], ...],
         tyro.conf.UseAppendAction,
         tyro.conf.arg(help_behavior_hint="(default: png and json)"),
     ] = (),
-    out: Path = Path("runs/predict"),
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(help_behavior_hint="(default: runs/predict, or runs/predict-2, -3, ...)"),
+    ] = None,
+    overwrite: Flag = False,
+    labels: Literal["auto", "all", "none"] = "auto",
+    color_by: Literal["instance", "class"] = "instance",
+    no_exif: Flag = False,
+    all_pages: Flag = False,
+    max_pixels: int = MAX_PIXELS,
     device: str = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    winograd: Flag = False,
     batch_size: int = 1,
 ) -> int:
     """Detect objects in images.
 
-    Formats: png is the image with boxes, class names and masks. json has boxes, labels and scores;
-    rle has masks as well, as COCO RLE. coco is one file for all images, in COCO's results format.
+    Formats: png and jpg are the image with boxes, class names and masks. json has boxes, labels and
+    scores; rle has masks as well, as COCO RLE. coco is one file for all images, in COCO's results
+    format.
 
     If an image cannot be read, the others are still processed, and the exit status is 1.
 
     Args:
-        images: Image files, folders of images, or glob patterns in quotes.
+        images: Image files, folders of images, or glob patterns in quotes. Folders are searched
+            recursively. May be left out with --annotations.
         weights: COCO_V1 (downloaded), a weights file, or a checkpoint of maskrcnn train.
+        annotations: COCO annotation file. Results get its image ids, file names and category ids;
+            images that it does not list are ignored.
         score_threshold: Drop detections with lower scores.
         format: Formats to write.
         out: Output folder.
         overwrite: Replace existing files.
+        labels: Names and scores on overlays. auto: smaller where there are many, without those that
+            would cover other objects.
+        color_by: Colours of overlays: one per instance, or one per class.
+        no_exif: Read images as they are stored, without the rotation of their EXIF orientation.
+        all_pages: Process every page of a document and every frame of an animation, not only the
+            first.
+        max_pixels: Refuse images with more pixels.
         device: Device of the model: auto, cpu, cuda, cuda:1 ...
         precision: Precision of the networks. bf16 is for hardware with bf16 arithmetic.
+        winograd: Compute 3x3 convolutions by Winograd's algorithm (CPU, fp32). Results differ by
+            rounding.
         batch_size: Largest number of images per batch. Only images that are padded to the same
             size form a batch, since padding changes results: they do not depend on this option,
             except for rounding.
@@ -63,93 +95,135 @@ def predict(
     import torch
     from tqdm import tqdm
 
+    from maskrcnn_scratch.data.categories import match_categories
+    from maskrcnn_scratch.data.image import pixel_limit
+    from maskrcnn_scratch.inference.image_jobs import JobReader, read_annotations
     from maskrcnn_scratch.inference.optimize import PRECISIONS, optimize
     from maskrcnn_scratch.inference.predictor import Prediction, Predictor
     from maskrcnn_scratch.inference.prefetch import map_ahead
-    from maskrcnn_scratch.inference.writers import Format, ResultWriter, image_ids, plan_outputs
+    from maskrcnn_scratch.inference.writers import ResultWriter, plan_outputs
 
-    if batch_size < 1:
-        raise UsageError(f"--batch-size is {batch_size}; it must be at least 1")
-    if not 0 <= score_threshold <= 1:
-        raise UsageError(f"--score-threshold is {score_threshold}; it must be between 0 and 1")
-    files = find_images(images)
+    _check_options(score_threshold, batch_size, max_pixels, all_pages, annotations)
+    place = pick_device(device)
+    if winograd and (torch.device(place).type != "cpu" or precision != "fp32"):
+        raise UsageError("--winograd needs --device cpu and --precision fp32")
+    listed = read_annotations(annotations) if annotations else None
+    with pixel_limit(max_pixels):
+        jobs = plan_jobs(images, annotations, listed, all_pages, out or DEFAULT_OUT)
     formats: tuple[Format, ...] = tuple(dict.fromkeys(chain(*format))) or ("png", "json")
-    outputs = plan_outputs(files, out, formats)
-    check_outputs(files, [path for paths in outputs for path in paths.values()], overwrite)
+    names = [job.output_name for job in jobs]
+    if out is not None or overwrite:
+        out = out or DEFAULT_OUT
+        planned = chain(*(paths.values() for paths in plan_outputs(names, out, formats)))
+        check_outputs([job.file for job in jobs], list(planned), overwrite)
 
     trained = load(weights, score_threshold)
-    model = optimize(trained.model.to(pick_device(device)), dtype=PRECISIONS[precision])
+    category_labels = trained.category_labels
+    if listed is not None:
+        category_labels = match_categories(listed.categories, trained.class_names, category_labels)
+    model = optimize(trained.model.to(place), dtype=PRECISIONS[precision], winograd=winograd)
     predictor = Predictor(model)
-    writer = ResultWriter(trained.class_names, trained.category_labels)
+    draw = partial(draw_detections, labels=labels, color_by=color_by)
+    writer = ResultWriter(trained.class_names, category_labels, draw)
+    if out is None:
+        out = numbered_folder(DEFAULT_OUT)
     out.mkdir(parents=True, exist_ok=True)
-    todo = zip(files, outputs, image_ids(files), predictor.stream(files, batch_size), strict=True)
+    outputs = plan_outputs(names, out, formats)
+    reader = JobReader(apply_exif=not no_exif)
+    predictions = predictor.stream((partial(reader.read, job) for job in jobs), batch_size)
 
-    def write(job: tuple[Path, dict[Format, Path], int, Prediction]) -> str:
-        file, paths, image_id, prediction = job
+    def write(todo: tuple[ImageJob, dict[Format, Path], Prediction]) -> str:
+        job, paths, prediction = todo
         result = prediction.result()
         assert prediction.image is not None
-        return writer.write(file, prediction.image, result, paths, image_id)
+        return writer.write(job, prediction.image, result, paths)
 
     # Threads read the next images and write the last results while the model runs.
-    written = map_ahead(write, todo, threads=1, ahead=2)
+    written = map_ahead(write, zip(jobs, outputs, predictions, strict=True), threads=1, ahead=2)
     failed = 0
-    bar = tqdm(total=len(files), unit=" images", disable=None, leave=False)
+    bar = tqdm(total=len(jobs), unit=" images", disable=None, leave=False)
     try:
-        with closing(written), bar:
-            for file, writing in zip(files, written, strict=True):
+        with pixel_limit(max_pixels), closing(written), bar:
+            for job, writing in zip(jobs, written, strict=True):
                 try:
                     found = writing.result()
                 except (FileNotFoundError, ValueError, torch.OutOfMemoryError) as error:
                     failed += 1
-                    tqdm.write(f"maskrcnn predict: error: {_naming(file, error)}", file=sys.stderr)
+                    _report(job.file, error)
                 else:
-                    tqdm.write(f"{file}: {found}")
+                    page = "" if job.page is None else f" page {job.page + 1}"
+                    tqdm.write(f"{job.file}{page}: {found}")
                 bar.update()
     finally:  # after Ctrl-C, too: keep the results so far
         if "coco" in formats:
             writer.write_coco(outputs[0]["coco"])
-    print(f"{len(files) - failed} of {len(files)} images done, results in {out}")
+    print(f"{len(jobs) - failed} of {len(jobs)} images done, results in {out}")
     return FAILURE if failed else 0
 
 
-def _naming(file: Path, error: Exception) -> str:
-    return str(error) if str(file) in str(error) else f"{file}: {error}"
+def _check_options(
+    score_threshold: float,
+    batch_size: int,
+    max_pixels: int,
+    all_pages: bool,
+    annotations: Path | None,
+) -> None:
+    if batch_size < 1:
+        raise UsageError(f"--batch-size is {batch_size}; it must be at least 1")
+    if max_pixels < 1:
+        raise UsageError(f"--max-pixels is {max_pixels}; it must be at least 1")
+    if not 0 <= score_threshold <= 1:
+        raise UsageError(f"--score-threshold is {score_threshold}; it must be between 0 and 1")
+    if all_pages and annotations is not None:
+        raise UsageError("give either --all-pages or --annotations: these have one id per file")
 
 
-def find_images(arguments: Sequence[str]) -> list[Path]:
-    """The image files of the arguments, each once, in order. Folders and globs are sorted."""
-    if not arguments:
-        raise UsageError("give at least one image, folder of images or glob pattern")
-    files: dict[Path, Path] = {}
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            found = [file for file in sorted(path.iterdir()) if _is_image(file)]
-        elif path.is_file() or not has_magic(argument):
-            found = [path] if path.is_file() else []
-        else:
-            found = [Path(name) for name in sorted(glob(argument, recursive=True))]
-            found = [file for file in found if _is_image(file)]
-        if not found:
-            kind = "no images in the folder" if path.is_dir() else "no such image file"
-            raise UsageError(f"{argument}: {kind}")
-        for file in found:
-            files.setdefault(file.resolve(), file)
-    return list(files.values())
+def plan_jobs(
+    images: tuple[str, ...],
+    annotations: Path | None,
+    listed: Annotations | None,
+    all_pages: bool,
+    skip: Path,
+) -> list[ImageJob]:
+    """The images to predict and what they are called in the results.
+
+    Raises:
+        UsageError: no image was given or found, or the annotations list none of them.
+    """
+    from maskrcnn_scratch.data.image_folder import find_image_folder, locate_image
+    from maskrcnn_scratch.inference.image_jobs import ImageJob, make_jobs, match_entries
+
+    if annotations is None or listed is None:
+        return make_jobs(find_files(images, IMAGE_SUFFIXES, skip), all_pages)
+    if not images:
+        folder = find_image_folder(annotations)
+        files = [locate_image(folder, name) for name in listed.entries]
+        found = list(zip(files, listed.entries.values(), strict=True))
+    else:
+        files = list(find_files(images, IMAGE_SUFFIXES, skip))
+        matches = match_entries(files, listed.entries)
+        found = [(file, entry) for file, entry in zip(files, matches, strict=True) if entry]
+        if unknown := [file for file, entry in zip(files, matches, strict=True) if not entry]:
+            text = f"{len(unknown)} of {len(files)} images are not in {annotations}"
+            if not found:
+                raise UsageError(f"{text}, such as {unknown[0]}")
+            warnings.warn(f"{text} and are ignored, such as {unknown[0]}", stacklevel=1)
+        if missing := len(listed.entries) - len(found):
+            warnings.warn(
+                f"{missing} of {len(listed.entries)} images of {annotations} are not among the "
+                "images: their objects will count as missed",
+                stacklevel=1,
+            )
+    return [
+        ImageJob(file, entry.file_name, entry.image_id, size=entry.size) for file, entry in found
+    ]
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+def _report(file: Path, error: Exception) -> None:
+    from tqdm import tqdm
 
-
-def check_outputs(images: Sequence[Path], outputs: Sequence[Path], overwrite: bool) -> None:
-    """Raises a UsageError if an output is an input image, or exists and must not be replaced."""
-    sources = {image.resolve() for image in images}
-    for path in outputs:
-        if path.resolve() in sources:
-            raise UsageError(f"{path} is one of the input images: choose another --out")
-        if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists: choose another --out, or use --overwrite")
+    text = str(error) if str(file) in str(error) else f"{file}: {error}"
+    tqdm.write(f"maskrcnn predict: error: {text}", file=sys.stderr)
 
 
 def load(weights: str, score_threshold: float) -> TrainedModel:
