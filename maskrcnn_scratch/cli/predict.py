@@ -58,6 +58,8 @@ def predict(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     winograd: Flag = False,
     batch_size: int = 1,
+    tile: int | None = None,
+    overlap: float = 0.2,
 ) -> int:
     """Detect objects in images.
 
@@ -91,19 +93,24 @@ def predict(
         batch_size: Largest number of images per batch. Only images that are padded to the same
             size form a batch, since padding changes results: they do not depend on this option,
             except for rounding.
+        tile: Also run the model on square tiles of so many pixels, and merge what it finds: for
+            small objects in large images. Then --batch-size is the number of tiles per batch.
+        overlap: Of neighbouring tiles, as a share of --tile: at least the size of small objects.
     """
     import torch
     from tqdm import tqdm
 
-    from maskrcnn_scratch.data.categories import match_categories
+    from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
     from maskrcnn_scratch.data.image import pixel_limit
     from maskrcnn_scratch.inference.image_jobs import JobReader, read_annotations
     from maskrcnn_scratch.inference.optimize import PRECISIONS, optimize
     from maskrcnn_scratch.inference.predictor import Prediction, Predictor
     from maskrcnn_scratch.inference.prefetch import map_ahead
+    from maskrcnn_scratch.inference.tiles import TiledPredictor
+    from maskrcnn_scratch.inference.visualize import draw_detections
     from maskrcnn_scratch.inference.writers import ResultWriter, plan_outputs
 
-    _check_options(score_threshold, batch_size, max_pixels, all_pages, annotations)
+    _check_options(score_threshold, batch_size, max_pixels, all_pages, annotations, tile, overlap)
     place = pick_device(device)
     if winograd and (torch.device(place).type != "cpu" or precision != "fp32"):
         raise UsageError("--winograd needs --device cpu and --precision fp32")
@@ -119,10 +126,15 @@ def predict(
 
     trained = load(weights, score_threshold)
     category_labels = trained.category_labels
-    if listed is not None:
+    if annotations is not None and listed is not None:
         category_labels = match_categories(listed.categories, trained.class_names, category_labels)
+        warn_about_classes(
+            annotations, listed.categories, category_labels, trained.class_names, "the model"
+        )
     model = optimize(trained.model.to(place), dtype=PRECISIONS[precision], winograd=winograd)
-    predictor = Predictor(model)
+    predictor = (
+        Predictor(model) if tile is None else TiledPredictor(model, tile, overlap, batch_size)
+    )
     draw = partial(draw_detections, labels=labels, color_by=color_by)
     writer = ResultWriter(trained.class_names, category_labels, draw)
     if out is None:
@@ -130,7 +142,8 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     outputs = plan_outputs(names, out, formats)
     reader = JobReader(apply_exif=not no_exif)
-    predictions = predictor.stream((partial(reader.read, job) for job in jobs), batch_size)
+    images_per_batch = batch_size if tile is None else 1
+    predictions = predictor.stream((partial(reader.read, job) for job in jobs), images_per_batch)
 
     def write(todo: tuple[ImageJob, dict[Format, Path], Prediction]) -> str:
         job, paths, prediction = todo
@@ -167,6 +180,8 @@ def _check_options(
     max_pixels: int,
     all_pages: bool,
     annotations: Path | None,
+    tile: int | None,
+    overlap: float,
 ) -> None:
     if batch_size < 1:
         raise UsageError(f"--batch-size is {batch_size}; it must be at least 1")
@@ -174,6 +189,10 @@ def _check_options(
         raise UsageError(f"--max-pixels is {max_pixels}; it must be at least 1")
     if not 0 <= score_threshold <= 1:
         raise UsageError(f"--score-threshold is {score_threshold}; it must be between 0 and 1")
+    if tile is not None and tile < 32:
+        raise UsageError(f"--tile is {tile}; it must be at least 32")
+    if not 0 <= overlap <= 0.9:
+        raise UsageError(f"--overlap is {overlap}; it must be between 0 and 0.9")
     if all_pages and annotations is not None:
         raise UsageError("give either --all-pages or --annotations: these have one id per file")
 

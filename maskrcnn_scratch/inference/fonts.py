@@ -18,7 +18,8 @@ Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _SYSTEM_FONTS = (
     "DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial Unicode.ttf",
     "arial.ttf", "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf",
-    "NotoSansCJKjp-Regular.otf",    "DroidSansFallbackFull.ttf", "wqy-zenhei.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc",
+    "NotoSansCJKjp-Regular.otf", "DroidSansFallbackFull.ttf", "wqy-zenhei.ttc", "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
     "AppleSDGothicNeo.ttc", "msyh.ttc", "msgothic.ttc", "malgun.ttf", "NotoSansArabic-Regular.ttf",
     "NotoSansHebrew-Regular.ttf", "NotoSansThai-Regular.ttf", "NotoSansDevanagari-Regular.ttf",
 )  # fmt: skip

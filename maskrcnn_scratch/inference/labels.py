@@ -18,6 +18,7 @@ Color = tuple[int, int, int]
 
 _SMALLEST, _LARGEST = 10, 48  # font sizes, in pixels
 _MOST_COVERED = 0.06  # share of the picture that all labels cover before they get smaller
+_CROWDED = 0.15  # share from which only objects larger than their label have one
 _MOST_OF_OTHERS = 0.15  # share of another object's box that a label may cover
 _MOST_OF_OWN = 0.3  # share of its own object's box
 
@@ -49,13 +50,16 @@ def draw_labels(
         mode: see ``draw_detections``.
     """
     draw = ImageDraw.Draw(picture)
-    size = _font_size(draw, picture.size, texts)
+    size, share = _font_size(draw, picture.size, texts)
     taken = np.zeros((0, 4))
     objects = np.array(boxes, float).reshape(-1, 4)
+    areas = (objects[:, 2:] - objects[:, :2]).prod(axis=1)
     for i, (name, score) in enumerate(texts):
         # The name alone is tried where there is no room for the score.
         for text in (f"{name} {score}", name):
             tag = _measure(draw, text, font_for(name, size))
+            if mode == "auto" and share > _CROWDED and tag.width * tag.height > areas[i]:
+                continue
             position = _free_position(tag, i, objects, taken, picture.size, mode)
             if position is not None:
                 rect = (*position, position[0] + tag.width, position[1] + tag.height)
@@ -68,14 +72,18 @@ def draw_labels(
 
 def _font_size(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], texts: Sequence[tuple[str, str]]
-) -> int:
-    """1/55 of the longer side, less where the labels would cover much of the picture."""
-    wanted = min(max(max(size) / 55, _SMALLEST), _LARGEST)
-    tags = [_measure(draw, " ".join(text), font_for(text[0], round(wanted))) for text in texts]
+) -> tuple[int, float]:
+    """The font size, and the share of the picture that all labels would cover at that size.
+
+    1/55 of the longer side, less where the labels would cover much of the picture.
+    """
+    wanted = round(min(max(max(size) / 55, _SMALLEST), _LARGEST))
+    tags = [_measure(draw, " ".join(text), font_for(text[0], wanted)) for text in texts]
     share = sum(tag.width * tag.height for tag in tags) / (size[0] * size[1])
-    if share > _MOST_COVERED:
-        wanted *= max((_MOST_COVERED / share) ** 0.5, 0.6)
-    return max(round(wanted), _SMALLEST)
+    if share <= _MOST_COVERED:
+        return wanted, share
+    smaller = max(round(wanted * max((_MOST_COVERED / share) ** 0.5, 0.6)), _SMALLEST)
+    return smaller, share * (smaller / wanted) ** 2
 
 
 def _measure(draw: ImageDraw.ImageDraw, text: str, font: Font) -> _Tag:
@@ -83,9 +91,7 @@ def _measure(draw: ImageDraw.ImageDraw, text: str, font: Font) -> _Tag:
     # The same height for every text of a font, with and without descenders and accents.
     _, top, _, bottom = draw.textbbox((0, 0), "bdpqÉ" if not text.isascii() else "bdpq", font=font)
     pad = max((bottom - top) // 5, 1)
-    return _Tag(
-        text, font, right - left + 2 * pad, bottom - top + 2 * pad, (pad - left, pad - top)
-    )
+    return _Tag(text, font, right - left + 2 * pad, bottom - top + 2 * pad, (pad - left, pad - top))
 
 
 def _free_position(
@@ -108,9 +114,7 @@ def _free_position(
     return best
 
 
-def _positions(
-    tag: _Tag, box: np.ndarray, size: tuple[int, int]
-) -> Iterator[tuple[float, float]]:
+def _positions(tag: _Tag, box: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[float, float]]:
     """Corners of rectangles next to and inside the box, clamped into the picture."""
     x1, y1, x2, y2 = box
     for x, y in (
@@ -128,7 +132,7 @@ def _positions(
 
 
 def _covers_little(rect: np.ndarray, index: int, objects: np.ndarray) -> bool:
-    areas = (objects[:, 2] - objects[:, 0]) * (objects[:, 3] - objects[:, 1])
+    areas = (objects[:, 2:] - objects[:, :2]).prod(axis=1)
     shares = _overlap(rect, objects) / np.maximum(areas, 1)
     limits = np.full(len(objects), _MOST_OF_OTHERS)
     limits[index] = _MOST_OF_OWN

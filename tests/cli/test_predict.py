@@ -16,6 +16,8 @@ from maskrcnn_scratch.builders.from_config import ModelConfig, build_model, load
 from maskrcnn_scratch.checkpoint import save_checkpoint
 from maskrcnn_scratch.cli import main
 from maskrcnn_scratch.cli.images import find_files, find_images, numbered_folder
+from maskrcnn_scratch.data.shapes import ShapesDataset
+from maskrcnn_scratch.data.to_coco import to_coco
 from maskrcnn_scratch.inference import Predictor, optimize
 
 THRESHOLD = 0.3
@@ -357,30 +359,39 @@ def test_annotations_alone_name_the_images(predict, pictures, tmp_path):
     assert (found["image_id"], found["file_name"]) == (3, "x\\1.png")
 
 
-def test_predictions_score_as_the_model_does(predict, tmp_path):
+def test_predictions_score_as_the_model_does(predict, checkpoint, tmp_path):
     """Image ids follow the data set, so that results and annotations agree."""
-    from maskrcnn_scratch.data.shapes import ShapesDataset
-    from maskrcnn_scratch.data.to_coco import to_coco
-    from maskrcnn_scratch.evaluation.coco_ap import score
-
     dataset = ShapesDataset(3, seed=1)
     content = to_coco(dataset)
-    ids = [40, 2, 31]
+    new_ids = dict(zip((1, 2, 3), (1040, 1002, 1031), strict=True))
     for index, entry in enumerate(content["images"]):
         pixels = (dataset[index][0].permute(1, 2, 0) * 255).round().byte().numpy()
-        entry["file_name"] = f"image{index}.png"
+        entry |= {"file_name": f"image{index}.png", "id": new_ids[entry["id"]]}
         Image.fromarray(pixels).save(tmp_path / entry["file_name"])
-        for annotation in content["annotations"]:
-            if annotation["image_id"] == entry["id"]:
-                annotation["image_id"] = ids[index] + 1000
-        entry["id"] = ids[index] + 1000
+    for annotation in content["annotations"]:
+        annotation["image_id"] = new_ids[annotation["image_id"]]
+    for category, name in zip(content["categories"], ("dog", "cat", "bird"), strict=True):
+        category["name"] = name
     annotations = tmp_path / "val.json"
     annotations.write_text(json.dumps(content))
     flags = ("--annotations", annotations, "--format", "coco")
     assert predict(tmp_path, *flags, threshold=0.0)[0] == 0
+    assert "bird" in predict.warnings
     results = tmp_path / "out" / "coco_results.json"
-    assert {entry["image_id"] for entry in json.loads(results.read_text())} == {1040, 1002, 1031}
-    assert score(annotations, results, "bbox").stats["AP"] >= 0
+    assert {entry["image_id"] for entry in json.loads(results.read_text())} == {*new_ids.values()}
+    for name, source in (("a", ["--results", results]), ("b", ["--weights", checkpoint])):
+        args = ["--annotations", annotations, *source, "--json", tmp_path / f"{name}.json"]
+        assert main(["evaluate", *map(str, args)]) == 0
+    a, b = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
+    assert a["bbox"]["stats"] == pytest.approx(b["bbox"]["stats"])
+    assert (
+        max(
+            a["bbox"]["stats"].values()
+            if isinstance(a["bbox"]["stats"], dict)
+            else a["bbox"]["stats"]
+        )
+        > 0
+    )
 
 
 @pytest.mark.parametrize(
