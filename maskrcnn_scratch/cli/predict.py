@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from contextlib import closing
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,17 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from maskrcnn_scratch.cli import FAILURE, UsageError, pick_device
-from maskrcnn_scratch.cli.images import (
-    IMAGE_SUFFIXES,
-    check_outputs,
-    find_files,
-    numbered_folder,
-)
+from maskrcnn_scratch.cli.images import check_outputs, numbered_folder
 from maskrcnn_scratch.data.image import MAX_PIXELS
 
 if TYPE_CHECKING:
     from maskrcnn_scratch.builders.from_config import TrainedModel
-    from maskrcnn_scratch.inference.image_jobs import Annotations, ImageJob
     from maskrcnn_scratch.inference.writers import Format
 
 DEFAULT_OUT = Path("runs/predict")
@@ -61,16 +53,16 @@ def predict(
     tile: int | None = None,
     overlap: float = 0.2,
 ) -> int:
-    """Detect objects in images.
+    """Detect objects in images and videos.
 
     Formats: png and jpg are the image with boxes, class names and masks. json has boxes, labels and
     scores; rle has masks as well, as COCO RLE. coco is one file for all images, in COCO's results
-    format.
+    format. For a video, png and jpg give an annotated video, json and rle a line of JSON per frame.
 
     If an image cannot be read, the others are still processed, and the exit status is 1.
 
     Args:
-        images: Image files, folders of images, or glob patterns in quotes. Folders are searched
+        images: Images, videos, folders, or glob patterns in quotes. Folders are searched
             recursively. May be left out with --annotations.
         weights: COCO_V1 (downloaded), a weights file, or a checkpoint of maskrcnn train.
         annotations: COCO annotation file. Results get its image ids, file names and category ids;
@@ -98,15 +90,15 @@ def predict(
         overlap: Of neighbouring tiles, as a share of --tile: at least the size of small objects.
     """
     import torch
-    from tqdm import tqdm
 
+    from maskrcnn_scratch.cli.predict_files import find_inputs, find_listed, run_images, run_videos
     from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
     from maskrcnn_scratch.data.image import pixel_limit
     from maskrcnn_scratch.inference.image_jobs import JobReader, read_annotations
     from maskrcnn_scratch.inference.optimize import PRECISIONS, optimize
-    from maskrcnn_scratch.inference.predictor import Prediction, Predictor
-    from maskrcnn_scratch.inference.prefetch import map_ahead
+    from maskrcnn_scratch.inference.predictor import Predictor
     from maskrcnn_scratch.inference.tiles import TiledPredictor
+    from maskrcnn_scratch.inference.video import import_av
     from maskrcnn_scratch.inference.visualize import draw_detections
     from maskrcnn_scratch.inference.writers import ResultWriter, plan_outputs
 
@@ -114,15 +106,31 @@ def predict(
     place = pick_device(device)
     if winograd and (torch.device(place).type != "cpu" or precision != "fp32"):
         raise UsageError("--winograd needs --device cpu and --precision fp32")
-    listed = read_annotations(annotations) if annotations else None
-    with pixel_limit(max_pixels):
-        jobs = plan_jobs(images, annotations, listed, all_pages, out or DEFAULT_OUT)
     formats: tuple[Format, ...] = tuple(dict.fromkeys(chain(*format))) or ("png", "json")
-    names = [job.output_name for job in jobs]
+    listed, videos = None, dict[Path, str]()
+    with pixel_limit(max_pixels):
+        if annotations is not None:
+            listed = read_annotations(annotations)
+            jobs = find_listed(images, annotations, listed, out or DEFAULT_OUT)
+        else:
+            jobs, videos = find_inputs(images, all_pages, out or DEFAULT_OUT)
+    video_formats = formats_of_videos(formats)
+    if videos:
+        import_av()  # fails early
+        if not video_formats:
+            raise UsageError(f"{next(iter(videos))}: --format coco is for images")
+
+    def plan(folder: Path) -> tuple[list[dict[Format, Path]], list[dict[Format, Path]]]:
+        names = [str(Path(name).with_suffix("")) for name in videos.values()]
+        return (
+            plan_outputs([job.output_name for job in jobs], folder, formats),
+            plan_outputs(names, folder, video_formats),
+        )
+
     if out is not None or overwrite:
         out = out or DEFAULT_OUT
-        planned = chain(*(paths.values() for paths in plan_outputs(names, out, formats)))
-        check_outputs([job.file for job in jobs], list(planned), overwrite)
+        planned = [path for paths in chain(*plan(out)) for path in paths.values()]
+        check_outputs([*(job.file for job in jobs), *videos], planned, overwrite)
 
     trained = load(weights, score_threshold)
     category_labels = trained.category_labels
@@ -135,43 +143,37 @@ def predict(
     predictor = (
         Predictor(model) if tile is None else TiledPredictor(model, tile, overlap, batch_size)
     )
+    images_per_batch = batch_size if tile is None else 1
     draw = partial(draw_detections, labels=labels, color_by=color_by)
     writer = ResultWriter(trained.class_names, category_labels, draw)
     if out is None:
         out = numbered_folder(DEFAULT_OUT)
     out.mkdir(parents=True, exist_ok=True)
-    outputs = plan_outputs(names, out, formats)
-    reader = JobReader(apply_exif=not no_exif)
-    images_per_batch = batch_size if tile is None else 1
-    predictions = predictor.stream((partial(reader.read, job) for job in jobs), images_per_batch)
-
-    def write(todo: tuple[ImageJob, dict[Format, Path], Prediction]) -> str:
-        job, paths, prediction = todo
-        result = prediction.result()
-        assert prediction.image is not None
-        return writer.write(job, prediction.image, result, paths)
-
-    # Threads read the next images and write the last results while the model runs.
-    written = map_ahead(write, zip(jobs, outputs, predictions, strict=True), threads=1, ahead=2)
+    image_outputs, video_outputs = plan(out)
     failed = 0
-    bar = tqdm(total=len(jobs), unit=" images", disable=None, leave=False)
-    try:
-        with pixel_limit(max_pixels), closing(written), bar:
-            for job, writing in zip(jobs, written, strict=True):
-                try:
-                    found = writing.result()
-                except (FileNotFoundError, ValueError, torch.OutOfMemoryError) as error:
-                    failed += 1
-                    _report(job.file, error)
-                else:
-                    page = "" if job.page is None else f" page {job.page + 1}"
-                    tqdm.write(f"{job.file}{page}: {found}")
-                bar.update()
-    finally:  # after Ctrl-C, too: keep the results so far
-        if "coco" in formats:
-            writer.write_coco(outputs[0]["coco"])
-    print(f"{len(jobs) - failed} of {len(jobs)} images done, results in {out}")
+    if jobs:
+        reader = JobReader(apply_exif=not no_exif)
+        with pixel_limit(max_pixels):
+            bad = run_images(jobs, predictor, writer, image_outputs, reader, images_per_batch)
+        print(f"{len(jobs) - bad} of {len(jobs)} images done, results in {out}")
+        failed += bad
+    if videos:
+        bad = run_videos(
+            videos, predictor, writer, video_outputs, "rle" in formats, images_per_batch
+        )
+        print(f"{len(videos) - bad} of {len(videos)} videos done, results in {out}")
+        failed += bad
     return FAILURE if failed else 0
+
+
+def formats_of_videos(formats: Sequence[Format]) -> tuple[Format, ...]:
+    """The files of a video: png and jpg stand for the video, json and rle for its frames."""
+    found: list[Format] = []
+    if {"png", "jpg"} & {*formats}:
+        found.append("video")
+    if {"json", "rle"} & {*formats}:
+        found.append("frames")
+    return tuple(found)
 
 
 def _check_options(
@@ -195,54 +197,6 @@ def _check_options(
         raise UsageError(f"--overlap is {overlap}; it must be between 0 and 0.9")
     if all_pages and annotations is not None:
         raise UsageError("give either --all-pages or --annotations: these have one id per file")
-
-
-def plan_jobs(
-    images: tuple[str, ...],
-    annotations: Path | None,
-    listed: Annotations | None,
-    all_pages: bool,
-    skip: Path,
-) -> list[ImageJob]:
-    """The images to predict and what they are called in the results.
-
-    Raises:
-        UsageError: no image was given or found, or the annotations list none of them.
-    """
-    from maskrcnn_scratch.data.image_folder import find_image_folder, locate_image
-    from maskrcnn_scratch.inference.image_jobs import ImageJob, make_jobs, match_entries
-
-    if annotations is None or listed is None:
-        return make_jobs(find_files(images, IMAGE_SUFFIXES, skip), all_pages)
-    if not images:
-        folder = find_image_folder(annotations)
-        files = [locate_image(folder, name) for name in listed.entries]
-        found = list(zip(files, listed.entries.values(), strict=True))
-    else:
-        files = list(find_files(images, IMAGE_SUFFIXES, skip))
-        matches = match_entries(files, listed.entries)
-        found = [(file, entry) for file, entry in zip(files, matches, strict=True) if entry]
-        if unknown := [file for file, entry in zip(files, matches, strict=True) if not entry]:
-            text = f"{len(unknown)} of {len(files)} images are not in {annotations}"
-            if not found:
-                raise UsageError(f"{text}, such as {unknown[0]}")
-            warnings.warn(f"{text} and are ignored, such as {unknown[0]}", stacklevel=1)
-        if missing := len(listed.entries) - len(found):
-            warnings.warn(
-                f"{missing} of {len(listed.entries)} images of {annotations} are not among the "
-                "images: their objects will count as missed",
-                stacklevel=1,
-            )
-    return [
-        ImageJob(file, entry.file_name, entry.image_id, size=entry.size) for file, entry in found
-    ]
-
-
-def _report(file: Path, error: Exception) -> None:
-    from tqdm import tqdm
-
-    text = str(error) if str(file) in str(error) else f"{file}: {error}"
-    tqdm.write(f"maskrcnn predict: error: {text}", file=sys.stderr)
 
 
 def load(weights: str, score_threshold: float) -> TrainedModel:

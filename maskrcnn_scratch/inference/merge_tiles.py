@@ -133,9 +133,9 @@ def _join_parts(parts: Sequence[_Object]) -> Iterator[_Object]:
 
     boxes = np.array([part.box for part in parts]).reshape(-1, 4)
     for i, part in enumerate(parts):
-        for j in np.flatnonzero(_intersections(part.box, boxes[:i])):
+        for j in np.flatnonzero(_intersections(part.box, boxes[:i])).tolist():
             if part.tiles != parts[j].tiles and _agree(part, parts[j]):
-                groups[root(i)] = root(int(j))
+                groups[root(i)] = root(j)
     members: dict[int, list[_Object]] = {}
     for i, part in enumerate(parts):
         members.setdefault(root(i), []).append(part)

@@ -5,7 +5,7 @@ Shapes: see ``structures``; here C is the number of image channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import compress
@@ -129,7 +129,7 @@ class Predictor:
         images: Iterable[ImageLike | Callable[[], ImageLike]],
         batch_size: int = 1,
         threads: int = 2,
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction]:
         """Runs the model on many images; threads read the next ones in the meantime.
 
             for file, prediction in zip(files, predictor.stream(files, batch_size=8)):

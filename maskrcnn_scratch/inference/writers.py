@@ -7,6 +7,8 @@ json  file, file_name, image_id, height, width and detections: label, category, 
 rle   as json, and each detection has its mask as a COCO RLE: segmentation
 coco  one list for all images in COCO's results format: image_id, file_name, category_id, bbox (x,
       y, width, height), score, segmentation
+
+The formats video and frames are those of a video; see ``inference.video``.
 """
 
 from __future__ import annotations
@@ -27,11 +29,14 @@ from maskrcnn_scratch.inference.out_of_memory import naming_stage
 from maskrcnn_scratch.inference.visualize import draw_detections
 from maskrcnn_scratch.ops import rle
 
-Format = Literal["png", "jpg", "json", "coco", "rle"]
+Format = Literal["png", "jpg", "json", "coco", "rle", "video", "frames"]
 Draw = Callable[[Tensor, Mapping[str, Any], Mapping[int, str]], Image.Image]
 
 # One file per image; COCO results are one file for all images.
-SUFFIXES: dict[Format, str] = {"png": ".png", "jpg": ".jpg", "json": ".json", "rle": ".rle.json"}
+SUFFIXES: dict[Format, str] = {
+    "png": ".png", "jpg": ".jpg", "json": ".json", "rle": ".rle.json",
+    "video": ".mp4", "frames": ".jsonl",
+}  # fmt: skip
 COCO_RESULTS = "coco_results.json"
 _SAVE_OPTIONS: dict[Format, dict[str, Any]] = {
     "png": {"format": "PNG"},

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sys
 import warnings
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -384,14 +386,7 @@ def test_predictions_score_as_the_model_does(predict, checkpoint, tmp_path):
         assert main(["evaluate", *map(str, args)]) == 0
     a, b = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
     assert a["bbox"]["stats"] == pytest.approx(b["bbox"]["stats"])
-    assert (
-        max(
-            a["bbox"]["stats"].values()
-            if isinstance(a["bbox"]["stats"], dict)
-            else a["bbox"]["stats"]
-        )
-        > 0
-    )
+    assert max(a["bbox"]["stats"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -469,3 +464,43 @@ def test_winograd(predict, pictures, tmp_path):
     torch.testing.assert_close(boxes[0], boxes[1], rtol=0, atol=1e-2)
     err = predict(image, "--winograd", "--precision", "bf16")[2]
     assert "--winograd needs --device cpu and --precision fp32" in err
+
+
+def test_videos(predict, pictures, checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    from maskrcnn_scratch.inference.video import VideoReader, VideoWriter
+
+    source = tmp_path / "in" / "sub" / "clip.MP4"
+    source.parent.mkdir(parents=True)
+    shutil.copy(pictures / "cat.png", tmp_path / "in" / "cat.png")
+    with Image.open(pictures / "cat.png") as picture, open(source, "wb") as file:
+        picture = picture.convert("RGB").resize((96, 64))
+        writer = VideoWriter(file, (64, 96), Fraction(10), Fraction(1, 10))
+        for index in range(3):
+            writer.write(picture, index)
+        writer.close()
+    status, out, err = predict(tmp_path / "in", "--format", "png", "json", "--format", "rle")
+    assert status == 0, err
+    assert "1 of 1 images done" in out and "1 of 1 videos done" in out and "3 frames" in out
+    folder = tmp_path / "out"
+    assert contents(folder) == [
+        "cat.json", "cat.png", "cat.rle.json", "sub", "sub/clip.jsonl", "sub/clip.mp4"
+    ]  # fmt: skip
+    lines = [json.loads(line) for line in (folder / "sub/clip.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == [0, 1, 2]
+    assert {line["file_name"] for line in lines} == {"sub/clip.MP4"}
+    assert all("segmentation" in found for line in lines for found in line["detections"])
+    reader = VideoReader(folder / "sub/clip.mp4")
+    assert len(list(reader)) == 3
+    reader.close()
+
+    status, _, err = predict(source, "--format", "coco")
+    assert status == 2 and "--format coco is for images" in err
+    broken = tmp_path / "broken.avi"
+    broken.write_text("no video")
+    status, out, err = predict(broken, source, "--format", "json", "--overwrite")
+    assert status == 1 and "broken.avi: cannot be read as a video" in err
+    assert err.count("\n") == 1 and "1 of 2 videos done" in out
+    monkeypatch.setitem(sys.modules, "av", None)
+    status, _, err = predict(source, "--overwrite")
+    assert status == 1 and "pip install 'maskrcnn_scratch[video]'" in err and err.count("\n") == 1
