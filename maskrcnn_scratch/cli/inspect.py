@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from maskrcnn_scratch.cli import UsageError, pick_device
-from maskrcnn_scratch.cli.predict import find_images, load
+from maskrcnn_scratch.cli.images import find_images
+from maskrcnn_scratch.cli.predict import load
 
 if TYPE_CHECKING:
     from maskrcnn_scratch.builders.from_config import TrainedModel

@@ -5,9 +5,10 @@ Shapes: see ``structures``; here C is the number of image channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import compress
 from os import PathLike
 from typing import Any, TypeAlias, overload
 
@@ -124,8 +125,11 @@ class Predictor:
         return self._predict(images, [f"images[{i}]" for i in range(len(images))])
 
     def stream(
-        self, images: Iterable[ImageLike], batch_size: int = 1, threads: int = 2
-    ) -> Iterator[Prediction]:
+        self,
+        images: Iterable[ImageLike | Callable[[], ImageLike]],
+        batch_size: int = 1,
+        threads: int = 2,
+    ) -> Generator[Prediction]:
         """Runs the model on many images; threads read the next ones in the meantime.
 
             for file, prediction in zip(files, predictor.stream(files, batch_size=8)):
@@ -136,7 +140,8 @@ class Predictor:
         batches of images are read ahead.
 
         Args:
-            images: any number of images; see :func:`to_image_tensor`.
+            images: any number of images; see :func:`to_image_tensor`. A function without arguments
+                that returns an image is called in a reading thread.
             batch_size: largest number of images per batch. Of so many consecutive images, those
                 that are padded to the same size form a batch. Results therefore do not depend on
                 it, except for rounding (``evaluation.same_padding``).
@@ -194,8 +199,10 @@ class Predictor:
         tensors = [self._load(*pair) for pair in zip(images, names, strict=True)]
         return [_at_least(self.score_threshold, result) for result in self._detect(tensors)]
 
-    def _load(self, image: ImageLike, name: str) -> Tensor:
+    def _load(self, image: ImageLike | Callable[[], ImageLike], name: str) -> Tensor:
         """The model's input; pinned if it is to be copied to a GPU."""
+        if callable(image):
+            image = image()
         on_device = self.decode_on_device and isinstance(image, (str, PathLike))
         if on_device and str(image).lower().endswith(SUFFIXES):
             return read_jpeg(str(image), self._parameter().device)
@@ -241,8 +248,14 @@ def _at_least(score_threshold: float, result: Result) -> Result:
     """The detections with at least this score, on the CPU; all of them are the same tensors."""
     keep = (result["scores"] >= score_threshold).cpu()
     every = bool(keep.all())  # then masks of the image's size are not copied
+
+    def select(value: Any) -> Any:
+        if isinstance(value, list):  # masks as RLE
+            return list(compress(value, keep.tolist()))
+        return (value if every else value[keep]).cpu()
+
     return naming_stage(
-        lambda: {k: (value if every else value[keep]).cpu() for k, value in result.items()},
+        lambda: {key: select(value) for key, value in result.items()},
         "copying the masks",
         "raise score_threshold, box_score_thresh, or lower box_detections_per_img",
     )
