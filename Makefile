@@ -20,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workstea
 CSRC := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-fast cuda-report demo lint format clean check
+.PHONY: help setup test test-fast fuzz cuda-report demo lint format clean check
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,13 @@ test: setup ## all tests; set MASKRCNN_DATA to a data folder to test on real dat
 
 test-fast: setup ## each test function once, without the slow ones
 	$(PYTEST) --fast $(PYTEST_ARGS)
+
+FUZZ_SECONDS ?= 300
+FUZZ_TARGETS ?= pickle safetensors torch torch-legacy rle polygon
+fuzz: setup ## damaged inputs to the readers of files, FUZZ_SECONDS each; findings go to fuzz-findings/
+	for target in $(FUZZ_TARGETS); do \
+	  $(BIN)/python -m tests.fuzz.run $$target --seconds $(FUZZ_SECONDS) --seed $$(date +%s) || exit 1; \
+	done
 
 cuda-report: $(VENV)/installed ## registers, spills and shared memory of each CUDA kernel; needs nvcc
 	$(BIN)/python tools/cuda_report.py

@@ -22,7 +22,7 @@ from tour_helpers import held_out, photograph, shapes, stages, trained
 
 from maskrcnn_scratch import maskrcnn_resnet50_fpn
 from maskrcnn_scratch.backbone import FeaturePyramidNetwork
-from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.conventions import Conventions, paste_masks_subpixel
 from maskrcnn_scratch.evaluation.model_results import evaluate_model
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
@@ -212,8 +212,10 @@ def shifted() -> None:
         old, new = (s.objectness[0, first : first + count].sigmoid().max() for s in (before, after))
         print(f"P{n + 2}: {old:.3f} -> {new:.3f}")
         first += count
-    print("Convolutions with a stride are not invariant to such a shift; how much it matters depends")
-    print("on where the object lies on the grid of the level that finds it.")
+    print(
+        "Convolutions with a stride are not invariant to such a shift. How much it matters depends"
+    )
+    print("depends on where the object lies on the grid of the level that finds it.")
 
 
 @answer("6a")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import secrets
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,26 +26,94 @@ def write_json(path: str | os.PathLike[str], content: object, indent: int | None
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Lets ``write`` fill a file beside ``path``, which takes its place once it is on the disk."""
-    part = path.with_name(path.name + ".part")
+    """Lets ``write`` fill a file beside ``path``, which replaces it once it is on the disk.
+
+    The target of a symbolic link is replaced, not the link. If several processes write one path,
+    it has what one of them wrote. A new file gets the permissions that ``open`` would give it; a
+    file that exists keeps its own. Devices and pipes, and all in ``/dev``, are written to instead.
+
+    Raises:
+        OSError: the file cannot be written; the message names it, and a file that was there before
+            is still there.
+    """
     try:
-        with open(part, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        if _cannot_be_replaced(path):
+            with open(path, "ab") as file:
+                write(file)
+        else:
+            _replace(Path(os.path.realpath(path)), write)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        part.unlink(missing_ok=True)
-        kept = "; the file that was there is intact" if path.exists() else ""
+        kept = "; the file that was there is intact" if path.is_file() else ""
         reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
         raise OSError(f"{path}: could not be written ({reason}){kept}") from error
+
+
+def _cannot_be_replaced(path: Path) -> bool:
+    if path.absolute().parts[:2] == ("/", "dev"):  # /dev/stdout may be a file that others write
+        return True
+    return path.exists() and not path.is_file()
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    part, descriptor = _open_part(path)
+    try:
+        with open(descriptor, "wb") as file:
+            if path.exists():
+                os.chmod(part, stat.S_IMODE(path.stat().st_mode))
+            write(file)
+            file.flush()
+            os.fsync(descriptor)
+            if os.name != "nt":  # while the file is locked
+                os.replace(part, path)
+        if os.name == "nt":  # an open file cannot be renamed there
+            os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     _sync_folder(path.parent)
 
 
+def _open_part(path: Path) -> tuple[Path, int]:
+    """An empty file beside ``path`` that no other writer uses, and its descriptor.
+
+    It is ``<name>.part``, locked: one that a killed writer left is used again. While another writer
+    holds that, and where files cannot be locked, it has a random name.
+    """
+    part = path.with_name(f"{path.name}.part")
+    with suppress(OSError):
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        if _lock(descriptor, part):
+            os.truncate(descriptor, 0)
+            return part, descriptor
+        os.close(descriptor)
+    part = path.with_name(f"{path.name[:40]}.{secrets.token_hex(8)}.part")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    return part, os.open(part, flags, 0o666)
+
+
+def _lock(descriptor: int, part: Path) -> bool:
+    """Whether the open file is now this writer's, and still has the name ``part``."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The writer before may have given the file its name between the opening and the lock.
+        return os.path.samestat(os.fstat(descriptor), os.lstat(part))
+    except OSError:  # locked by another, or a file system without locks
+        return False
+
+
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut."""
+    """Makes a rename survive a power cut, where folders can be synchronised."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)

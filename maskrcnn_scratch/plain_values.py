@@ -1,4 +1,4 @@
-"""Builds dataclasses from the plain values of JSON files and checkpoints."""
+"""Plain values of JSON files and checkpoints: builds dataclasses from them, shows them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     Fields without a key get their defaults. Lists become tuples.
 
     Raises:
-        ValueError: a key that is not a field of ``kind``.
+        ValueError: not a dict, or a key that is not a field of ``kind``.
     """
+    if not isinstance(values, dict):
+        raise ValueError(f"{kind.__name__} needs names and values, got {shown(values)}")
     types = get_type_hints(kind)
     for key in values.keys() - types.keys():
-        close = difflib.get_close_matches(key, types, n=1)
+        close = difflib.get_close_matches(str(key), types, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{kind.__name__} has no field {key!r}{hint}")
+        raise ValueError(f"{kind.__name__} has no field {shown(repr(key))}{hint}")
     arguments = {
         key: from_dict(types[key], value)
         if dataclasses.is_dataclass(types[key])
@@ -38,6 +40,12 @@ def check_positive(config: Any, *fields: str) -> None:
         numbers = value if isinstance(value, tuple) else (value,)
         if not all(number is None or number > 0 for number in numbers):
             raise ValueError(f"{name} must be positive, got {value}")
+
+
+def shown(text: object, length: int = 80) -> str:
+    """A value from a file for a message: one line of ASCII, at most ``length`` characters."""
+    escaped = str(text)[: length + 1].encode("unicode_escape").decode()
+    return escaped if len(escaped) <= length else f"{escaped[:length]}..."
 
 
 def _tuples(value: Any) -> Any:

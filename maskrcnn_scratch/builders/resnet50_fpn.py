@@ -1,4 +1,4 @@
-"""The four models on a ResNet-50-FPN, with torchvision's names and arguments.
+"""The four models on a ResNet-50-FPN, with torchvision's names and arguments::
 
     maskrcnn_resnet50_fpn        the model of the paper
     maskrcnn_resnet50_fpn_v2     with batch normalisation and deeper heads (Li et al. 2021, "Bench-
@@ -26,6 +26,7 @@ from maskrcnn_scratch.backbone.resnet_fpn import resnet_with_fpn
 from maskrcnn_scratch.conventions import Conventions
 from maskrcnn_scratch.faster_rcnn import FasterRCNN
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
+from maskrcnn_scratch.plain_values import shown
 from maskrcnn_scratch.roi_heads import FastRCNNConvFCHead, MaskRCNNHeads
 from maskrcnn_scratch.rpn import RPNHead
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
@@ -193,7 +194,12 @@ def load_model(file: str | os.PathLike[str], **kwargs: Any) -> FasterRCNN:
         name = to_torchvision(state_dict)[1]
     if name == BACKBONE:
         raise WeightsError(f"{path}: weights of a ResNet-50 only, without a detector")
-    return _build(MODELS[name], path, **kwargs).eval()
+    try:
+        return _build(MODELS[name], path, **kwargs).eval()
+    except (IndexError, RuntimeError, ValueError, MemoryError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{path}: no model can be made of it: {shown(error, 300)}") from error
 
 
 def _build(
@@ -226,9 +232,10 @@ def _build(
         )
     state_dict, conventions_of_source = _read(source, progress)
     if num_classes is None:
-        num_classes = len(state_dict[_CLASSES]) if whole and _CLASSES in state_dict else 91
+        num_classes = _rows(state_dict, whole) if whole and _CLASSES in state_dict else 91
     if in_channels is None:
-        in_channels = state_dict[_STEM].shape[1] if _STEM in state_dict else 3
+        stem = state_dict.get(_STEM)
+        in_channels = stem.shape[1] if stem is not None and stem.dim() == 4 and len(stem) else 3
     conventions = (conventions or conventions_of_source).with_channels(in_channels)
 
     body = resnet(
@@ -276,6 +283,20 @@ def _read(
     if layout == "detectron2":
         return state_dict, Conventions.detectron2()
     return state_dict, Conventions.torchvision()
+
+
+def _rows(state_dict: dict[str, Tensor], source: object) -> int:
+    """The number of classes, on which the tensors of the box predictor must agree."""
+    rows = {
+        name: tuple(state_dict[key].shape[:1])
+        for name in ("cls_score.weight", "cls_score.bias", "bbox_pred.weight", "bbox_pred.bias")
+        if (key := f"roi_heads.box_predictor.{name}") in state_dict
+    }
+    (classes,) = rows["cls_score.bias"] or (0,)
+    for name, found in rows.items():
+        if found != ((4 if "bbox" in name else 1) * classes,) or not classes:
+            raise WeightsError(f"{source}: {name} of the box predictor has rows {list(found)}")
+    return classes
 
 
 def _v2_parts(channels: int, num_anchors: int, has_mask: bool) -> dict[str, nn.Module]:

@@ -19,13 +19,14 @@ from maskrcnn_scratch import __version__
 # Command -> help. The first word is the file in this folder, the last the function in it.
 COMMANDS = {
     "predict": "detect objects in images: overlay images, JSON, COCO results",
-    "train": "train on a data set in COCO format, or resume a run",
+    "train": "train on your data, or resume a run",
     "evaluate": "compute COCO's box and mask AP of a model or of saved results",
     "export": "export a model as ONNX, torch.export program or compiled package",
     "data check": "check a data set for problems, and how it fits the model",
     "data convert": "rewrite a data set of another tool in COCO format",
     "inspect": "show every stage of the model on an image, in one HTML file",
     "parity": "compare every part of the model with torchvision",
+    "check": "check whether a custom part does what the model relies on",
     "weights show": "show the content of a weights file, and which model it fits",
     "weights convert": "convert weights for torchvision, detectron2, timm or to safetensors",
 }
@@ -103,14 +104,19 @@ def _run(command: str, args: Sequence[str]) -> int:
     try:
         import tyro
 
-        function = getattr(import_module(f"{__name__}.{words[0]}"), words[-1])
+        module = import_module(f"{__name__}.{words[0]}")
+        function = getattr(module, words[-1])
+        if hasattr(module, "with_stored_defaults"):
+            function = module.with_stored_defaults(args)
         return int(tyro.cli(function, prog=program, args=args))
     except KeyboardInterrupt:
         return _complain(program, "interrupted", INTERRUPTED)
-    except (OSError, ValueError, ArithmeticError, RuntimeError, ImportError) as error:
+    except (
+        OSError, ValueError, ArithmeticError, RuntimeError, ImportError, MemoryError
+    ) as error:  # fmt: skip
         if os.environ.get("MASKRCNN_TRACEBACK"):
             raise
-        message = str(error)
+        message = str(error) or ("out of memory" if isinstance(error, MemoryError) else "")
         if isinstance(error, ModuleNotFoundError):
             extra = words[0] if words[0] in EXTRAS else "cli"
             message += f": pip install 'maskrcnn_scratch[{extra}]'"

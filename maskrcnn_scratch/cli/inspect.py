@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from maskrcnn_scratch.cli import UsageError, pick_device
-from maskrcnn_scratch.cli.predict import find_images, load
+from maskrcnn_scratch.cli.images import find_images
+from maskrcnn_scratch.cli.predict import load
 
 if TYPE_CHECKING:
     from maskrcnn_scratch.builders.from_config import TrainedModel
@@ -100,8 +101,8 @@ def read_targets(annotations: Path, files: Sequence[Path], trained: TrainedModel
 
     dataset = CocoDataset(annotations, files[0].parent, trained.category_labels)
     by_name: dict[str, list[tuple[PurePosixPath, int]]] = {}
-    for index, name in enumerate(dataset.file_names):
-        path = PurePosixPath(str(name))
+    for index in range(len(dataset)):
+        path = PurePosixPath(dataset.file_name(index))
         by_name.setdefault(path.name, []).append((path, index))
     targets: list[Target] = []
     for file in files:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from contextlib import closing
-from glob import glob, has_magic
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from maskrcnn_scratch.cli import FAILURE, UsageError, pick_device
+from maskrcnn_scratch.cli.images import check_outputs, numbered_folder
+from maskrcnn_scratch.data.image import MAX_PIXELS
 
 if TYPE_CHECKING:
     from maskrcnn_scratch.builders.from_config import TrainedModel
+    from maskrcnn_scratch.inference.writers import Format
 
-# Suffixes of images in folders. A file given by name may have any format that Pillow reads.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+DEFAULT_OUT = Path("runs/predict")
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def predict(
@@ -26,128 +27,176 @@ def predict(
         tuple[str, ...],
         tyro.conf.Positional,
         tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint=""),
-    ],
+    ] = (),
     weights: str = "COCO_V1",
+    annotations: Path | None = None,
     score_threshold: float = 0.5,
     format: Annotated[
-        tuple[tuple[Literal["png", "json", "coco", "rle"], ...], ...],
+        tuple[tuple[Literal["png", "jpg", "json", "coco", "rle"], ...], ...],
         tyro.conf.UseAppendAction,
         tyro.conf.arg(help_behavior_hint="(default: png and json)"),
     ] = (),
-    out: Path = Path("runs/predict"),
-    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(help_behavior_hint="(default: runs/predict, or runs/predict-2, -3, ...)"),
+    ] = None,
+    overwrite: Flag = False,
+    labels: Literal["auto", "all", "none"] = "auto",
+    color_by: Literal["instance", "class"] = "instance",
+    no_exif: Flag = False,
+    all_pages: Flag = False,
+    max_pixels: int = MAX_PIXELS,
     device: str = "auto",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    winograd: Flag = False,
     batch_size: int = 1,
+    tile: int | None = None,
+    overlap: float = 0.2,
 ) -> int:
-    """Detect objects in images.
+    """Detect objects in images and videos.
 
-    Formats: png is the image with boxes, class names and masks. json has boxes, labels and scores;
-    rle has masks as well, as COCO RLE. coco is one file for all images, in COCO's results format.
+    Formats: png and jpg are the image with boxes, class names and masks. json has boxes, labels and
+    scores; rle has masks as well, as COCO RLE. coco is one file for all images, in COCO's results
+    format. For a video, png and jpg give an annotated video, json and rle a line of JSON per frame.
 
     If an image cannot be read, the others are still processed, and the exit status is 1.
 
     Args:
-        images: Image files, folders of images, or glob patterns in quotes.
+        images: Images, videos, folders, or glob patterns in quotes. Folders are searched
+            recursively. May be left out with --annotations.
         weights: COCO_V1 (downloaded), a weights file, or a checkpoint of maskrcnn train.
+        annotations: COCO annotation file. Results get its image ids, file names and category ids;
+            images that it does not list are ignored.
         score_threshold: Drop detections with lower scores.
         format: Formats to write.
         out: Output folder.
         overwrite: Replace existing files.
+        labels: Names and scores on overlays. auto: smaller where there are many, without those that
+            would cover other objects.
+        color_by: Colours of overlays: one per instance, or one per class.
+        no_exif: Read images as they are stored, without the rotation of their EXIF orientation.
+        all_pages: Process every page of a document and every frame of an animation, not only the
+            first.
+        max_pixels: Refuse images with more pixels.
         device: Device of the model: auto, cpu, cuda, cuda:1 ...
         precision: Precision of the networks. bf16 is for hardware with bf16 arithmetic.
-        batch_size: Images per batch.
+        winograd: Compute 3x3 convolutions by Winograd's algorithm (CPU, fp32). Results differ by
+            rounding.
+        batch_size: Largest number of images per batch. Only images that are padded to the same
+            size form a batch, since padding changes results: they do not depend on this option,
+            except for rounding.
+        tile: Also run the model on square tiles of so many pixels, and merge what it finds: for
+            small objects in large images. Then --batch-size is the number of tiles per batch.
+        overlap: Of neighbouring tiles, as a share of --tile: at least the size of small objects.
     """
     import torch
-    from tqdm import tqdm
 
+    from maskrcnn_scratch.cli.predict_files import find_inputs, find_listed, run_images, run_videos
+    from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
+    from maskrcnn_scratch.data.image import pixel_limit
+    from maskrcnn_scratch.inference.image_jobs import JobReader, read_annotations
     from maskrcnn_scratch.inference.optimize import PRECISIONS, optimize
-    from maskrcnn_scratch.inference.predictor import Prediction, Predictor
-    from maskrcnn_scratch.inference.prefetch import map_ahead
-    from maskrcnn_scratch.inference.writers import Format, ResultWriter, image_ids, plan_outputs
+    from maskrcnn_scratch.inference.predictor import Predictor
+    from maskrcnn_scratch.inference.tiles import TiledPredictor
+    from maskrcnn_scratch.inference.video import import_av
+    from maskrcnn_scratch.inference.visualize import draw_detections
+    from maskrcnn_scratch.inference.writers import ResultWriter, plan_outputs
 
-    if batch_size < 1:
-        raise UsageError(f"--batch-size is {batch_size}; it must be at least 1")
-    if not 0 <= score_threshold <= 1:
-        raise UsageError(f"--score-threshold is {score_threshold}; it must be between 0 and 1")
-    files = find_images(images)
+    _check_options(score_threshold, batch_size, max_pixels, all_pages, annotations, tile, overlap)
+    place = pick_device(device)
+    if winograd and (torch.device(place).type != "cpu" or precision != "fp32"):
+        raise UsageError("--winograd needs --device cpu and --precision fp32")
     formats: tuple[Format, ...] = tuple(dict.fromkeys(chain(*format))) or ("png", "json")
-    outputs = plan_outputs(files, out, formats)
-    check_outputs(files, [path for paths in outputs for path in paths.values()], overwrite)
+    listed, videos = None, dict[Path, str]()
+    with pixel_limit(max_pixels):
+        if annotations is not None:
+            listed = read_annotations(annotations)
+            jobs = find_listed(images, annotations, listed, out or DEFAULT_OUT)
+        else:
+            jobs, videos = find_inputs(images, all_pages, out or DEFAULT_OUT)
+    video_formats = formats_of_videos(formats)
+    if videos:
+        import_av()  # fails early
+        if not video_formats:
+            raise UsageError(f"{next(iter(videos))}: --format coco is for images")
+
+    def plan(folder: Path) -> tuple[list[dict[Format, Path]], list[dict[Format, Path]]]:
+        names = [str(Path(name).with_suffix("")) for name in videos.values()]
+        return (
+            plan_outputs([job.output_name for job in jobs], folder, formats),
+            plan_outputs(names, folder, video_formats),
+        )
+
+    if out is not None or overwrite:
+        out = out or DEFAULT_OUT
+        planned = [path for paths in chain(*plan(out)) for path in paths.values()]
+        check_outputs([*(job.file for job in jobs), *videos], planned, overwrite)
 
     trained = load(weights, score_threshold)
-    model = optimize(trained.model.to(pick_device(device)), dtype=PRECISIONS[precision])
-    predictor = Predictor(model)
-    writer = ResultWriter(trained.class_names, trained.category_labels)
+    category_labels = trained.category_labels
+    if annotations is not None and listed is not None:
+        category_labels = match_categories(listed.categories, trained.class_names, category_labels)
+        warn_about_classes(
+            annotations, listed.categories, category_labels, trained.class_names, "the model"
+        )
+    model = optimize(trained.model.to(place), dtype=PRECISIONS[precision], winograd=winograd)
+    predictor = (
+        Predictor(model) if tile is None else TiledPredictor(model, tile, overlap, batch_size)
+    )
+    images_per_batch = batch_size if tile is None else 1
+    draw = partial(draw_detections, labels=labels, color_by=color_by)
+    writer = ResultWriter(trained.class_names, category_labels, draw)
+    if out is None:
+        out = numbered_folder(DEFAULT_OUT)
     out.mkdir(parents=True, exist_ok=True)
-    todo = zip(files, outputs, image_ids(files), predictor.stream(files, batch_size), strict=True)
-
-    def write(job: tuple[Path, dict[Format, Path], int, Prediction]) -> str:
-        file, paths, image_id, prediction = job
-        result = prediction.result()
-        assert prediction.image is not None
-        return writer.write(file, prediction.image, result, paths, image_id)
-
-    # Threads read the next images and write the last results while the model runs.
-    written = map_ahead(write, todo, threads=1, ahead=2)
+    image_outputs, video_outputs = plan(out)
     failed = 0
-    bar = tqdm(total=len(files), unit=" images", disable=None, leave=False)
-    try:
-        with closing(written), bar:
-            for file, writing in zip(files, written, strict=True):
-                try:
-                    found = writing.result()
-                except (FileNotFoundError, ValueError, torch.OutOfMemoryError) as error:
-                    failed += 1
-                    tqdm.write(f"maskrcnn predict: error: {_naming(file, error)}", file=sys.stderr)
-                else:
-                    tqdm.write(f"{file}: {found}")
-                bar.update()
-    finally:  # after Ctrl-C, too: keep the results so far
-        if "coco" in formats:
-            writer.write_coco(outputs[0]["coco"])
-    print(f"{len(files) - failed} of {len(files)} images done, results in {out}")
+    if jobs:
+        reader = JobReader(apply_exif=not no_exif)
+        with pixel_limit(max_pixels):
+            bad = run_images(jobs, predictor, writer, image_outputs, reader, images_per_batch)
+        print(f"{len(jobs) - bad} of {len(jobs)} images done, results in {out}")
+        failed += bad
+    if videos:
+        bad = run_videos(
+            videos, predictor, writer, video_outputs, "rle" in formats, images_per_batch
+        )
+        print(f"{len(videos) - bad} of {len(videos)} videos done, results in {out}")
+        failed += bad
     return FAILURE if failed else 0
 
 
-def _naming(file: Path, error: Exception) -> str:
-    return str(error) if str(file) in str(error) else f"{file}: {error}"
+def formats_of_videos(formats: Sequence[Format]) -> tuple[Format, ...]:
+    """The files of a video: png and jpg stand for the video, json and rle for its frames."""
+    found: list[Format] = []
+    if {"png", "jpg"} & {*formats}:
+        found.append("video")
+    if {"json", "rle"} & {*formats}:
+        found.append("frames")
+    return tuple(found)
 
 
-def find_images(arguments: Sequence[str]) -> list[Path]:
-    """The image files of the arguments, each once, in order. Folders and globs are sorted."""
-    if not arguments:
-        raise UsageError("give at least one image, folder of images or glob pattern")
-    files: dict[Path, Path] = {}
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            found = [file for file in sorted(path.iterdir()) if _is_image(file)]
-        elif path.is_file() or not has_magic(argument):
-            found = [path] if path.is_file() else []
-        else:
-            found = [Path(name) for name in sorted(glob(argument, recursive=True))]
-            found = [file for file in found if _is_image(file)]
-        if not found:
-            kind = "no images in the folder" if path.is_dir() else "no such image file"
-            raise UsageError(f"{argument}: {kind}")
-        for file in found:
-            files.setdefault(file.resolve(), file)
-    return list(files.values())
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-
-
-def check_outputs(images: Sequence[Path], outputs: Sequence[Path], overwrite: bool) -> None:
-    """Raises a UsageError if an output is an input image, or exists and must not be replaced."""
-    sources = {image.resolve() for image in images}
-    for path in outputs:
-        if path.resolve() in sources:
-            raise UsageError(f"{path} is one of the input images: choose another --out")
-        if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists: choose another --out, or use --overwrite")
+def _check_options(
+    score_threshold: float,
+    batch_size: int,
+    max_pixels: int,
+    all_pages: bool,
+    annotations: Path | None,
+    tile: int | None,
+    overlap: float,
+) -> None:
+    if batch_size < 1:
+        raise UsageError(f"--batch-size is {batch_size}; it must be at least 1")
+    if max_pixels < 1:
+        raise UsageError(f"--max-pixels is {max_pixels}; it must be at least 1")
+    if not 0 <= score_threshold <= 1:
+        raise UsageError(f"--score-threshold is {score_threshold}; it must be between 0 and 1")
+    if tile is not None and tile < 32:
+        raise UsageError(f"--tile is {tile}; it must be at least 32")
+    if not 0 <= overlap <= 0.9:
+        raise UsageError(f"--overlap is {overlap}; it must be between 0 and 0.9")
+    if all_pages and annotations is not None:
+        raise UsageError("give either --all-pages or --annotations: these have one id per file")
 
 
 def load(weights: str, score_threshold: float) -> TrainedModel:

@@ -10,9 +10,11 @@ from typing import Annotated, Literal
 import tyro
 from torch import Tensor
 
+from maskrcnn_scratch.builders.from_config import load_trained
 from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.cli import UsageError
 from maskrcnn_scratch.conventions import frozen_batch_norm_eps_of
+from maskrcnn_scratch.plain_values import shown
 from maskrcnn_scratch.weights import WeightsError, read_state_dict, write_state_dict
 from maskrcnn_scratch.weights.errors import naming
 from maskrcnn_scratch.weights.identify import convert as convert_layout
@@ -91,10 +93,12 @@ def show_run(file: Path) -> bool:
         return False
     if "class_names" not in checkpoint:
         return False
-    names = list(checkpoint["class_names"].values())
+    trained = load_trained(file)
+    names = list(trained.class_names.values())
     more = f" and {len(names) - 8} more" * (len(names) > 8)
-    print(f"  run:     {checkpoint['config']['model']['architecture']}, step {checkpoint['step']}")
-    print(f"  classes: {', '.join(names[:8])}{more}")
+    architecture = checkpoint["config"]["model"]["architecture"]
+    print(f"  run:     {architecture}, step {shown(checkpoint.get('step', 'unknown'))}")
+    print(f"  classes: {', '.join(map(shown, names[:8]))}{more}")
     return True
 
 

@@ -17,12 +17,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from maskrcnn_scratch.data.batch import Target
-from maskrcnn_scratch.data.coco_fields import parse_area, parse_bbox, parse_crowd, parse_id
+from maskrcnn_scratch.data.coco_fields import (
+    parse_area,
+    parse_bbox,
+    parse_crowd,
+    parse_file_name,
+    parse_id,
+    parse_text,
+)
 from maskrcnn_scratch.data.coco_json import PackedSegmentation, read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.ops import rle
+from maskrcnn_scratch.plain_values import shown
 
+# What tools write for an object that has a box only.
+_NO_MASK = (PackedSegmentation.pack(None), PackedSegmentation.pack([]))
 CategoryLabels = Callable[[Mapping[int, str]], Mapping[int, int]]
 
 
@@ -33,7 +43,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     - ``boxes`` float32 [G, 4], (x1, y1, x2, y2) in pixels, inside the image; ``labels`` int64 [G],
       from 1; ``masks`` uint8 [G, H, W]; ``area`` float32 [G]; ``iscrowd`` uint8 [G];
-    - ``annotation_ids`` int64 [G], ``image_id`` int and ``file_name`` str, for messages.
+    - ``annotation_ids`` int64 [G], ``image_id`` int and ``file_name`` str, for messages;
+    - ``has_mask`` bool [G], only if an object of the image has no mask. Its ``masks`` are 0.
 
     An image without annotations is an item with G = 0. Boxes are clipped to their image. Boxes
     without area inside the image are dropped, with one warning for all. Masks are decoded when an
@@ -49,16 +60,19 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         apply_exif: rotate images by their EXIF orientation.
         keep_crowd: include crowd regions, which are dropped by default.
         crowds_as_objects: treat every annotation as a single object, whatever its ``iscrowd``.
+        allow_outside: read images whose ``file_name`` leads out of ``image_folder``.
 
     Attributes:
         categories: the file's names by category id.
         crowd_only: names of the labelled categories whose annotations are all crowd regions.
+        masks_exist: whether any object has a mask.
 
     Raises:
         FileNotFoundError: the file or the folder is missing.
         ValueError: the file is not a COCO data set or has no image; an image id is used twice; an
-            image or category id is unknown. When an item is read: its mask is missing or
-            malformed, or the image's size differs from its entry. Each names the file and the id.
+            image or category id is unknown. When an item is read: its mask is malformed, or the
+            image's size differs from its entry, or the image is outside of the folder. Each names
+            the file and the id.
     """
 
     def __init__(
@@ -69,10 +83,12 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         apply_exif: bool = True,
         keep_crowd: bool = False,
         crowds_as_objects: bool = False,
+        allow_outside: bool = False,
     ) -> None:
         self.annotation_file = Path(annotation_file)
         self.image_folder = Path(image_folder)
         self.apply_exif = apply_exif
+        self.allow_outside = allow_outside
         self.crowds_as_objects = crowds_as_objects
         if not self.image_folder.is_dir():
             raise FileNotFoundError(f"{image_folder}: no such folder of images")
@@ -110,6 +126,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         size = int(self.sizes[index, 0]), int(self.sizes[index, 1])
         rows = slice(self._first_rows[index], self._first_rows[index + 1])
+        image = self._read_image(index, size)  # before masks of the size in the file
         target = {
             "boxes": torch.from_numpy(self._boxes[rows].astype(np.float32)),
             "labels": torch.from_numpy(self._labels[rows].astype(np.int64)),
@@ -118,12 +135,30 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             "iscrowd": torch.from_numpy(self._crowds[rows].astype(np.uint8)),
             "annotation_ids": torch.from_numpy(self._ids[rows].astype(np.int64)),
             "image_id": int(self.image_ids[index]),
-            "file_name": str(self.file_names[index]),
+            "file_name": self.file_name(index),
         }
-        return self._read_image(index, size), target
+        has_mask = np.diff(self._segmentation_ends[rows.start : rows.stop + 1]) > 0  # [G]
+        if not has_mask.all():
+            target["has_mask"] = torch.from_numpy(has_mask)
+        return image, target
+
+    def file_name(self, index: int) -> str:
+        """The ``file_name`` of an image's entry."""
+        start, end = self._file_name_ends[index : index + 2]
+        return self._file_names[start:end].tobytes().decode()
+
+    def boxes_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes float32 [G, 4] and labels int64 [G] of an item, without reading its image."""
+        rows = slice(self._first_rows[index], self._first_rows[index + 1])
+        return self._boxes[rows].astype(np.float32), self._labels[rows].astype(np.int64)
 
     def _read_image(self, index: int, size: tuple[int, int]) -> Tensor:
-        path = locate_image(self.image_folder, str(self.file_names[index]))
+        try:
+            path = locate_image(self.image_folder, self.file_name(index), self.allow_outside)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.annotation_file}: image id {self.image_ids[index]}: {error}"
+            ) from None
         image = read_image(path, self.apply_exif)
         found = image.shape[1:]
         if found != size:
@@ -142,20 +177,22 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             packed = self._segmentations[
                 self._segmentation_ends[row] : self._segmentation_ends[row + 1]
             ]
+            if not packed.size:  # an object with a box only
+                continue
             try:
-                if not packed.size:
-                    raise ValueError("no segmentation")
                 segmentation = PackedSegmentation(packed).unpack()
                 mask[:] = rle.decode(rle.from_segmentation(segmentation, size))
             except ValueError as error:
                 raise ValueError(
-                    f"{self.annotation_file}: annotation {self._ids[row]}: {error}"
+                    f"{self.annotation_file}: annotation {self._ids[row]}: {shown(error, 200)}"
                 ) from None
         return masks
 
     def _read_categories(self, categories: list[dict[str, Any]]) -> dict[int, str]:
         try:
-            return {parse_id(c.get("id")): str(c.get("name", c["id"])) for c in categories}
+            return {
+                parse_id(c.get("id")): parse_text(str(c.get("name", c["id"]))) for c in categories
+            }
         except ValueError as error:
             raise ValueError(f"{self.annotation_file}: categories: {error}") from None
 
@@ -176,22 +213,28 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     def _index_images(self, images: list[dict[str, Any]]) -> None:
         table = np.empty((len(images), 3), np.int64)
+        names: list[bytes] = []
         for row, image in zip(table, images, strict=True):
-            if "file_name" not in image:
+            try:
+                name = parse_file_name(image.get("file_name"))
+            except ValueError as error:
                 raise ValueError(
-                    f"{self.annotation_file}: image id {image.get('id')}: no file_name"
-                )
+                    f"{self.annotation_file}: image id {shown(image.get('id'))}: {error}"
+                ) from None
+            names.append(name.encode())
             try:
                 row[:] = parse_id(image.get("id")), image["height"], image["width"]
                 if min(row[1:]) < 1:
                     raise ValueError(f"{row[1]} x {row[2]} pixels")
             except (KeyError, ValueError, TypeError, OverflowError) as error:
                 raise ValueError(
-                    f"{self.annotation_file}: image id {image.get('id')} "
-                    f"({image['file_name']}): id, height or width: {error}"
+                    f"{self.annotation_file}: image id {shown(image.get('id'))} "
+                    f"({shown(name)}): id, height or width: {shown(error)}"
                 ) from None
         self.image_ids, self.sizes = table[:, 0].copy(), table[:, 1:].copy()
-        self.file_names = np.array([image["file_name"] for image in images], np.str_)
+        # In an array of str each name would have the size of the longest.
+        self._file_names = np.frombuffer(b"".join(names), np.uint8)
+        self._file_name_ends = np.cumsum([0, *map(len, names)])
         ids, counts = np.unique(self.image_ids, return_counts=True)
         if counts.max() > 1:
             twice = ids[counts.argmax()]
@@ -204,9 +247,10 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         for row, annotation in zip(table, annotations, strict=True):
             try:
                 row[:] = self._parse(annotation, index_of)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise ValueError(
-                    f"{self.annotation_file}: annotation {annotation.get('id')}: {error}"
+                    f"{self.annotation_file}: annotation {shown(annotation.get('id'))}: "
+                    f"{shown(error, 200)}"
                 ) from None
         images = table[:, 0].astype(np.int64)
         limits = self.sizes[images][:, [1, 0, 1, 0]]  # [annotations, 4]
@@ -229,6 +273,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self._crowds = table[order, 7].astype(np.uint8)
         self._ids = np.array([annotations[row]["id"] for row in order], np.int64)
         packed = [annotations[row].get("segmentation", b"") for row in order]
+        packed = [b"" if segmentation in _NO_MASK else segmentation for segmentation in packed]
+        self.masks_exist = any(packed)
         self._segmentations = np.frombuffer(b"".join(packed), np.uint8)
         self._segmentation_ends = np.cumsum([0, *map(len, packed)])
 
@@ -239,9 +285,9 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         image_id, category_id = annotation["image_id"], annotation["category_id"]
         parse_id(annotation["id"])
         if image_id not in index_of:
-            raise ValueError(f"unknown image id {image_id!r}")
+            raise ValueError(f"unknown image id {shown(repr(image_id))}")
         if category_id not in self.category_labels:
-            raise ValueError(f"unknown category id {category_id!r}")
+            raise ValueError(f"unknown category id {shown(repr(category_id))}")
         x, y, width, height = parse_bbox(annotation["bbox"])
         return (
             index_of[image_id],

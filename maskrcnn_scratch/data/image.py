@@ -5,9 +5,14 @@ Shapes: H, W height and width in pixels; the 3 channels are always RGB.
 
 from __future__ import annotations
 
+import os
+import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from os import PathLike
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,18 +20,29 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 _UINT16_MAX = 65535
+_FORMATS = (
+    "JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "TGA",
+)  # fmt: skip
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's default limit
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
-def read_image(path: str | PathLike[str], apply_exif: bool = True) -> Tensor:
+def read_image(path: str | PathLike[str], apply_exif: bool = True, page: int = 0) -> Tensor:
     """Reads an image file as float32 RGB [3, H, W] in 0-1. Modes: see :func:`image_to_tensor`.
 
-    ``apply_exif`` rotates the image by its EXIF orientation, as image viewers do.
+    Args:
+        path: of the file.
+        apply_exif: rotates the image by its EXIF orientation, as image viewers do.
+        page: which page of a document or frame of an animation, from 0.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: the file is truncated or is not an image. Both name the file.
+        ValueError: the file is truncated, is not an image, lacks the page or has more pixels than
+            ``pixel_limit`` allows. All name the file.
     """
     with _open(path) as image:
+        if page:
+            image.seek(page)
         image.load()
         return image_to_tensor(ImageOps.exif_transpose(image) if apply_exif else image)
 
@@ -41,6 +57,42 @@ def image_size(path: str | PathLike[str], apply_exif: bool = True) -> tuple[int,
         # EXIF orientations 5-8 swap the sides.
         swapped = apply_exif and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         return (width, height) if swapped else (height, width)
+
+
+class ImageHeader(NamedTuple):
+    """What the header of an image file tells.
+
+    ``is_turned``: the EXIF orientation rotates or mirrors the image. ``pages``: number of pages of
+    a document or frames of an animation, else 1.
+    """
+
+    is_turned: bool
+    pages: int
+
+
+def read_header(path: str | PathLike[str]) -> ImageHeader:
+    """Reads the header of an image file; raises as :func:`read_image`."""
+    with _open(path) as image:
+        # The further images of an MPO file, which is a camera's JPEG, are previews.
+        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        return ImageHeader(image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9), pages)
+
+
+@contextmanager
+def pixel_limit(max_pixels: int) -> Iterator[None]:
+    """Images of up to ``max_pixels`` can be read inside; by default up to ``MAX_PIXELS``.
+
+    The limit is Pillow's and holds for all threads of the process.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        # Pillow warns from half of the limit on.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
@@ -69,13 +121,36 @@ def _deep_grayscale(image: Image.Image) -> np.ndarray:
     return gray
 
 
+def check_is_file(path: str | PathLike[str]) -> None:
+    """Raises unless there is a file: reading a pipe or a device may never end.
+
+    ``FileNotFoundError`` where there is nothing, else ``ValueError``.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: no such image file") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path}: no image file but a {_KINDS.get(stat.S_IFMT(mode), 'device')}")
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Formats that this Pillow reads by itself; others have it look for programs to run."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 @contextmanager
 def _open(path: str | PathLike[str]) -> Iterator[Image.Image]:
     """Opens an image. An error of Pillow inside the block is raised again with the file's name."""
+    check_is_file(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=readable_formats()) as image:
             yield image
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such image file") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: too many pixels ({error}); --max-pixels allows more") from None
     except Exception as error:  # each format raises errors of its own for damaged files
         raise ValueError(f"{path}: cannot be read as an image ({error})") from None

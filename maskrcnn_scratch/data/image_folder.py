@@ -12,25 +12,47 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from maskrcnn_scratch.data.coco_json import read_json
+from maskrcnn_scratch.plain_values import shown
 
 SAMPLE = 64  # file names that are looked for in each folder
 READ_AHEAD = 16  # of which each is one of so many in the file
 
 
-def locate_image(folder: str | PathLike[str], file_name: str) -> Path:
+def locate_image(folder: str | PathLike[str], file_name: str, allow_outside: bool = False) -> Path:
     """The path of an image from the ``file_name`` of its entry.
 
     ``file_name`` is relative to ``folder`` and may have backslashes or be a URL. If there is no
     such file, the last part of the name is tried. The path need not exist.
+
+    Raises:
+        ValueError: the name leads out of the folder (an absolute path, or ".."), the folder has no
+            file of its last part either, and ``allow_outside`` is not set.
     """
-    path = Path(folder) / file_name
-    if path.is_file():
-        return path
     relative = _relative(file_name)
-    for candidate in (Path(folder) / relative, Path(folder) / Path(relative).name):
-        if candidate.is_file():
-            return candidate
+    names = dict.fromkeys((file_name, relative, Path(relative).name))
+    inside = [name for name in names if allow_outside or not _leads_out(name)]
+    for name in inside:
+        path = Path(folder) / name
+        if _is_file(path):
+            return path
+    if _leads_out(relative) and not allow_outside:
+        raise ValueError(
+            f"file_name leads out of the image folder: {shown(file_name)}; --allow-outside "
+            "(allow_outside=True) reads it"
+        )
     return Path(folder) / relative
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _leads_out(name: str) -> bool:
+    path = Path(name)
+    return path.is_absolute() or bool(path.drive) or ".." in path.parts
 
 
 def find_image_folder(annotation_file: str | PathLike[str]) -> Path:
@@ -45,7 +67,10 @@ def find_image_folder(annotation_file: str | PathLike[str]) -> Path:
     if not names:
         return path.parent
     folders = list(dict.fromkeys(_candidates(path)))
-    hits = [sum(locate_image(folder, name).is_file() for name in names) for folder in folders]
+    hits = [
+        sum(_is_file(locate_image(folder, name, allow_outside=True)) for name in names)
+        for folder in folders
+    ]
     return folders[hits.index(max(hits))] if max(hits) else path.parent
 
 

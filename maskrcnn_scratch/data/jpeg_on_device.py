@@ -12,6 +12,8 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from maskrcnn_scratch.data.image import check_is_file
+
 SUFFIXES = (".jpg", ".jpeg")
 
 # EXIF orientation -> function that makes pixels [3, H, W] upright.
@@ -40,12 +42,11 @@ def read_jpeg(path: str | PathLike[str], device: torch.device | str) -> Tensor:
         from torchvision.io import ImageReadMode, decode_jpeg, read_file
     except ImportError as error:
         raise ImportError("decoding on the device needs torchvision") from error
+    check_is_file(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("JPEG",)) as image:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         pixels = decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB, device=device)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such image file") from None
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{path}: cannot be read as a JPEG ({error})") from None
     upright = _TURNS.get(orientation, lambda pixels: pixels)(pixels)

@@ -26,6 +26,7 @@ from maskrcnn_scratch.evaluation.coco_ap import (
     IouType,
     score,
 )
+from maskrcnn_scratch.evaluation.same_padding import group_by_padding
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.ops import paste_masks, paste_masks_rle, rle
@@ -44,6 +45,7 @@ def evaluate_model(
     iou_types: Sequence[IouType] = ("bbox", "segm"),
     results_file: str | PathLike[str] | None = None,
     progress: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+    on_results: Callable[[list[CocoResult]], object] | None = None,
     **options: Any,
 ) -> dict[IouType, CocoScore]:
     """COCO scores of ``model`` on ``dataset``, for each IoU type.
@@ -57,6 +59,7 @@ def evaluate_model(
             class without a category in it do not count.
         results_file: file for the detections, as COCO results.
         progress: wraps the batches, such as tqdm.
+        on_results: is called with the detections, on the main process.
         **options: arguments of ``score``, such as ``tide``. By default ``max_detections`` is that
             of the model if it gives more detections than COCO counts.
     """
@@ -73,6 +76,8 @@ def evaluate_model(
         results = merge_results(shards)
         if results_file is not None:
             write_json(results_file, results)
+        if on_results is not None:
+            on_results(results)
         annotations = getattr(dataset, "annotation_file", None) or to_coco(dataset)
         options = {"crowds_as_objects": getattr(dataset, "crowds_as_objects", False), **options}
         if options.get("max_detections") is None:
@@ -96,6 +101,9 @@ def predict(
 ) -> list[CocoResult]:
     """COCO results of a model for batches of (images, targets).
 
+    Images of a batch that are padded to different sizes run in separate batches, so that results
+    do not depend on the batch (``same_padding``).
+
     Only ``image_id`` of the targets is used. Detections with a label that no category has are
     dropped. The model is in eval mode meanwhile; its mode is restored at the end.
     """
@@ -104,9 +112,12 @@ def predict(
     model.eval()
     results: list[CocoResult] = []
     for images, targets in batches:
-        detections = detect_rle(model, [image.to(device) for image in images])
-        for detection, target in zip(detections, targets, strict=True):
-            results += coco_results(detection, int(target["image_id"]), category_ids)
+        detections: dict[int, dict[str, Any]] = {}
+        for group in group_by_padding(model, images):
+            found = detect_rle(model, [images[index].to(device) for index in group])
+            detections.update(zip(group, found, strict=True))
+        for index, target in enumerate(targets):
+            results += coco_results(detections[index], int(target["image_id"]), category_ids)
     model.train(was_training)
     return results
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
 
-from maskrcnn_scratch.structures import Result
+T = TypeVar("T")
 
 _SMALLER = "give fewer images at a time (batch_size), or smaller ones (the model's min_size)"
 
@@ -29,23 +29,28 @@ _STAGES = {
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory")
 
 
-def detect_naming_stage(model: nn.Module, images: Iterable[Tensor]) -> list[Result]:
-    """``model(list(images))``; an out-of-memory error names the stage.
+def naming_stage(function: Callable[[], T], stage: str = "the model", advice: str = _SMALLER) -> T:
+    """``function()``; an out-of-memory error names the stage.
 
     The allocator's error is not chained: its traceback would keep the tensors of the failed run
     alive. Their memory is free again, and the model can still be used.
+
+    Args:
+        stage: its name if no method of ``_STAGES`` was running.
+        advice: how to reduce the memory of that stage.
 
     Raises:
         torch.OutOfMemoryError: with the stage, and how to reduce its memory.
     """
     try:
-        return model(list(images))
-    except RuntimeError as error:
-        cuda = isinstance(error, torch.OutOfMemoryError)
-        if not cuda and not any(message in str(error) for message in _CPU_MESSAGES):
+        return function()
+    except (RuntimeError, MemoryError) as error:
+        # Python, numpy and C++ raise a MemoryError; torch raises a RuntimeError on the CPU.
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not known and not any(message in str(error) for message in _CPU_MESSAGES):
             raise
         names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-        reached = [stage for name, stage in _STAGES.items() if name in names]
-        stage, advice = reached[-1] if reached else ("the model", _SMALLER)
-        reason = str(error).splitlines()[0]
+        reached = [found for name, found in _STAGES.items() if name in names]
+        stage, advice = reached[-1] if reached else (stage, advice)
+        reason = str(error).partition("\n")[0] or type(error).__name__
     raise torch.OutOfMemoryError(f"out of memory in {stage}: {advice} ({reason})")

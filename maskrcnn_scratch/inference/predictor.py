@@ -5,9 +5,10 @@ Shapes: see ``structures``; here C is the number of image channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import compress
 from os import PathLike
 from typing import Any, TypeAlias, overload
 
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch.data.image import image_to_tensor, read_image
 from maskrcnn_scratch.data.jpeg_on_device import SUFFIXES, read_jpeg
-from maskrcnn_scratch.inference.out_of_memory import detect_naming_stage
+from maskrcnn_scratch.evaluation.same_padding import group_by_padding
+from maskrcnn_scratch.inference.out_of_memory import naming_stage
 from maskrcnn_scratch.inference.prefetch import map_ahead
 from maskrcnn_scratch.structures import Result
 
@@ -51,6 +53,7 @@ class Prediction:
 
         Raises:
             Exception: the ``error``.
+            torch.OutOfMemoryError: the CPU has no memory for the masks.
         """
         if self.error is not None:
             raise self.error
@@ -63,6 +66,11 @@ class Predictor:
 
         predictor = Predictor(model, score_threshold=0.5)
         result = predictor("street.jpg")
+
+    A forked process hangs if its parent has computed with several threads: the threads of OpenMP,
+    which torch uses, do not exist in the child. Start processes with the "spawn" method of
+    ``multiprocessing``, or call ``torch.set_num_threads(1)`` first in the child, as the workers of
+    a ``DataLoader`` do.
 
     Args:
         model: takes a list of ``[C, H, W]`` tensors, gives a list of dicts of tensors, as
@@ -98,7 +106,9 @@ class Predictor:
 
         Args:
             images: one image, or a list or tuple of images, which form one batch; see
-                :func:`to_image_tensor` for the kinds of image.
+                :func:`to_image_tensor` for the kinds of image. As in torchvision, images of a batch
+                are padded to the largest, and the padding changes results; in :meth:`stream` it
+                does not.
 
         Returns:
             ``boxes`` float ``[D, 4]`` xyxy, ``labels`` int64 ``[D]``, ``scores`` ``[D]``, ``masks``
@@ -115,8 +125,11 @@ class Predictor:
         return self._predict(images, [f"images[{i}]" for i in range(len(images))])
 
     def stream(
-        self, images: Iterable[ImageLike], batch_size: int = 1, threads: int = 2
-    ) -> Iterator[Prediction]:
+        self,
+        images: Iterable[ImageLike | Callable[[], ImageLike]],
+        batch_size: int = 1,
+        threads: int = 2,
+    ) -> Generator[Prediction]:
         """Runs the model on many images; threads read the next ones in the meantime.
 
             for file, prediction in zip(files, predictor.stream(files, batch_size=8)):
@@ -127,14 +140,17 @@ class Predictor:
         batches of images are read ahead.
 
         Args:
-            images: any number of images; see :func:`to_image_tensor`.
-            batch_size: images per batch. Larger batches need more memory; images of similar sizes
-                need least padding.
+            images: any number of images; see :func:`to_image_tensor`. A function without arguments
+                that returns an image is called in a reading thread.
+            batch_size: largest number of images per batch. Of so many consecutive images, those
+                that are padded to the same size form a batch. Results therefore do not depend on
+                it, except for rounding (``evaluation.same_padding``).
             threads: number of threads that read images.
 
         Yields:
-            a :class:`Prediction` per image, in order. An image that cannot be read, or a batch that
-            runs out of memory, has an ``error``; the others are not affected.
+            a :class:`Prediction` per image, in order. An image that cannot be read, or that runs
+            out of memory, has an ``error``; the others are not affected. If a batch runs out of
+            memory, each of its images is tried alone.
         """
         if batch_size < 1 or threads < 1:
             raise ValueError(
@@ -158,22 +174,35 @@ class Predictor:
     def _fill(self, batch: list[Prediction]) -> list[Prediction]:
         """Runs the model on the images that could be read and sets ``found`` or ``error``."""
         readable = [prediction for prediction in batch if prediction.error is None]
+        images = [prediction.image for prediction in readable if prediction.image is not None]
+        for group in group_by_padding(self.model, images):
+            self._fill_at_once([readable[index] for index in group])
+        return batch
+
+    def _fill_at_once(self, readable: list[Prediction]) -> None:
+        """Runs the images as one batch or, if that runs out of memory, each alone."""
         try:
             found = self._detect([p.image for p in readable if p.image is not None])
         except torch.OutOfMemoryError as error:
-            for prediction in readable:
-                prediction.error = error
+            failure = error
         else:
             for prediction, result in zip(readable, found, strict=True):
                 prediction.found = result
-        return batch
+            return
+        if len(readable) == 1:
+            readable[0].error = failure
+        else:
+            for prediction in readable:
+                self._fill_at_once([prediction])
 
     def _predict(self, images: Sequence[ImageLike], names: Sequence[str]) -> list[Result]:
         tensors = [self._load(*pair) for pair in zip(images, names, strict=True)]
         return [_at_least(self.score_threshold, result) for result in self._detect(tensors)]
 
-    def _load(self, image: ImageLike, name: str) -> Tensor:
+    def _load(self, image: ImageLike | Callable[[], ImageLike], name: str) -> Tensor:
         """The model's input; pinned if it is to be copied to a GPU."""
+        if callable(image):
+            image = image()
         on_device = self.decode_on_device and isinstance(image, (str, PathLike))
         if on_device and str(image).lower().endswith(SUFFIXES):
             return read_jpeg(str(image), self._parameter().device)
@@ -189,9 +218,10 @@ class Predictor:
             return []
         parameter = self._parameter()
         dtype = getattr(self.model, "image_dtype", None) or parameter.dtype
-        return detect_naming_stage(
-            self.model,
-            (image.to(parameter.device, dtype, non_blocking=True) for image in images),
+        return naming_stage(
+            lambda: self.model(
+                [image.to(parameter.device, dtype, non_blocking=True) for image in images]
+            )
         )
 
     def _parameter(self) -> Tensor:
@@ -215,8 +245,20 @@ class Predictor:
 
 
 def _at_least(score_threshold: float, result: Result) -> Result:
-    keep = result["scores"] >= score_threshold
-    return {key: value[keep].cpu() for key, value in result.items()}
+    """The detections with at least this score, on the CPU; all of them are the same tensors."""
+    keep = (result["scores"] >= score_threshold).cpu()
+    every = bool(keep.all())  # then masks of the image's size are not copied
+
+    def select(value: Any) -> Any:
+        if isinstance(value, list):  # masks as RLE
+            return list(compress(value, keep.tolist()))
+        return (value if every else value[keep]).cpu()
+
+    return naming_stage(
+        lambda: {key: select(value) for key, value in result.items()},
+        "copying the masks",
+        "raise score_threshold, box_score_thresh, or lower box_detections_per_img",
+    )
 
 
 def to_image_tensor(image: ImageLike, name: str = "image") -> Tensor:

@@ -1,83 +1,100 @@
 """Detections drawn on their image: translucent masks with a contour, boxes, names with scores.
 
-Shapes: see ``structures``. Coordinates are in pixels of the enlarged picture.
+Shapes: see ``structures``. Coordinates are in pixels of the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from statistics import NormalDist
+from statistics import NormalDist, median
+from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from torch import Tensor
+from PIL import Image, ImageDraw, ImageFilter
 
+from maskrcnn_scratch.inference.labels import LabelMode, draw_labels
 from maskrcnn_scratch.inference.predictor import ImageLike, to_image_tensor
+from maskrcnn_scratch.ops import rle
 
 # Distinct on photographs, and light enough for black text.
 _COLORS = [
     (255, 184, 0), (0, 200, 255), (255, 92, 92), (96, 224, 96), (226, 120, 255), (255, 128, 32),
     (80, 160, 255), (200, 235, 40), (255, 120, 190), (40, 220, 180), (178, 150, 255), (255, 236, 0),
 ]  # fmt: skip
-_SHORTEST_LONG_SIDE = 800  # smaller pictures are enlarged, so that names fit
 _MASK_OPACITY, _RIM_OPACITY = 0.4, 0.6
 
-_Rect = tuple[float, float, float, float]
+ColorBy = Literal["instance", "class"]
 
 
 def draw_detections(
     image: ImageLike,
-    result: Mapping[str, Tensor],
+    result: Mapping[str, Any],
     categories: Mapping[int, str] | Sequence[str] = (),
+    *,
+    labels: LabelMode = "auto",
+    color_by: ColorBy = "instance",
 ) -> Image.Image:
-    """A copy of the image with the detections drawn on it.
-
-    An instance's colour follows from its label and its rank among the detections of that label. A
-    picture whose longer side is below 800 pixels is enlarged by a whole factor. Where names would
-    overlap, only the one with the higher score is drawn.
+    """A copy of the image, in its size, with the detections drawn on it.
 
     Args:
         image: see :func:`to_image_tensor`.
         result: the model's dict for this image: ``boxes [D, 4]``, ``labels [D]``, ``scores [D]``
-            and, if the model has a mask branch, ``masks [D, 1, H, W]``, drawn where above 0.5.
+            and, if the model has a mask branch, ``masks [D, 1, H, W]``, drawn where above 0.5, or
+            a list of RLEs.
         categories: name of each label, such as ``meta["categories"]`` of published weights; a label
             without a name is shown as "label 7".
+        labels: "all" draws the name and score of every detection. "auto" makes them smaller where
+            there are many, and drops those that would cover other objects or labels. "none" draws
+            none.
+        color_by: "instance" derives the colour from the label and the rank among the detections of
+            that label, "class" from the label.
     """
     pixels = (to_image_tensor(image).float().clamp(0, 1) * 255).round().byte()  # [3, H, W]
     picture = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
-    scale = max(1, -(-_SHORTEST_LONG_SIDE // max(picture.size)))
-    picture = picture.resize([side * scale for side in picture.size], Image.Resampling.BICUBIC)
-
-    labels, scores = result["labels"].tolist(), result["scores"].tolist()
-    boxes = (result["boxes"].cpu().float() * scale).tolist()
-    colors = _instance_colors(labels)
-    line = max(2, round(max(picture.size) / 600))
+    boxes = result["boxes"].cpu().float().tolist()
+    colors = _colors(result["labels"].tolist(), color_by)
+    line = _line_width(picture.size, boxes)
     # Small objects are drawn on top of large ones.
     order = sorted(range(len(boxes)), key=lambda i: -_area(boxes[i]))
-
     if "masks" in result:
         for i in order:
-            mask = result["masks"][i, 0].cpu() > 0.5  # [H, W]
-            _draw_mask(picture, mask.numpy(), scale, colors[i], line)
+            _draw_mask(picture, _binary(result["masks"][i]), colors[i], line)
     draw = ImageDraw.Draw(picture)
     for i in order:
         draw.rectangle(boxes[i], outline=colors[i], width=line)
-
-    font = ImageFont.load_default(max(14, round(max(picture.size) / 65)))
-    names = dict(categories if isinstance(categories, Mapping) else enumerate(categories))
-    taken: list[_Rect] = []
-    for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
-        name = names.get(labels[i], f"label {labels[i]}")
-        _draw_tag(picture, f"{name} {scores[i]:.2f}", boxes[i], colors[i], font, taken)
+    if labels != "none":
+        names = dict(categories if isinstance(categories, Mapping) else enumerate(categories))
+        texts = [
+            (names.get(label, f"label {label}"), f"{score:.2f}")
+            for label, score in zip(
+                result["labels"].tolist(), result["scores"].tolist(), strict=True
+            )
+        ]
+        draw_labels(picture, boxes, texts, colors, labels)
     return picture
 
 
-def _instance_colors(labels: Sequence[int]) -> list[tuple[int, int, int]]:
+def _binary(mask: Any) -> np.ndarray:
+    """A soft mask [1, H, W] or an RLE as a bool mask [H, W]."""
+    if isinstance(mask, Mapping):
+        return rle.decode(mask) != 0
+    return (mask[0].cpu() > 0.5).numpy()
+
+
+def _line_width(size: tuple[int, int], boxes: Sequence[Sequence[float]]) -> int:
+    """In pixels: 1/600 of the longer side, and at most 1/20 of the shorter side of most boxes."""
+    width = max(size) / 600
+    if boxes:
+        width = min(width, median(min(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes) / 20)
+    return max(1, round(width))
+
+
+def _colors(labels: Sequence[int], color_by: ColorBy) -> list[tuple[int, int, int]]:
     seen: dict[int, int] = {}
     colors = []
     for label in labels:
-        rank = seen[label] = seen.get(label, -1) + 1
+        rank = seen[label] = seen.get(label, -1) + 1 if color_by == "instance" else 0
         colors.append(_COLORS[(5 * label + 7 * rank) % len(_COLORS)])
     return colors
 
@@ -87,23 +104,20 @@ def _area(box: Sequence[float]) -> float:
 
 
 def _draw_mask(
-    picture: Image.Image, mask: np.ndarray, scale: int, color: tuple[int, int, int], line: int
+    picture: Image.Image, mask: np.ndarray, color: tuple[int, int, int], line: int
 ) -> None:
-    """Tints the area of a bool mask [H, W] and draws its contour, enlarged by ``scale``."""
+    """Tints the area of a bool mask [H, W] and draws its contour."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if rows.size == 0:
         return
-    margin = -(-3 * line // scale)
+    margin = 3 * line
     top, left = max(rows[0] - margin, 0), max(columns[0] - margin, 0)
-    crop = Image.fromarray(mask[top : rows[-1] + 1 + margin, left : columns[-1] + 1 + margin])
-    crop = crop.convert("L").resize([side * scale for side in crop.size], Image.Resampling.BILINEAR)
-    corner = (left * scale, top * scale)
-
-    blurred = crop.filter(ImageFilter.GaussianBlur(line))
+    crop = mask[top : rows[-1] + 1 + margin, left : columns[-1] + 1 + margin]
+    blurred = Image.fromarray(crop).convert("L").filter(ImageFilter.GaussianBlur(line))
     fill, shadow, contour = _opacities(line)
-    picture.paste(color, corner, blurred.point(fill))
-    picture.paste((0, 0, 0), corner, blurred.point(shadow))
-    picture.paste(color, corner, blurred.point(contour))
+    picture.paste(color, (left, top), blurred.point(fill))
+    picture.paste((0, 0, 0), (left, top), blurred.point(shadow))
+    picture.paste(color, (left, top), blurred.point(contour))
 
 
 @cache
@@ -125,42 +139,3 @@ def _opacities(line: int) -> tuple[list[int], list[int], list[int]]:
 
 def _opacity(most: float, covered: float) -> int:
     return round(255 * most * min(max(covered, 0), 1))
-
-
-def _draw_tag(
-    picture: Image.Image,
-    text: str,
-    box: Sequence[float],
-    color: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    taken: list[_Rect],
-) -> None:
-    """Writes ``text`` at the first free position next to the box and adds that to ``taken``."""
-    draw = ImageDraw.Draw(picture)
-    left, _, right, _ = draw.textbbox((0, 0), text, font=font)
-    # The same height for every text, with and without descenders.
-    _, top, _, bottom = draw.textbbox((0, 0), "bdpq", font=font)
-    pad = (bottom - top) // 5
-    width, height = right - left + 2 * pad, bottom - top + 2 * pad
-    x1, y1, x2, y2 = box
-    for x, y in (
-        (x1, y1 - height),  # on top of the box
-        (x1, y1),  # inside its top
-        (x2 - width, y1 - height),
-        (x1, y2),  # under it
-        (x1, y2 - height),
-        (x2 - width, y2),
-    ):
-        # Clamped into the picture.
-        x = max(0, min(x, picture.width - width))
-        y = max(0, min(y, picture.height - height))
-        rect = (x, y, x + width, y + height)
-        if not any(_overlap(rect, other) for other in taken):
-            draw.rectangle(rect, fill=color)
-            draw.text((x + pad - left, y + pad - top), text, fill=(0, 0, 0), font=font)
-            taken.append(rect)
-            return
-
-
-def _overlap(a: _Rect, b: _Rect) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

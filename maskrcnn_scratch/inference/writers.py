@@ -1,52 +1,69 @@
-"""Writes detections to files, in four formats.
+"""Writes detections to files, in five formats.
 
 png   the picture with boxes, names and masks drawn on it
-json  file, image_id, height, width and detections: label, category, score, box (xyxy in pixels)
+jpg   the same as JPEG, which is smaller
+json  file, file_name, image_id, height, width and detections: label, category, score, box (xyxy in
+      pixels); page, from 1, for a page of a document or frame of an animation
 rle   as json, and each detection has its mask as a COCO RLE: segmentation
-coco  one list for all images in COCO's results format: image_id, category_id, bbox (x, y, width,
-      height), score, segmentation
+coco  one list for all images in COCO's results format: image_id, file_name, category_id, bbox (x,
+      y, width, height), score, segmentation
+
+The formats video and frames are those of a video; see ``inference.video``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
 from torch import Tensor
 
 from maskrcnn_scratch.evaluation.coco_ap import CocoResult
 from maskrcnn_scratch.evaluation.model_results import coco_results
 from maskrcnn_scratch.files import write_atomically, write_json
+from maskrcnn_scratch.inference.image_jobs import ImageJob
+from maskrcnn_scratch.inference.out_of_memory import naming_stage
 from maskrcnn_scratch.inference.visualize import draw_detections
 from maskrcnn_scratch.ops import rle
 
-Format = Literal["png", "json", "coco", "rle"]
+Format = Literal["png", "jpg", "json", "coco", "rle", "video", "frames"]
+Draw = Callable[[Tensor, Mapping[str, Any], Mapping[int, str]], Image.Image]
 
 # One file per image; COCO results are one file for all images.
-SUFFIXES: dict[Format, str] = {"png": ".png", "json": ".json", "rle": ".rle.json"}
+SUFFIXES: dict[Format, str] = {
+    "png": ".png", "jpg": ".jpg", "json": ".json", "rle": ".rle.json",
+    "video": ".mp4", "frames": ".jsonl",
+}  # fmt: skip
 COCO_RESULTS = "coco_results.json"
+_SAVE_OPTIONS: dict[Format, dict[str, Any]] = {
+    "png": {"format": "PNG"},
+    "jpg": {"format": "JPEG", "quality": 92, "subsampling": 0},  # thin coloured lines stay sharp
+}
 
 
 def plan_outputs(
-    images: Sequence[Path], folder: Path, formats: Sequence[Format]
+    names: Sequence[str], folder: Path, formats: Sequence[Format]
 ) -> list[dict[Format, Path]]:
     """The files to write for each image; all differ, except for the one ``coco`` file.
 
-    A file has the name of its image with another suffix. If several images have the same name, the
-    second and later get -2, -3 and so on.
+    If several images have the same name, the second and later get -2, -3 and so on.
+
+    Args:
+        names: relative path of each image's files in ``folder``, without suffix.
     """
     taken: set[str] = {COCO_RESULTS}
     planned = []
-    for image in images:
-        name, count = image.stem, 1
+    for base in names:
+        name, count = base, 1
         while True:
             files = [name + SUFFIXES[kind] for kind in formats if kind in SUFFIXES]
             if taken.isdisjoint(map(str.lower, files)):  # some file systems ignore case
                 break
             count += 1
-            name = f"{image.stem}-{count}"
+            name = f"{base}-{count}"
         taken.update(map(str.lower, files))
         planned.append(
             {
@@ -57,72 +74,91 @@ def plan_outputs(
     return planned
 
 
-def image_ids(images: Sequence[Path]) -> list[int]:
-    """COCO image ids: the file names, if all are distinct numbers; otherwise 1, 2, ..."""
-    if all(image.stem.isdecimal() for image in images):
-        ids = [int(image.stem) for image in images]
-        if len(set(ids)) == len(ids):
-            return ids
-    return list(range(1, len(images) + 1))
-
-
 class ResultWriter:
     """Writes the detections of each image, and collects the COCO results of all of them.
 
     Args:
         class_names: name of each label.
         category_labels: label of each COCO category id.
+        draw: makes the picture of an image, its detections and the class names.
     """
 
-    def __init__(self, class_names: Mapping[int, str], category_labels: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        class_names: Mapping[int, str],
+        category_labels: Mapping[int, int],
+        draw: Draw = draw_detections,
+    ) -> None:
         self.class_names = class_names
         self.category_ids = {label: category for category, label in category_labels.items()}
+        self.draw = draw
         self.coco_results: list[CocoResult] = []
 
     def write(
         self,
-        file: Path,
+        job: ImageJob,
         image: Tensor,
-        result: Mapping[str, Tensor],
+        result: Mapping[str, Any],
         paths: Mapping[Format, Path],
-        image_id: int,
     ) -> str:
         """Writes the files in ``paths``; none is left half written.
 
         Args:
-            file: the image's file.
+            job: what the image is called in the results.
             image: ``[3, H, W]`` in 0-1.
-            result: the model's dict for this image.
+            result: the model's dict for this image; its masks may also be a list of RLEs.
             paths: one entry of ``plan_outputs``.
-            image_id: the image's number in COCO results.
 
         Returns:
             A summary such as "2 person, 1 dog".
+
+        Raises:
+            OSError: a file cannot be written.
+            torch.OutOfMemoryError: not enough memory to draw or to encode the masks.
         """
-        if "png" in paths:
-            picture = draw_detections(image, result, self.class_names)
-            paths["png"].parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(paths["png"], lambda stream: picture.save(stream, "PNG"))
-        detections: dict[str, Any] = {**result}
-        masks = detections.pop("masks", None)
+        return naming_stage(
+            lambda: self._write(job, image, result, paths),
+            "writing the results",
+            "give smaller images, or a higher score threshold",
+        )
+
+    def _write(
+        self,
+        job: ImageJob,
+        image: Tensor,
+        result: Mapping[str, Any],
+        paths: Mapping[Format, Path],
+    ) -> str:
+        if pictures := _SAVE_OPTIONS.keys() & paths.keys():
+            picture = self.draw(image, result, self.class_names)
+            for kind in pictures:
+                save_picture(picture, paths[kind], _SAVE_OPTIONS[kind])
+        head: dict[str, Any] = {
+            "file": str(job.file),
+            "file_name": job.file_name,
+            "image_id": job.image_id,
+            "height": image.shape[-2],
+            "width": image.shape[-1],
+        }
+        if job.page is not None:
+            head["page"] = job.page + 1
+        boxes_only = {key: value for key, value in result.items() if key != "masks"}
         if "json" in paths:
-            write_json(paths["json"], self._to_json(file, image_id, image, detections))
-        if masks is not None and ("rle" in paths or "coco" in paths):
-            detections["masks"] = [rle.encode(mask[0] > 0.5) for mask in masks]
+            write_json(paths["json"], head | {"detections": self.describe(boxes_only)})
+        with_masks = encode_masks(result) if "rle" in paths or "coco" in paths else result
         if "rle" in paths:
-            write_json(paths["rle"], self._to_json(file, image_id, image, detections))
+            write_json(paths["rle"], head | {"detections": self.describe(with_masks)})
         if "coco" in paths:
-            self.coco_results += coco_results(detections, image_id, self.category_ids)
-        names = Counter(self._name(label) for label in result["labels"].tolist())
-        return ", ".join(f"{count} {name}" for name, count in names.most_common()) or "nothing"
+            found = coco_results(with_masks, job.image_id, self.category_ids)
+            self.coco_results += [entry | {"file_name": job.file_name} for entry in found]
+        return self.summarise(result)
 
     def write_coco(self, path: Path) -> None:
         """Writes the COCO results of all images so far."""
         write_json(path, self.coco_results)
 
-    def _to_json(
-        self, file: Path, image_id: int, image: Tensor, detections: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def describe(self, detections: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Detections, whose masks if any are RLEs, as plain values."""
         found = [
             {"label": label, "category": self._name(label), "score": score, "box": box}
             for label, score, box in zip(
@@ -135,14 +171,26 @@ class ResultWriter:
         if "masks" in detections:
             for detection, mask in zip(found, detections["masks"], strict=True):
                 detection["segmentation"] = mask
-        height, width = image.shape[-2:]
-        return {
-            "file": str(file),
-            "image_id": image_id,
-            "height": height,
-            "width": width,
-            "detections": found,
-        }
+        return found
+
+    def summarise(self, result: Mapping[str, Any]) -> str:
+        """Such as "2 person, 1 dog"."""
+        names = Counter(self._name(label) for label in result["labels"].tolist())
+        return ", ".join(f"{count} {name}" for name, count in names.most_common()) or "nothing"
 
     def _name(self, label: int) -> str:
         return self.class_names.get(label, f"label {label}")
+
+
+def encode_masks(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The detections with their masks, if any, as a list of RLEs, thresholded at 0.5."""
+    masks = result.get("masks")
+    if not isinstance(masks, Tensor):
+        return dict(result)
+    return {**result, "masks": [rle.encode(mask[0] > 0.5) for mask in masks]}
+
+
+def save_picture(picture: Image.Image, path: Path, options: Mapping[str, Any]) -> None:
+    """Writes a picture as ``PIL.Image.save`` does with these options, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda stream: picture.save(stream, **options))

@@ -1,4 +1,4 @@
-"""The error that everything in ``weights`` raises."""
+"""The errors of ``weights``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from contextlib import contextmanager
 
 class WeightsError(RuntimeError):
     """Weights that cannot be downloaded, read or used; one line says which and why."""
+
+
+class ForbiddenGlobal(Exception):
+    """A pickle asks for a name that weights have no use for; the message is the name."""
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def load_pretrained(
     theirs, ours = upgrade_keys(state_dict), model.state_dict()
     _check_keys(theirs, ours, source)
     inflated, skipped = [], {}
-    if _STEM in ours and theirs[_STEM].shape[1] != ours[_STEM].shape[1]:
+    if _STEM in ours and _other_channels(theirs[_STEM], ours[_STEM]):
         theirs[_STEM] = inflate_stem(theirs[_STEM], ours[_STEM].shape[1])
         inflated.append(_STEM)
     for key in ours:
@@ -77,6 +77,7 @@ def load_pretrained(
             raise WeightsError(f"{source}: {key} has the wrong shape: {why}")
         skipped[key] = why
     fitting = {key: t for key, t in theirs.items() if key in ours and key not in skipped}
+    warn_of_values(fitting, source)
     model.load_state_dict(fitting, strict=False)
     report = LoadReport(list(fitting), inflated, skipped)
     if skipped or inflated:
@@ -94,13 +95,37 @@ def load_backbone(body: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """
     tensors = {key: t for key, t in state_dict.items() if not key.startswith("fc.")}
     stem = tensors.get("conv1.weight")
-    if stem is not None:
-        in_channels = body.state_dict()["conv1.weight"].shape[1]
-        tensors["conv1.weight"] = inflate_stem(stem, in_channels)
+    ours = body.state_dict()["conv1.weight"]
+    if stem is not None and _other_channels(stem, ours):
+        tensors["conv1.weight"] = inflate_stem(stem, ours.shape[1])
+    warn_of_values(tensors, "backbone weights")
     try:
         body.load_state_dict(tensors)
     except RuntimeError as error:
         raise WeightsError(f"weights of another backbone: {' '.join(str(error).split())}") from None
+
+
+def check_same_shapes(expected: Mapping[str, Tensor], weights: Mapping[str, object]) -> None:
+    """Raises a ValueError unless ``weights`` has the keys, shapes and types of ``expected``."""
+    for key in [*expected, *weights]:
+        if key not in expected:
+            raise ValueError(f"{key} is not a parameter of the model")
+        here, there = (
+            f"{t.dtype} {list(t.shape)}" if isinstance(t, Tensor) else f"a {type(t).__name__}"
+            for t in (expected[key], weights.get(key))
+        )
+        if here != there:
+            raise ValueError(f"{key} should be {here}, not {there}")
+
+
+def warn_of_values(state_dict: Mapping[str, Tensor], source: object) -> None:
+    """One warning, which names the first tensor, where weights hold NaN or infinite values."""
+    broken = [
+        key for key, t in state_dict.items() if t.is_floating_point() and not t.isfinite().all()
+    ]
+    if broken:
+        more = f" and {len(broken) - 1} more tensors" * (len(broken) > 1)
+        warnings.warn(f"{source}: NaN or infinite values in {broken[0]}{more}", stacklevel=3)
 
 
 def inflate_stem(weight: Tensor, in_channels: int) -> Tensor:
@@ -122,6 +147,13 @@ def inflate_stem(weight: Tensor, in_channels: int) -> Tensor:
     kept = weight if in_channels >= weight.shape[1] else weight[:, :0]
     filled = mean.expand(-1, in_channels - kept.shape[1], -1, -1)
     return torch.cat([kept, filled], dim=1) * (weight.shape[1] / in_channels)
+
+
+def _other_channels(theirs: Tensor, ours: Tensor) -> bool:
+    """Whether two first convolutions, ``[O, C, k, k]``, differ in their input channels alone."""
+    if theirs.dim() != 4 or theirs.numel() == 0 or not theirs.is_floating_point():
+        return False
+    return theirs.shape[1] != ours.shape[1] and theirs.shape[2:] == ours.shape[2:]
 
 
 def _is_predictor(key: str) -> bool:

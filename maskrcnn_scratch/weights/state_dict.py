@@ -6,7 +6,6 @@ The format is told by the file's first bytes, not by its name. No format may run
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,18 +16,14 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.files import write_atomically
-from maskrcnn_scratch.weights.errors import WeightsError
-from maskrcnn_scratch.weights.pickle_format import (
-    ForbiddenGlobal,
-    read_array_pickle,
-    write_array_pickle,
-)
+from maskrcnn_scratch.plain_values import shown
+from maskrcnn_scratch.weights.errors import ForbiddenGlobal, WeightsError
+from maskrcnn_scratch.weights.pickle_format import read_array_pickle, write_array_pickle
 from maskrcnn_scratch.weights.safetensors_format import read_safetensors, write_safetensors
+from maskrcnn_scratch.weights.torch_format import is_torch_file, read_torch_file
 
 __all__ = ["read_state_dict", "write_state_dict"]
 
-_ZIP = b"PK\x03\x04"  # torch.save since 1.6
-_TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before: its magic number
 _PICKLE = b"\x80"
 
 _MODEL_KEYS = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
@@ -54,8 +49,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{file}: {kind}")
     try:
         content = _read(file)
-    except WeightsError:
-        raise
+    except WeightsError as error:
+        raise error if str(file) in str(error) else WeightsError(f"{file}: {error}") from None
     except ForbiddenGlobal as error:
         raise _refusal(file, str(error)) from None
     except Exception as error:  # each format fails in its own ways on bytes that are not it
@@ -87,10 +82,10 @@ def write_state_dict(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]
 
 
 def _read(file: Path) -> Any:
+    if is_torch_file(file):
+        return read_torch_file(file)
     with file.open("rb") as stream:
-        head = stream.read(len(_TORCH_LEGACY))
-    if head.startswith((_ZIP, _TORCH_LEGACY)):
-        return _read_torch(file)
+        head = stream.read(16)
     if head[5:9] == b"\0\0\0{":  # the length of a header below a terabyte, and the header
         return read_safetensors(file)
     if head.startswith(_PICKLE):
@@ -100,20 +95,10 @@ def _read(file: Path) -> Any:
     )
 
 
-def _read_torch(file: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted is None:
-            raise
-        raise _refusal(file, wanted[1]) from None
-
-
 def _refusal(file: Path, wanted: str) -> WeightsError:
     return WeightsError(
-        f"{file}: refused, nothing of it was run: besides tensors it asks for {wanted}; if you "
-        "trust it, load it where it was made and save its state_dict() alone"
+        f"{file}: refused, nothing of it was run: besides tensors it asks for {shown(wanted)}; "
+        "if you trust it, load it where it was made and save its state_dict() alone"
     )
 
 
@@ -127,13 +112,27 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
     for key, value in content.items():
         if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "fiub":
             value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
+        if isinstance(value, Tensor):
+            _check_tensor(shown(repr(key)), value, file)
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise WeightsError(f"{file}: expected tensors, {key!r} is a {type(value).__name__}")
+            name = repr(key) if type(key) in (str, int) else f"the key {type(key).__name__}"
+            raise WeightsError(
+                f"{file}: expected tensors, {shown(name)} is a {type(value).__name__}"
+            )
         tensors[key] = value
     if all(map(_WRAPPERS.match, tensors)):
         tensors = {_WRAPPERS.sub("", key, count=1): value for key, value in tensors.items()}
     return tensors
 
 
+def _check_tensor(name: str, tensor: Tensor, file: Path) -> None:
+    """Raises a WeightsError for tensors that are no plain numbers, or more than the file has."""
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    if not plain or tensor.is_quantized or tensor.is_complex():
+        raise WeightsError(f"{file}: {name} is no plain tensor of numbers")
+    if tensor.numel() * tensor.itemsize > file.stat().st_size:
+        raise WeightsError(f"{file}: {name} has more values than the file")
+
+
 def _first_sentence(error: Exception) -> str:
-    return re.split(r"\.\s|\n", str(error))[0] or type(error).__name__
+    return shown(re.split(r"\.\s|\n", str(error))[0] or type(error).__name__, 200)

@@ -77,6 +77,7 @@ def test_wrong_usage(capsys):
         (OSError(28, "No space left on device"), 1, "[Errno 28] No space left on device"),
         (ArithmeticError("loss_mask is nan"), 1, "loss_mask is nan"),
         (RuntimeError("CUDA out of memory"), 1, "CUDA out of memory"),
+        (MemoryError(), 1, "out of memory"),
         (cli.UsageError("name an image"), 2, "name an image"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 from maskrcnn_scratch.evaluation.model_results import (
@@ -124,6 +124,20 @@ def test_batch_size_does_not_change_the_results(model):
     for first, second in zip(
         predict(model, together, labels), predict(model, apart, labels), strict=True
     ):
+        assert first["image_id"] == second["image_id"]
+        assert np.allclose(first["bbox"], second["bbox"], atol=1e-3)
+
+
+def test_images_of_other_sizes_in_the_batch_do_not_change_the_results(model):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(64, 64), (40, 100), (64, 64), (100, 40)]
+    images = [torch.rand(3, *shape, generator=generator) for shape in shapes]
+    targets = [{"image_id": index} for index in range(len(images))]
+    labels = {label: label for label in range(100)}
+    together = predict(model, [(images, targets)], labels)
+    apart = predict(model, [([i], [t]) for i, t in zip(images, targets, strict=True)], labels)
+    assert len(together) == len(apart) > 0
+    for first, second in zip(together, apart, strict=True):
         assert first["image_id"] == second["image_id"]
         assert np.allclose(first["bbox"], second["bbox"], atol=1e-3)
 

@@ -45,6 +45,29 @@ def test_order_and_batches(batch_size, batches):
     assert torch.equal(predictions[3].image, gray(0.3))
 
 
+def test_only_images_of_the_same_padded_size_share_a_batch(small_model):
+    """Before, six images of two sizes in one batch differed from one at a time."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(96, 128), (128, 96), (96, 128), (64, 160), (128, 96), (96, 127)]
+    images = [torch.rand(3, *shape, generator=generator) for shape in shapes]
+    seen = []
+    hook = small_model.backbone.register_forward_pre_hook(lambda _, x: seen.append(x[0].shape))
+    try:
+        together = list(Predictor(small_model).stream(images, batch_size=6))
+        batches = seen.copy()
+        alone = [Predictor(small_model)(image) for image in images]
+    finally:
+        hook.remove()
+    assert sum(batch[0] for batch in batches) == len(images)
+    assert len(batches) < len(images), "nothing was batched"
+    assert {batch[2:] for batch in batches} == {batch[2:] for batch in seen[len(batches) :]}
+    for expected, prediction in zip(alone, together, strict=True):
+        found = prediction.result()
+        assert len(found["scores"]) == len(expected["scores"]) > 0
+        torch.testing.assert_close(found["scores"], expected["scores"], rtol=0, atol=1e-4)
+        torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=0, atol=1e-2)
+
+
 def test_nothing():
     assert list(Predictor(Mean()).stream([])) == []
 
@@ -146,18 +169,20 @@ def test_wrong_arguments():
 
 
 class Allocating:
-    """Fails as the allocator does, on the GPU or on the CPU."""
+    """Fails as the allocator does: torch's on the GPU or on the CPU, or that of C++."""
 
-    def __init__(self, on_gpu):
-        self.on_gpu = on_gpu
+    def __init__(self, allocator):
+        self.allocator = allocator
 
     def __call__(self, *args, **kwargs):
-        if self.on_gpu:
+        if self.allocator == "gpu":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 EiB.\nMore.")
+        if self.allocator == "c++":
+            raise MemoryError("std::bad_alloc: cannot allocate")
         return torch.empty(2**60)
 
 
-@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("allocator", ["cpu", "gpu", "c++"])
 @pytest.mark.parametrize(
     "part, stage, advice",
     [
@@ -170,14 +195,14 @@ class Allocating:
     ],
 )
 def test_out_of_memory_names_the_stage_and_the_model_goes_on(
-    part, stage, advice, on_gpu, small_model, photographs, monkeypatch
+    part, stage, advice, allocator, small_model, photographs, monkeypatch
 ):
     predictor = Predictor(small_model)
     image = photographs["cat"][::3, ::3]
     expected = predictor(image)
     owner, _, name = part.rpartition(".")
     with monkeypatch.context() as patch:
-        patch.setattr(small_model.get_submodule(owner), name, Allocating(on_gpu))
+        patch.setattr(small_model.get_submodule(owner), name, Allocating(allocator))
         with pytest.raises(torch.OutOfMemoryError, match=f"out of memory in {stage}: ") as raised:
             predictor(image)
         assert advice in str(raised.value) and "allocate" in str(raised.value)
@@ -193,3 +218,26 @@ def test_other_errors_of_the_model_are_left_as_they_are():
     model.forward = lambda images: torch.ones(2) @ torch.ones(3)
     with pytest.raises(RuntimeError, match="size"):
         Predictor(model)(gray(0))
+
+
+def test_one_large_image_does_not_cost_its_batch_the_results():
+    class Small(Mean):
+        def forward(self, images):
+            if sum(image.shape[-1] for image in images) > 12:
+                raise MemoryError
+            return super().forward(images)
+
+    model = Small()
+    images = [gray(0.1), gray(0.2), torch.zeros(3, 4, 100), gray(0.3), gray(0.4)]
+    predictions = list(Predictor(model).stream(images, batch_size=5))
+    assert scores([*predictions[:2], *predictions[3:]]) == [0.1, 0.2, 0.3, 0.4]
+    with pytest.raises(torch.OutOfMemoryError, match=r"out of memory in the model: .*MemoryError"):
+        predictions[2].result()
+
+
+def test_filtering_by_score_copies_no_masks_that_all_stay():
+    model = Mean()
+    found = {"scores": torch.tensor([0.9, 0.8]), "masks": torch.zeros(2, 1, 4, 4)}
+    model.forward = lambda images: [found]
+    (prediction,) = Predictor(model, score_threshold=0.5).stream([gray(0)])
+    assert prediction.result()["masks"].data_ptr() == found["masks"].data_ptr()

@@ -1,10 +1,16 @@
 """What is drawn where."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from PIL import ImageFont
 
 from maskrcnn_scratch.inference import draw_detections
+from maskrcnn_scratch.inference import labels as module
+from maskrcnn_scratch.inference.fonts import font_for
+from maskrcnn_scratch.ops import rle
 
 GRAY = np.full((900, 1200, 3), 128, np.uint8)
 
@@ -64,11 +70,11 @@ def test_every_picture_of_a_class_has_the_same_colors():
 
 
 @pytest.mark.parametrize("side", [(60, 90), (1, 400), (799, 20), (3, 3)])
-def test_small_pictures_are_enlarged(side):
-    picture = draw_detections(np.zeros((*side, 3), np.uint8), detections((0, 0, 3, 1), side=side))
-    factor = picture.width // side[1]
-    assert picture.size == (side[1] * factor, side[0] * factor)
-    assert 800 <= max(picture.size) < 800 + max(side)
+@pytest.mark.parametrize("labels", ["auto", "all", "none"])
+def test_pictures_keep_their_size(side, labels):
+    found = detections((0, 0, 3, 1), (0, 0, 2, 2), side=side)
+    picture = draw_detections(np.zeros((*side, 3), np.uint8), found, labels=labels)
+    assert picture.size == (side[1], side[0])
 
 
 def test_names_stay_in_the_picture():
@@ -79,19 +85,124 @@ def test_names_stay_in_the_picture():
         assert changed(long).sum() > 1.5 * with_name.sum()
 
 
-def test_names_do_not_cover_each_other(monkeypatch):
-    from maskrcnn_scratch.inference import visualize
+@pytest.fixture
+def label_rects(monkeypatch):
+    """Draws detections; returns the picture, and the rectangles of its labels as int [N, 4]."""
+    rects = []
+    free_position = module._free_position
 
-    written = []
-    draw_tag = visualize._draw_tag
-    monkeypatch.setattr(visualize, "_draw_tag", lambda *a: (draw_tag(*a), written.append(a[-1])))
-    boxes = [(100 + 7 * i, 100 + 5 * i, 180 + 7 * i, 150 + 5 * i) for i in range(40)]
-    draw_detections(GRAY, detections(*boxes, masks=False))
-    cover = np.zeros((900, 1200), int)
-    for x1, y1, x2, y2 in np.array(written[-1], int):
+    def record(tag, *args):
+        position = free_position(tag, *args)
+        if position is not None:
+            rects.append((*position, position[0] + tag.width, position[1] + tag.height))
+        return position
+
+    monkeypatch.setattr(module, "_free_position", record)
+
+    def draw(*args, **options):
+        rects.clear()
+        return draw_detections(*args, **options), np.array(rects).reshape(-1, 4).astype(int)
+
+    return draw
+
+
+def cover(rects, inset=1):
+    """How many rectangles lie on each pixel of GRAY."""
+    count = np.zeros((900, 1200), int)
+    for x1, y1, x2, y2 in rects:
         assert x1 >= 0 and y1 >= 0 and x2 <= 1200 and y2 <= 900
-        cover[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] += 1
-    assert cover.max() == 1 and 5 < len(written[-1]) < 40
+        count[y1 + inset : y2 - inset, x1 + inset : x2 - inset] += 1
+    return count
+
+
+def test_names_do_not_cover_each_other(label_rects):
+    boxes = [(100 + 7 * i, 100 + 5 * i, 180 + 7 * i, 150 + 5 * i) for i in range(40)]
+    _, rects = label_rects(GRAY, detections(*boxes, masks=False))
+    assert cover(rects).max() == 1 and 2 < len(rects) < 40
+
+
+def test_every_name_is_drawn_on_request_and_none_too(label_rects):
+    boxes = [(100 + 7 * i, 100 + 5 * i, 180 + 7 * i, 150 + 5 * i) for i in range(40)]
+    found = detections(*boxes, masks=False)
+    assert len(label_rects(GRAY, found, labels="all")[1]) == 40
+    picture, rects = label_rects(GRAY, found, labels="none")
+    assert len(rects) == 0
+    outside = changed(picture)
+    for x1, y1, x2, y2 in boxes:
+        outside[y1 - 3 : y2 + 4, x1 - 3 : x2 + 4] = False
+    assert not outside.any()
+
+
+def test_names_leave_many_small_objects_visible(label_rects):
+    """66 objects of 12 pixels in a picture of 256: labels of readable size would bury them."""
+    boxes = [(20 + 20 * (i % 11), 20 + 30 * (i // 11)) for i in range(66)]
+    found = detections(*((x, y, x + 12, y + 12) for x, y in boxes), masks=False, side=(256, 256))
+    picture, rects = label_rects(GRAY[:256, :256], found, {1: "nucleus"})
+    assert len(rects) == 0
+    assert changed_share(picture) < 0.2
+    every, rects = label_rects(GRAY[:256, :256], found, {1: "nucleus"}, labels="all")
+    assert len(rects) == 66 and changed_share(every) > 0.5
+
+
+def changed_share(picture):
+    return (np.asarray(picture) != 128).any(axis=2).mean()
+
+
+def test_names_get_smaller_where_there_are_many(label_rects):
+    few = [(300 * i, 400, 300 * i + 40, 440) for i in range(4)]
+    many = [(60 + 100 * (i % 11), 60 + 60 * (i // 11)) for i in range(121)]
+    _, large = label_rects(GRAY, detections(*few, masks=False))
+    boxes = [(x, y, x + 40, y + 30) for x, y in many]
+    _, small = label_rects(GRAY, detections(*boxes, masks=False))
+    height = lambda rects: (rects[:, 3] - rects[:, 1]).max()
+    assert height(small) < 0.8 * height(large)
+
+
+def test_lines_follow_the_size_of_the_picture_and_of_the_objects():
+    def width(side, box):
+        image = np.full((*side, 3), 128, np.uint8)
+        result = detections(box, masks=False, side=side)
+        picture = np.asarray(draw_detections(image, result, labels="none"))
+        return int((picture[:, (box[0] + box[2]) // 2] != 128).any(axis=1)[: box[3] - 5].sum())
+
+    assert width((300, 400), (50, 50, 250, 250)) == 1
+    assert width((2700, 3600), (500, 500, 2500, 2500)) == 6
+    assert width((2700, 3600), (500, 500, 540, 540)) == 2
+
+
+def test_one_color_per_class_on_request():
+    boxes = [(100, 300, 300, 600), (700, 300, 900, 600), (400, 300, 600, 600)]
+    found = detections(*boxes, labels=[1, 1, 2])
+    picture = np.asarray(draw_detections(GRAY, found, color_by="class"))
+    first, second, other = (picture[300, x2 - 5].tolist() for _, _, x2, _ in boxes)
+    assert first == second != other
+
+
+def test_masks_may_be_rle():
+    found = detections((200, 300, 600, 700))
+    encoded = {**found, "masks": [rle.encode(mask[0] > 0.5) for mask in found["masks"]]}
+    assert draw_detections(GRAY, found) == draw_detections(GRAY, encoded)
+
+
+@pytest.mark.parametrize("text", ["é", "Ñandú", "дом", "αβγ"])
+def test_names_beyond_ascii_have_glyphs(text):
+    try:
+        ImageFont.truetype("DejaVuSans.ttf", 20)
+    except OSError:
+        pytest.skip("DejaVu Sans is not installed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        font = font_for(text, 20)
+    absent = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(char)) != absent for char in text)
+
+
+def test_missing_glyphs_are_named_once():
+    with pytest.warns(UserWarning, match="no font has the glyphs .*ue123"):
+        font_for("a\ue123", 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        font_for("a\ue123", 20)
 
 
 def test_categories_as_a_list_or_by_label_and_unknown_labels():

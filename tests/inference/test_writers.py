@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 from pycocotools import mask as pycoco
 
-from maskrcnn_scratch.inference.writers import ResultWriter, image_ids, plan_outputs
+from maskrcnn_scratch.inference.image_jobs import ImageJob, image_ids
+from maskrcnn_scratch.inference.writers import ResultWriter, encode_masks, plan_outputs
 
 OUT = Path("out")
+CAT = ImageJob(Path("in/cat.jpg"), "cat.jpg", 5)
 RESULT = {
     "boxes": torch.tensor([[1.0, 2.0, 5.0, 6.0], [0.0, 0.0, 3.0, 2.5]]),
     "labels": torch.tensor([1, 2]),
@@ -20,13 +22,19 @@ RESULT = {
 
 
 def names(files, formats=("png",)):
-    planned = plan_outputs([Path(file) for file in files], OUT, formats)
-    return [[str(path.relative_to(OUT)) for path in paths.values()] for paths in planned]
+    jobs = [ImageJob(Path(file), file, 1) for file in files]
+    planned = plan_outputs([job.output_name for job in jobs], OUT, formats)
+    return [[path.relative_to(OUT).as_posix() for path in paths.values()] for paths in planned]
 
 
 def test_names_come_from_the_images():
-    assert names(["a/1.jpg", "b/2.tif"]) == [["1.png"], ["2.png"]]
-    everything = names(["a/1.jpg"], ("png", "json", "rle", "coco"))
+    assert names(["a/1.jpg", "b/2.tif"]) == [["a/1.png"], ["b/2.png"]]
+    assert names(["../1.jpg", "a\\b\\2.tif", "/etc/3.png"]) == [
+        ["1.png"],
+        ["a/b/2.png"],
+        ["etc/3.png"],
+    ]
+    everything = names(["1.jpg"], ("png", "json", "rle", "coco"))
     assert everything == [["1.png", "1.json", "1.rle.json", "coco_results.json"]]
 
 
@@ -53,9 +61,9 @@ def test_image_ids():
 @pytest.fixture
 def written(tmp_path):
     """The contents of every format for one image with two detections."""
-    paths = plan_outputs([Path("cat.jpg")], tmp_path / "new", ("png", "json", "rle", "coco"))[0]
+    paths = plan_outputs(["cat"], tmp_path / "new", ("png", "json", "rle", "coco"))[0]
     writer = ResultWriter({1: "cat"}, {17: 1, 30: 2})
-    summary = writer.write(Path("cat.jpg"), torch.zeros(3, 7, 9), RESULT, paths, image_id=5)
+    summary = writer.write(CAT, torch.zeros(3, 7, 9), RESULT, paths)
     writer.write_coco(paths["coco"])
     contents = {kind: json.loads(path.read_text()) for kind, path in paths.items() if kind != "png"}
     with Image.open(paths["png"]) as picture:
@@ -65,7 +73,8 @@ def written(tmp_path):
 
 def test_json(written):
     assert written["json"] == {
-        "file": "cat.jpg",
+        "file": str(Path("in/cat.jpg")),
+        "file_name": "cat.jpg",
         "image_id": 5,
         "height": 7,
         "width": 9,
@@ -91,8 +100,10 @@ def test_coco(written):
     for entry in written["coco"]:
         del entry["segmentation"]
     assert written["coco"] == [
-        {"image_id": 5, "category_id": 17, "bbox": [1.0, 2.0, 4.0, 4.0], "score": 0.75},
-        {"image_id": 5, "category_id": 30, "bbox": [0.0, 0.0, 3.0, 2.5], "score": 0.5},
+        {"image_id": 5, "file_name": "cat.jpg", "category_id": 17, "bbox": [1.0, 2.0, 4.0, 4.0]}
+        | {"score": 0.75},
+        {"image_id": 5, "file_name": "cat.jpg", "category_id": 30, "bbox": [0.0, 0.0, 3.0, 2.5]}
+        | {"score": 0.5},
     ]
 
 
@@ -101,9 +112,9 @@ def test_nothing_else_is_left_behind(written):
 
 
 def test_a_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
-    paths = plan_outputs([Path("cat.jpg")], tmp_path, ("png",))[0]
+    paths = plan_outputs(["cat"], tmp_path, ("png",))[0]
     writer = ResultWriter({}, {})
-    writer.write(Path("cat.jpg"), torch.zeros(3, 7, 9), RESULT, paths, image_id=1)
+    writer.write(CAT, torch.zeros(3, 7, 9), RESULT, paths)
     before = paths["png"].read_bytes()
 
     def full_disk(picture, stream, format):
@@ -112,14 +123,35 @@ def test_a_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
     with pytest.raises(OSError, match=r"cat\.png: could not be written \(No space left"):
-        writer.write(Path("cat.jpg"), torch.ones(3, 7, 9), RESULT, paths, image_id=1)
+        writer.write(CAT, torch.ones(3, 7, 9), RESULT, paths)
     assert paths["png"].read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["cat.png"]
 
 
 def test_models_without_masks(tmp_path):
     boxes = {key: value for key, value in RESULT.items() if key != "masks"}
-    paths = plan_outputs([Path("a.jpg")], tmp_path, ("png", "json", "coco"))[0]
+    paths = plan_outputs(["a"], tmp_path, ("png", "json", "coco"))[0]
     writer = ResultWriter({}, {1: 1, 2: 2})
-    writer.write(Path("a.jpg"), torch.zeros(3, 7, 9), boxes, paths, image_id=1)
+    writer.write(CAT, torch.zeros(3, 7, 9), boxes, paths)
     assert len(writer.coco_results) == 2 and "segmentation" not in writer.coco_results[0]
+
+
+def test_masks_may_be_rle(tmp_path):
+    paths = plan_outputs(["a"], tmp_path, ("png", "jpg", "json", "rle", "coco"))[0]
+    written = []
+    for result in (RESULT, encode_masks(RESULT)):
+        writer = ResultWriter({}, {1: 1, 2: 2})
+        writer.write(CAT, torch.zeros(3, 7, 9), result, paths)
+        files = [paths[kind].read_bytes() for kind in ("png", "jpg", "json", "rle")]
+        written.append((files, writer.coco_results))
+    assert written[0] == written[1]
+    with Image.open(paths["jpg"]) as picture:
+        assert picture.format == "JPEG"
+
+
+def test_pages_have_names_and_numbers(tmp_path):
+    job = ImageJob(Path("scan.tif"), "scan.tif", 1, page=1)
+    assert job.output_name == "scan-page2"
+    paths = plan_outputs([job.output_name], tmp_path, ("json",))[0]
+    ResultWriter({}, {}).write(job, torch.zeros(3, 7, 9), RESULT, paths)
+    assert json.loads(paths["json"].read_text())["page"] == 2

@@ -5,7 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
-OPTIONAL = ("torchvision", "tyro", "tqdm", "matplotlib", "hotcoco", "onnx", "tensorboard")
+OPTIONAL = (
+    "torchvision",
+    "tyro",
+    "tqdm",
+    "matplotlib",
+    "hotcoco",
+    "onnx",
+    "tensorboard",
+    "safetensors",
+)
 
 
 def run(code: str) -> str:

@@ -1,0 +1,91 @@
+"""Our own parts pass every check."""
+
+from __future__ import annotations
+
+import pytest
+
+from maskrcnn_scratch import losses
+from maskrcnn_scratch.component_check.host import (
+    SmallBackbone,
+    default_anchor_generator,
+    default_pool,
+    model_around,
+)
+from maskrcnn_scratch.component_check.run import PLANS, check_part
+from maskrcnn_scratch.component_check.subject import Setting
+from maskrcnn_scratch.ops import batched_nms_padded, nms_padded
+from maskrcnn_scratch.ops.boxes import BoxCoder
+from maskrcnn_scratch.roi_heads import (
+    FastRCNNConvFCHead,
+    FastRCNNPredictor,
+    MaskRCNNHeads,
+    MaskRCNNPredictor,
+    TwoMLPHead,
+)
+from maskrcnn_scratch.rpn import AnchorGenerator, RPNHead
+from maskrcnn_scratch.targets.matcher import Matcher
+from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler, DeviceSampler
+
+SETTING = Setting(side=64)
+
+OWN_PARTS = {
+    "backbone": [lambda: SmallBackbone(32)],
+    "anchor_generator": [
+        lambda: default_anchor_generator(SETTING, 5),
+        lambda: AnchorGenerator(((16, 32), (64,)), ((1.0,), (0.5, 2.0)), strides=(4, 8)),
+    ],
+    "rpn_head": [lambda: RPNHead(64, 3), lambda: RPNHead(64, 2, conv_depth=2)],
+    "nms": [lambda: batched_nms_padded, lambda: nms_padded],
+    "roi_align": [
+        lambda: default_pool(("0", "1", "2", "3"), 7),
+        lambda: default_pool(("1",), 14),
+    ],
+    "matcher": [lambda: Matcher(0.7, 0.3, True), lambda: Matcher(0.5, 0.5)],
+    "sampler": [
+        lambda: BalancedPositiveNegativeSampler(64, 0.5),
+        lambda: DeviceSampler(64, 0.25),
+    ],
+    "box_coder": [lambda: BoxCoder((10.0, 10.0, 5.0, 5.0))],
+    "loss": [
+        lambda: losses.loss_objectness,
+        lambda: losses.loss_rpn_box_reg,
+        lambda: losses.loss_classifier,
+        lambda: losses.loss_box_reg,
+        lambda: losses.loss_mask,
+    ],
+    "box_head": [
+        lambda: TwoMLPHead(64 * 7 * 7, 32),
+        lambda: FastRCNNConvFCHead((64, 7, 7), (16,), (32,)),
+    ],
+    "box_predictor": [lambda: FastRCNNPredictor(64, 4)],
+    "mask_head": [lambda: MaskRCNNHeads(64, (32, 16), dilation=1)],
+    "mask_predictor": [lambda: MaskRCNNPredictor(64, 32, 4)],
+    "model": [lambda: model_around(SETTING)],
+}
+CASES = [(kind, n) for kind, parts in OWN_PARTS.items() for n in range(len(parts))]
+
+
+def test_every_kind_has_a_part_here():
+    assert OWN_PARTS.keys() == PLANS.keys()
+
+
+@pytest.mark.parametrize("kind, n", CASES)
+def test_own_part_passes(kind, n):
+    results = list(check_part(OWN_PARTS[kind][n], kind, SETTING, quick=True))
+    assert [result for result in results if result.status in ("FAIL", "no")] == []
+    names = [result.name for result in results]
+    assert len(set(names)) == len(names) >= 18
+    # What makes no sense for a part is stated, not counted as passed.
+    skipped = {result.name for result in results if result.status == "not applicable"}
+    assert skipped <= {"training", "state_dict", "channels-last"}
+
+
+def test_loss_falls_and_capabilities_are_tried():
+    results = list(check_part(OWN_PARTS["box_head"][0], "box_head", SETTING, train=True))
+    found = {result.name: result for result in results}
+    assert found["training"].status == "ok" and "mean loss" in found["training"].detail
+    tried = {name.removeprefix("capability: "): found[name].status
+             for name in found if name.startswith("capability: ")}  # fmt: skip
+    assert tried.keys() == {"eager", "bf16", "DDP", "compile", "pt2", "onnx", "graph"}
+    assert {tried[name] for name in ("eager", "bf16", "DDP", "compile", "pt2")} == {"yes"}
+    assert tried["onnx"] in ("yes", "not tried")  # not tried where onnx is not installed
