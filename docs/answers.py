@@ -22,7 +22,7 @@ from tour_helpers import held_out, photograph, shapes, stages, trained
 
 from maskrcnn_scratch import maskrcnn_resnet50_fpn
 from maskrcnn_scratch.backbone import FeaturePyramidNetwork
-from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.conventions import Conventions, paste_masks_subpixel
 from maskrcnn_scratch.evaluation.model_results import evaluate_model
 from maskrcnn_scratch.mask_rcnn import MaskRCNN

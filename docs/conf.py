@@ -2,11 +2,13 @@
 
 import logging
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
-from jupyter_client.connect import ConnectionFileMixin
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
@@ -54,11 +56,15 @@ autodoc_inherit_docstrings = False  # torch's docstrings link to pages of torch
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_custom_sections = [("Return values", "params_style")]
 default_role = "code"
 nitpicky = False
 
-# The kernels listen on a local socket instead of a port, and say nothing.
-ConnectionFileMixin.transport.default_value = "ipc"
+# The kernels start with a profile of their own and report only errors.
+profile = Path(tempfile.mkdtemp()) / "profile_default"
+profile.mkdir()
+(profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 'ERROR'\n")
+os.environ["IPYTHONDIR"] = str(profile.parent)
 logging.getLogger("traitlets").setLevel(logging.WARNING)
 
 # Equations are written as MathML, which browsers show without a script from the network.
@@ -75,5 +81,14 @@ def display_math(translator: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def name_return_values(*arguments: Any) -> None:
+    """Several named values under "Returns:" are listed like arguments."""
+    lines: list[str] = arguments[-1]
+    for number, line in enumerate(lines[:-1]):
+        if line.strip() == "Returns:" and re.match(r"\s+[a-z_]+: ", lines[number + 1]):
+            lines[number] = line.replace("Returns", "Return values")
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", name_return_values, priority=400)  # before napoleon
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
+from maskrcnn_scratch.call_part import with_context
 from maskrcnn_scratch.structures import ImageList, Proposals
 from maskrcnn_scratch.targets.matcher import Matcher
 from maskrcnn_scratch.targets.sampler import (
@@ -57,12 +58,15 @@ def check_parts(model: GeneralizedRCNN) -> None:
     model.eval()  # so that batch normalisation counts nothing
     devices = [parameter.device] if parameter.is_cuda else []
     try:
-        with torch.random.fork_rng(devices), torch.no_grad():
-            images, features = probe(model)
-            check_features(model, features)
-            check_heads(model.roi_heads, features, images.padded_size)
-        with torch.random.fork_rng(devices), torch.enable_grad():
-            check_training(model, images, features)
+        # Outside of inference mode, in which no loss has a gradient.
+        with torch.random.fork_rng(devices), torch.inference_mode(False):
+            with torch.no_grad():
+                images, features = probe(model)
+                check_features(model, features)
+                if hasattr(model.roi_heads, "box_roi_pool"):  # else a stage without these parts
+                    check_heads(model.roi_heads, features, images.padded_size)
+            with torch.enable_grad():
+                check_training(model, images, features)
     finally:
         for module, training in modes.items():
             module.training = training
@@ -91,7 +95,7 @@ def _parts(model: GeneralizedRCNN) -> list[Any]:
     """All parts that can be replaced: modules, and functions and objects of the two stages."""
     parts: list[Any] = [model.backbone, *model.backbone.children()]  # type: ignore[attr-defined]
     for stage in (model.rpn, model.roi_heads):
-        parts += [stage, *stage.children()]
+        parts += [stage, *getattr(stage, "children", list)()]
         parts += [getattr(stage, name, None) for name in _SWAPPABLE]
     # One of the package's own samplers in place of another needs no check, which would synchronise.
     return [part for part in parts if type(part) not in _OWN_SAMPLERS]
@@ -185,14 +189,15 @@ def check_heads(
     rois = next(iter(features.values())).new_tensor([[0, 0, 0, side, side]])
     logits, deltas = _through_branch(heads, "box", features, rois, padded_size)
     num_classes = logits.shape[1]
-    if num_classes < 2 or deltas.shape[1] != 4 * num_classes:
+    if num_classes < 2 or deltas.shape[1] not in (4, 4 * num_classes):
         raise ValueError(
             f"box_predictor gives {num_classes} logits and {deltas.shape[1]} deltas: it needs at "
-            "least two classes, background and one of objects, and four deltas for each"
+            "least two classes, background and one of objects, and four deltas for each or for "
+            "all of them"
         )
     if heads.has_mask():
         masks = _through_branch(heads, "mask", features, rois, padded_size)
-        if masks.shape[1] != num_classes:
+        if masks.shape[1] not in (1, num_classes):
             raise ValueError(
                 f"mask_predictor gives masks of {masks.shape[1]} classes, box_predictor logits of "
                 f"{num_classes}: they must agree"
@@ -247,10 +252,21 @@ def check_training(
 
     for stage, candidates in (("rpn", predictions.anchors), ("roi_heads", boxes)):
         part = getattr(model, stage)
-        check_matcher(f"{stage}.proposal_matcher", part.proposal_matcher, gt_boxes, candidates)
-        if isinstance(part.fg_bg_sampler, ReplaySampler):  # each call uses up a recorded sample
+        if (matcher := getattr(part, "proposal_matcher", None)) is not None:
+            if stage == "rpn":
+                matcher = with_context(matcher, level_sizes=predictions.level_sizes)
+            check_matcher(f"{stage}.proposal_matcher", matcher, gt_boxes, candidates)
+        sampler = getattr(part, "fg_bg_sampler", None)
+        if isinstance(sampler, ReplaySampler):  # each call uses up a recorded sample
             return
-        check_sampler(f"{stage}.fg_bg_sampler", part.fg_bg_sampler, len(candidates), device)
+        if sampler is not None:
+            scores = torch.linspace(0, 1, len(candidates), device=device)
+            sampler = with_context(
+                sampler,
+                losses=[scores],
+                scores=[scores if stage == "rpn" else torch.stack((1 - scores, scores), dim=1)],
+            )
+            check_sampler(f"{stage}.fg_bg_sampler", sampler, len(candidates), device)
 
     generator = torch.Generator(device).manual_seed(0)
     check_losses("rpn", model.rpn.losses(predictions, [target], generator))

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -46,11 +47,17 @@ class FasterRCNN(GeneralizedRCNN):
         box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction, bbox_reg_weights: see
             ``RoIHeads``.
         mask_roi_pool, mask_head, mask_predictor: a mask branch; see ``MaskRCNN``.
+        rpn_box_coder, rpn_nms, rpn_proposal_matcher, rpn_fg_bg_sampler, rpn_loss_objectness,
+        rpn_loss_box_reg: parts of the RPN; by default those of ``RegionProposalNetwork``.
+        box_coder, box_nms, box_proposal_matcher, box_fg_bg_sampler, box_loss_classifier,
+        box_loss_box_reg, mask_loss: parts of the RoI heads; by default those of ``RoIHeads``.
+        rpn, roi_heads, transform: a whole stage, see ``interfaces``; then none of the arguments
+            that describe its parts may be given. ``roi_heads`` replaces ``num_classes`` too.
         conventions: for the default parts; see ``Conventions``.
         **kwargs: for ``GeneralizedRCNNTransform``: ``size_divisible``, ``fixed_size``, ``paste``.
 
     Raises:
-        ValueError: parts that do not fit together.
+        ValueError: parts that do not fit together, or a stage together with parts of it.
     """
 
     def __init__(
@@ -92,67 +99,107 @@ class FasterRCNN(GeneralizedRCNN):
         mask_head: interfaces.MaskHead | None = None,
         mask_predictor: interfaces.MaskPredictor | None = None,
         *,
+        # parts of the stages
+        rpn_box_coder: interfaces.BoxCoder | None = None,
+        rpn_nms: interfaces.NMS | None = None,
+        rpn_proposal_matcher: interfaces.Matcher | None = None,
+        rpn_fg_bg_sampler: interfaces.Sampler | None = None,
+        rpn_loss_objectness: interfaces.Loss | None = None,
+        rpn_loss_box_reg: interfaces.Loss | None = None,
+        box_coder: interfaces.BoxCoder | None = None,
+        box_nms: interfaces.NMS | None = None,
+        box_proposal_matcher: interfaces.Matcher | None = None,
+        box_fg_bg_sampler: interfaces.Sampler | None = None,
+        box_loss_classifier: interfaces.Loss | None = None,
+        box_loss_box_reg: interfaces.Loss | None = None,
+        mask_loss: interfaces.Loss | None = None,
+        # whole stages
+        rpn: interfaces.RPN | None = None,
+        roi_heads: interfaces.SecondStage | None = None,
+        transform: interfaces.Transform | None = None,
         conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
         **kwargs: Any,
     ) -> None:
-        classes = number_of_classes(num_classes, "box_predictor", box_predictor)
+        given = {**locals(), **kwargs}
         channels = out_channels_of(backbone)
 
-        if rpn_anchor_generator is None:
-            rpn_anchor_generator = AnchorGenerator(
-                sizes=((32,), (64,), (128,), (256,), (512,)),
-                aspect_ratios=(0.5, 1.0, 2.0),
-                strides=conventions.anchor_strides,
-                rounded=conventions.round_anchors,
-                ratios_fastest=conventions.ratios_fastest,
+        if rpn is not None:
+            refuse_parts_of("rpn", given)
+        else:
+            if rpn_anchor_generator is None:
+                rpn_anchor_generator = default_anchor_generator(conventions)
+            check_anchor_order(rpn_anchor_generator, conventions)
+            if rpn_head is None:
+                rpn_head = RPNHead(channels, rpn_anchor_generator.num_anchors_per_location()[0])
+            rpn = RegionProposalNetwork(
+                rpn_anchor_generator,
+                rpn_head,
+                rpn_fg_iou_thresh,
+                rpn_bg_iou_thresh,
+                rpn_batch_size_per_image,
+                rpn_positive_fraction,
+                {"training": rpn_pre_nms_top_n_train, "testing": rpn_pre_nms_top_n_test},
+                {"training": rpn_post_nms_top_n_train, "testing": rpn_post_nms_top_n_test},
+                rpn_nms_thresh,
+                rpn_score_thresh,
+                **those_given(
+                    box_coder=rpn_box_coder,
+                    nms=rpn_nms,
+                    proposal_matcher=rpn_proposal_matcher,
+                    fg_bg_sampler=rpn_fg_bg_sampler,
+                    loss_objectness=rpn_loss_objectness,
+                    loss_rpn_box_reg=rpn_loss_box_reg,
+                ),
             )
-        check_anchor_order(rpn_anchor_generator, conventions)
-        if rpn_head is None:
-            rpn_head = RPNHead(channels, rpn_anchor_generator.num_anchors_per_location()[0])
-        rpn = RegionProposalNetwork(
-            rpn_anchor_generator,
-            rpn_head,
-            rpn_fg_iou_thresh,
-            rpn_bg_iou_thresh,
-            rpn_batch_size_per_image,
-            rpn_positive_fraction,
-            {"training": rpn_pre_nms_top_n_train, "testing": rpn_pre_nms_top_n_test},
-            {"training": rpn_post_nms_top_n_train, "testing": rpn_post_nms_top_n_test},
-            rpn_nms_thresh,
-            rpn_score_thresh,
-        )
 
-        if box_roi_pool is None:
-            box_roi_pool = default_roi_pool(7, conventions)
-        if box_head is None:
-            box_head = TwoMLPHead(channels * box_roi_pool.output_size[0] ** 2, 1024)
-        if box_predictor is None:
-            box_predictor = FastRCNNPredictor(1024, classes)
-        roi_heads = RoIHeads(
-            box_roi_pool,
-            box_head,
-            box_predictor,
-            box_fg_iou_thresh,
-            box_bg_iou_thresh,
-            box_batch_size_per_image,
-            box_positive_fraction,
-            bbox_reg_weights,
-            box_score_thresh,
-            box_nms_thresh,
-            box_detections_per_img,
-            mask_roi_pool,
-            mask_head,
-            mask_predictor,
-        )
+        if roi_heads is not None:
+            refuse_parts_of("roi_heads", given)
+        else:
+            classes = number_of_classes(num_classes, "box_predictor", box_predictor)
+            if box_roi_pool is None:
+                box_roi_pool = default_roi_pool(7, conventions)
+            if box_head is None:
+                box_head = TwoMLPHead(channels * box_roi_pool.output_size[0] ** 2, 1024)
+            if box_predictor is None:
+                box_predictor = FastRCNNPredictor(1024, classes)
+            roi_heads = RoIHeads(
+                box_roi_pool,
+                box_head,
+                box_predictor,
+                box_fg_iou_thresh,
+                box_bg_iou_thresh,
+                box_batch_size_per_image,
+                box_positive_fraction,
+                bbox_reg_weights,
+                box_score_thresh,
+                box_nms_thresh,
+                box_detections_per_img,
+                mask_roi_pool,
+                mask_head,
+                mask_predictor,
+                **those_given(
+                    box_coder=box_coder,
+                    nms=box_nms,
+                    proposal_matcher=box_proposal_matcher,
+                    fg_bg_sampler=box_fg_bg_sampler,
+                    loss_classifier=box_loss_classifier,
+                    loss_box_reg=box_loss_box_reg,
+                    loss_mask=mask_loss,
+                ),
+            )
 
-        transform = GeneralizedRCNNTransform(
-            min_size,
-            max_size,
-            conventions.image_mean if image_mean is None else image_mean,
-            conventions.image_std if image_std is None else image_std,
-            **{"paste": conventions.paste, **kwargs},
-        )
-        super().__init__(backbone, rpn, roi_heads, transform)
+        if transform is not None:
+            refuse_parts_of("transform", given)
+        else:
+            transform = GeneralizedRCNNTransform(
+                min_size,
+                max_size,
+                conventions.image_mean if image_mean is None else image_mean,
+                conventions.image_std if image_std is None else image_std,
+                **{"paste": conventions.paste, **kwargs},
+            )
+        # The attributes have the types of the default stages, whose settings most code reads.
+        super().__init__(backbone, cast(Any, rpn), cast(Any, roi_heads), cast(Any, transform))
         check_parts(self)
 
     def run_stages(self, images: Sequence[Tensor]) -> StageOutputs:
@@ -167,6 +214,43 @@ class FasterRCNN(GeneralizedRCNN):
     ) -> dict[str, Tensor]:
         check_replaced_parts(self)
         return super().losses(images, targets, generator)
+
+
+def those_given(**parts: Any) -> dict[str, Any]:
+    """``parts`` without those that are None, for which the stage has a default."""
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def refuse_parts_of(stage: str, given: Mapping[str, Any]) -> None:
+    """Raises a ValueError if an argument is given that describes a part of ``stage``.
+
+    Args:
+        stage: ``"rpn"``, ``"roi_heads"`` or ``"transform"``, which is passed in whole.
+        given: all arguments of ``FasterRCNN``.
+    """
+    parameters = signature(FasterRCNN.__init__).parameters
+    transform_arguments = signature(GeneralizedRCNNTransform.__init__).parameters
+    for name, value in given.items():
+        if stage == "transform":
+            belongs = name in transform_arguments and name != "self"
+        elif stage == "rpn":
+            belongs = name.startswith("rpn_")
+        else:
+            belongs = name.startswith(("box_", "bbox_", "mask_", "num_classes"))
+        default = parameters[name].default if name in parameters else None
+        if belongs and value is not default and value != default:
+            raise ValueError(f"{stage} is passed in whole: {name} must be set there, not here")
+
+
+def default_anchor_generator(conventions: Conventions) -> AnchorGenerator:
+    """One size per level, 32 to 512 pixels, and three aspect ratios."""
+    return AnchorGenerator(
+        sizes=((32,), (64,), (128,), (256,), (512,)),
+        aspect_ratios=(0.5, 1.0, 2.0),
+        strides=conventions.anchor_strides,
+        rounded=conventions.round_anchors,
+        ratios_fastest=conventions.ratios_fastest,
+    )
 
 
 def check_anchor_order(

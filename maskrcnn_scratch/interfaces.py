@@ -2,18 +2,21 @@
 
 Nothing has to inherit from these. Pass any object that fits to ``MaskRCNN(...)``.
 
+Matchers, samplers, losses and mask predictors are given more if they ask for it, by a parameter of
+that name in their signature (of ``forward`` in a module). "May ask for" lists these names.
+
 Shapes: see ``structures``; here ``E`` values describe one RoI.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.structures import ImageList
+from maskrcnn_scratch.structures import Detections, ImageList, Proposals, Result, Target
 
 
 class Backbone(Protocol):
@@ -51,6 +54,18 @@ class RPNHead(Protocol):
         ...
 
 
+class BoxCoder(Protocol):
+    """Boxes to the numbers that the model predicts for them, and back."""
+
+    def encode(self, boxes: Tensor, references: Tensor, /) -> Tensor:
+        """Deltas ``[..., 4]`` from ``references [..., 4]`` to ``boxes [..., 4]``."""
+        ...
+
+    def decode(self, deltas: Tensor, references: Tensor, /) -> Tensor:
+        """Boxes ``[..., 4]`` of ``deltas [..., 4]`` relative to ``references [..., 4]``."""
+        ...
+
+
 class NMS(Protocol):
     """Selects boxes. Soft-NMS or class-agnostic NMS can be passed here."""
 
@@ -63,7 +78,7 @@ class NMS(Protocol):
         max_out: int,
         num_groups: int,
         /,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
         """Selects up to ``max_out`` boxes per image.
 
         Args:
@@ -78,6 +93,10 @@ class NMS(Protocol):
         Returns:
             indices: int64 ``[N, max_out]`` in ``[0, K)``, best first; padding may be any of them.
             counts: int64 ``[N]``, the number of selected boxes.
+            scores: ``[N, max_out]``, optional: new scores of the selected boxes, as in Soft-NMS.
+                Without them a selected box keeps its score.
+
+        A result with fewer than ``max_out`` entries, even none, is accepted too.
         """
         ...
 
@@ -117,7 +136,10 @@ class BoxPredictor(Protocol):
     """Vectors to class logits and box deltas."""
 
     def __call__(self, box_features: Tensor, /) -> tuple[Tensor, Tensor]:
-        """``[R, E]`` -> class logits ``[R, C]`` and box deltas ``[R, C * 4]``."""
+        """``[R, E]`` -> class logits ``[R, C]`` and box deltas ``[R, C * 4]``.
+
+        Class-agnostic deltas, the same for every class, are ``[R, 4]``.
+        """
         ...
 
 
@@ -135,8 +157,9 @@ class MaskPredictor(Protocol):
     def __call__(self, mask_features: Tensor, /) -> Tensor:
         """``[R, E, S, S]`` -> mask logits ``[R, C, M, M]``.
 
-        If it has a second argument ``labels``, inference passes the label of each RoI, ``[R]``, and
-        expects only the masks of these classes, ``[R, M, M]``.
+        Class-agnostic masks, the same for every class, are ``[R, 1, M, M]``. May ask for
+        ``labels``: inference then passes the label of each RoI, ``[R]``, and expects only the masks
+        of these classes, ``[R, M, M]``.
         """
         ...
 
@@ -150,6 +173,9 @@ class Matcher(Protocol):
         Returns:
             int64 ``[A]``: the index of the ground truth, ``Matcher.BELOW_LOW_THRESHOLD`` for
             background, ``Matcher.BETWEEN_THRESHOLDS`` for boxes that take no part in the losses.
+
+        May ask for:
+            level_sizes: in the RPN, anchors per level, finest first; they add up to ``A`` (ATSS).
         """
         ...
 
@@ -171,5 +197,135 @@ class Sampler(Protocol):
             most once. A sampler that returns a fixed number of indices writes ``NO_SAMPLE``
             (``targets.sampler``) for missing ones, and may put negatives after the positives in the
             first tensor.
+
+        May ask for (without gradient, a tensor per image; for OHEM and its kin):
+            losses: ``[A]``, the cross entropy of each box's label; 0 for ``IGNORE_LABEL``.
+            scores: in the RPN, objectness in 0-1, ``[A]``; in the RoI heads, class probabilities
+                ``[A, C]``. The RoI heads compute both with a pass of the box head over all
+                proposals.
         """
+        ...
+
+
+class Loss(Protocol):
+    """A replacement for a function in ``losses``, which has the arguments of each."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """A scalar; 0, with a zero gradient, where no box takes part.
+
+        Arguments, by position:
+            predictions: of the sampled boxes, ``[B, ...]``.
+            labels: ``[B]``; ``IGNORE_LABEL`` takes no part.
+            targets: deltas ``[B, 4]`` or masks ``[B, M, M]``; ``loss_objectness`` and
+                ``loss_classifier`` have none.
+
+        May ask for (IoU losses decode the deltas):
+            anchors: in the RPN, the sampled anchors ``[B, 4]``.
+            proposals: in the RoI heads, the sampled proposals ``[B, 4]``.
+            box_coder: of that stage.
+        """
+        ...
+
+
+class RPNOutput(Protocol):
+    """Predictions for every anchor, as ``RPN.predict`` returns them."""
+
+    anchors: Tensor  # [A, 4], the same for every image
+    objectness: Tensor  # logits [N, A]
+    pred_bbox_deltas: Tensor  # [N, A, 4]
+    level_sizes: list[int]  # anchors per level; they add up to A
+
+
+class RPN(Protocol):
+    """The first stage as a whole: the argument ``rpn`` of ``FasterRCNN``."""
+
+    def predict(self, images: ImageList, features: Mapping[str, Tensor], /) -> Any:
+        """Predictions for every anchor, an ``RPNOutput``."""
+        ...
+
+    def propose(
+        self,
+        predictions: Any,
+        image_sizes: Tensor,
+        phase: Literal["training", "testing"] = "testing",
+    ) -> Proposals:
+        """The proposals of each image, clipped to ``image_sizes [N, 2]``."""
+        ...
+
+    def losses(
+        self,
+        predictions: Any,
+        targets: Sequence[Target],
+        generator: torch.Generator | None = None,
+        /,
+    ) -> dict[str, Tensor]:
+        """Scalars by name."""
+        ...
+
+
+class SecondStage(Protocol):
+    """The second stage as a whole: the argument ``roi_heads`` of ``FasterRCNN``."""
+
+    def has_mask(self) -> bool:
+        """Whether ``detect_masks`` may be called."""
+        ...
+
+    def num_classes(self) -> int | None:
+        """``C``, if it is known: labels of targets are then checked."""
+        ...
+
+    def detect_boxes(
+        self, features: Mapping[str, Tensor], proposals: Proposals, images: ImageList, /
+    ) -> tuple[Tensor, Tensor, Detections]:
+        """Class logits ``[N, P, C]``, deltas ``[N, P, C, 4]``, and the detections."""
+        ...
+
+    def detect_masks(
+        self, features: Mapping[str, Tensor], detections: Detections, images: ImageList, /
+    ) -> Tensor:
+        """Mask probabilities ``[N, D, 1, M, M]``."""
+        ...
+
+    def losses(
+        self,
+        features: Mapping[str, Tensor],
+        proposals: Proposals,
+        padded_size: tuple[int, int],
+        targets: Sequence[Target],
+        generator: torch.Generator | None = None,
+        /,
+    ) -> dict[str, Tensor]:
+        """Scalars by name; boxes and masks of ``targets`` are in resized pixels."""
+        ...
+
+
+class Transform(Protocol):
+    """Images to a batch, and detections back: the argument ``transform`` of ``FasterRCNN``."""
+
+    size_divisible: int  # sides of a batch are multiples of it
+    fixed_size: tuple[int, int] | None  # (width, height) of every batch, if there is only one
+
+    @property
+    def image_mean(self) -> Sequence[float]:
+        """One value per channel of the images."""
+        ...
+
+    def check_images(self, images: Sequence[Tensor], /) -> None:
+        """Raises an error that names the first image that can't be used."""
+        ...
+
+    def __call__(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None, /
+    ) -> tuple[ImageList, list[Target] | None]:
+        """The batch, and the targets in its pixels."""
+        ...
+
+    def postprocess(
+        self,
+        detections: Detections,
+        image_sizes: Tensor,
+        original_image_sizes: Sequence[tuple[int, int]],
+        /,
+    ) -> list[Result]:
+        """Results in the pixels of the original images, a dict per image."""
         ...

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maskrcnn_scratch.conventions import SMOOTH_L1_BETA
 from maskrcnn_scratch.host_sync import entries_to_compute
-from maskrcnn_scratch.structures import IGNORE_LABEL
+from maskrcnn_scratch.structures import IGNORE_LABEL, of_classes
 
 
 def loss_objectness(objectness: Tensor, labels: Tensor) -> Tensor:
@@ -63,13 +63,14 @@ def loss_box_reg(box_regression: Tensor, labels: Tensor, regression_targets: Ten
     object has the same weight however many there are.
 
     Args:
-        box_regression: ``[B, C * 4]``, four deltas for each class.
+        box_regression: ``[B, C * 4]``, four deltas for each class; ``[B, 4]`` if class-agnostic.
         labels: int64 ``[B]``.
         regression_targets: ``[B, 4]``, from the box coder; only those of objects are used.
     """
     objects = entries_to_compute(labels > 0)  # [R]
     true_class = labels[objects]
-    deltas = box_regression.unflatten(1, (-1, 4))[objects, true_class.clamp(min=0)]  # [R, 4]
+    by_class = box_regression.unflatten(1, (box_regression.shape[1] // 4, 4))  # [B, C, 4]
+    deltas = of_classes(by_class, objects, true_class.clamp(min=0))  # [R, 4]
     return _smooth_l1_sum(deltas, regression_targets[objects], true_class > 0) / _count(
         labels != IGNORE_LABEL
     )
@@ -81,12 +82,12 @@ def loss_mask(mask_logits: Tensor, labels: Tensor, mask_targets: Tensor) -> Tens
     The masks of other classes do not take part, so that classes do not compete.
 
     Args:
-        mask_logits: ``[B, C, M, M]`` of the sampled objects.
+        mask_logits: ``[B, C, M, M]`` of the sampled objects; ``[B, 1, M, M]`` if class-agnostic.
         labels: int64 ``[B]``, never background.
         mask_targets: ``[B, M, M]`` in 0 to 1.
     """
     rows = torch.arange(labels.shape[0], device=labels.device)
-    of_true_class = mask_logits[rows, labels.clamp(min=0)]  # [B, M, M]
+    of_true_class = of_classes(mask_logits, rows, labels.clamp(min=0))  # [B, M, M]
     return _mean_binary_cross_entropy(of_true_class, mask_targets, labels != IGNORE_LABEL)
 
 

@@ -22,7 +22,8 @@ class MaskRCNN(FasterRCNN):
         backbone, num_classes: as for ``FasterRCNN``.
         *args, **kwargs: all other arguments of ``FasterRCNN``.
         mask_roi_pool: by default 14 x 14 from the levels "0" to "3".
-        mask_head, mask_predictor: by default ``MaskRCNNHeads`` and ``MaskRCNNPredictor``.
+        mask_head, mask_predictor: by default ``MaskRCNNHeads`` and ``MaskRCNNPredictor``; none if
+            the whole stage is passed in as ``roi_heads``.
         conventions: for the default parts; see ``Conventions``.
 
     Raises:
@@ -40,13 +41,15 @@ class MaskRCNN(FasterRCNN):
         conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
         **kwargs: Any,
     ) -> None:
-        classes = number_of_classes(num_classes, "mask_predictor", mask_predictor)
-        if mask_roi_pool is None:
-            mask_roi_pool = default_roi_pool(14, conventions, channels_last=True)
-        if mask_head is None:
-            mask_head = MaskRCNNHeads(out_channels_of(backbone), (256, 256, 256, 256), dilation=1)
-        if mask_predictor is None:
-            mask_predictor = MaskRCNNPredictor(256, 256, classes)
+        if kwargs.get("roi_heads") is None:
+            classes = number_of_classes(num_classes, "mask_predictor", mask_predictor)
+            if mask_roi_pool is None:
+                mask_roi_pool = default_roi_pool(14, conventions, channels_last=True)
+            if mask_head is None:
+                layers = (256, 256, 256, 256)
+                mask_head = MaskRCNNHeads(out_channels_of(backbone), layers, dilation=1)
+            if mask_predictor is None:
+                mask_predictor = MaskRCNNPredictor(256, 256, classes)
         super().__init__(  # type: ignore[misc]  # args end before mask_roi_pool
             backbone,
             num_classes,

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 # Ground truth of one image: "boxes" float [G, 4], "labels" int64 [G] from 1 (0 is background),
-# "masks" uint8 [G, H, W].
+# "masks" uint8 [G, H, W]; optionally "has_mask" bool [G], false for objects that have only a box.
 Target: TypeAlias = Mapping[str, Tensor]
 
 # Detections of one image in its own pixels: "boxes" [D, 4], "labels" [D], "scores" [D],
@@ -38,7 +38,7 @@ Result: TypeAlias = dict[str, Tensor]
 IGNORE_LABEL = -1
 
 
-@dataclass(init=False)
+@dataclass
 class ImageList:
     """Images of different sizes in one zero-padded batch.
 
@@ -50,11 +50,10 @@ class ImageList:
     tensors: Tensor
     sizes: Tensor
 
-    def __init__(self, tensors: Tensor, image_sizes: Tensor | Sequence[tuple[int, int]]) -> None:
-        self.tensors = tensors
-        if not isinstance(image_sizes, Tensor):  # a list, as torchvision has it
-            image_sizes = torch.tensor(image_sizes).to(tensors.device, non_blocking=True)
-        self.sizes = image_sizes
+    def __post_init__(self) -> None:
+        sizes: Any = self.sizes
+        if not isinstance(sizes, Tensor):  # a list of (height, width), as torchvision has it
+            self.sizes = torch.tensor(sizes).to(self.tensors.device, non_blocking=True)
 
     def to(self, device: torch.device | str) -> ImageList:
         """A copy on ``device``."""
@@ -152,6 +151,14 @@ def gather_entries(values: Tensor, indices: Tensor, valid: Tensor | None = None)
     return chosen if valid is None else chosen.where(valid.reshape(*valid.shape, *trailing), 0)
 
 
+def of_classes(values: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+    """``values [R, C, ...]`` of ``rows [K]``, each of its class ``[K]``: ``[K, ...]``.
+
+    The one value of a class-agnostic predictor, ``[R, 1, ...]``, is that of every class.
+    """
+    return values[rows, classes if values.shape[1] > 1 else torch.zeros_like(classes)]
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half types as float32, others unchanged: bfloat16 has no odd pixel coordinates above 256."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -195,7 +202,8 @@ class StageOutputs:
         pred_bbox_deltas: box deltas of the RPN, relative to the anchors, ``[N, A, 4]``.
         proposals: the boxes that the RPN keeps.
         class_logits: ``[N, P, C]``.
-        box_regression: box deltas for each class, relative to the proposals, ``[N, P, C, 4]``.
+        box_regression: box deltas for each class, relative to the proposals, ``[N, P, C, 4]``;
+            ``[N, P, 1, 4]`` if they are class-agnostic.
         detections: the boxes that the box head keeps, with their masks.
         results: a dict per image, as torchvision returns it; empty before ``postprocess``.
     """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
 
 # What --fast leaves out: parts of a node id.

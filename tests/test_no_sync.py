@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from maskrcnn_scratch import host_sync
-from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler, use_device_sampler
 from tests.no_sync import SyncError, fake_gpu, no_sync, to_fake_gpu
 

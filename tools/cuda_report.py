@@ -1,9 +1,11 @@
-"""Registers, spills and shared memory of every CUDA kernel, as ptxas reports them.
+"""Registers, spills, shared memory and instructions of every CUDA kernel.
 
     python tools/cuda_report.py [--arch 80] [--arch 90]
 
 Compiles ``csrc/*/*_cuda.cu`` with the flags of setup.py; needs nvcc, no GPU. Exit status 1 if a
-kernel spills registers.
+kernel spills registers. "loop" is the number of machine instructions in the longest loop that has
+no loop inside: what a thread issues per turn, if it takes no branch around some of them. It needs
+cuobjdump (in the CUDA toolkit, or in the package triton); without it the column is empty.
 """
 
 from __future__ import annotations
@@ -32,11 +34,17 @@ SM_THREADS, SM_REGISTERS = 2048, 65536
 class Kernel:
     """Resources of one kernel on one architecture."""
 
-    name: str
+    symbol: str  # its mangled name
     arch: str
     registers: int
     spill_bytes: int
     shared_bytes: int
+    loop: int | None = None  # instructions of its longest innermost loop
+
+    @property
+    def name(self) -> str:
+        """Readable, with its types."""
+        return demangle(self.symbol)
 
     @property
     def threads(self) -> int:
@@ -71,8 +79,53 @@ def compile_report(source: Path, archs: Sequence[str]) -> list[Kernel]:
             )  # fmt: skip
             if result.returncode != 0:
                 raise RuntimeError(f"{source.name} does not compile:\n{result.stderr}")
-            kernels += parse(result.stderr, arch)
+            found = parse(result.stderr, arch)
+            loops = loop_lengths(output)
+            for kernel in found:
+                kernel.loop = loops.get(kernel.symbol)
+            kernels += found
     return kernels
+
+
+def cuobjdump() -> str | None:
+    """The disassembler: beside nvcc, on PATH or in triton."""
+    triton = Path(torch.__file__).parents[1] / "triton/backends/nvidia/bin/cuobjdump"
+    beside = Path(nvcc() or "").resolve().with_name("cuobjdump")
+    for tool in (str(beside), "cuobjdump", str(triton)):
+        if found := shutil.which(tool):
+            return found
+    return None
+
+
+def loop_lengths(cubin: Path) -> dict[str, int]:
+    """By mangled name: instructions of the longest innermost loop, 0 without a loop."""
+    tool = cuobjdump()
+    if tool is None:
+        return {}
+    sass = subprocess.run(
+        [tool, "-sass", str(cubin)], capture_output=True, text=True, check=True
+    ).stdout
+    lengths = {}
+    for function in sass.split("Function : ")[1:]:
+        lengths[function.split()[0]] = longest_innermost_loop(function)
+    return lengths
+
+
+def longest_innermost_loop(sass: str) -> int:
+    """Instructions of the longest loop without another inside; a loop is a branch backwards."""
+    instructions = re.findall(r"/\*([0-9a-f]{4,})\*/ +(.+?);", sass)
+    addresses = [int(address, 16) for address, _ in instructions]
+    loops = []
+    for address, (_, text) in zip(addresses, instructions, strict=True):
+        target = re.search(r"\bBRA\S* (?:\S+, )?`?\(?(?:\.L_\S+|0x([0-9a-f]+))", text)
+        if target and target[1] and int(target[1], 16) < address:  # one to itself ends the code
+            loops.append((int(target[1], 16), address))
+    innermost = [
+        (begin, end)
+        for begin, end in loops
+        if not any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in loops)
+    ]
+    return max((sum(b <= a <= e for a in addresses) for b, e in innermost), default=0)
 
 
 def parse(log: str, arch: str) -> list[Kernel]:
@@ -85,7 +138,7 @@ def parse(log: str, arch: str) -> list[Kernel]:
         assert registers is not None
         kernels.append(
             Kernel(
-                demangle(entry.split("'")[0]), arch, int(registers[1]), sum(map(int, spills)),
+                entry.split("'")[0], arch, int(registers[1]), sum(map(int, spills)),
                 int(shared[1]) if shared else 0,
             )
         )  # fmt: skip
@@ -113,11 +166,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lambda source: compile_report(source, options.arch or ["80", "90"]), sources
         )
         kernels = [kernel for report in reports for kernel in report]
-    print(f"{'kernel':54} sm  registers  spilled  shared  threads/SM")
+    print(f"{'kernel':54} sm  registers  spilled  shared  threads/SM  loop")
     for kernel in sorted(kernels, key=lambda kernel: (kernel.name, kernel.arch)):
         print(
             f"{kernel.name:54} {kernel.arch} {kernel.registers:10} {kernel.spill_bytes:8} "
-            f"{kernel.shared_bytes:7} {kernel.threads:11}"
+            f"{kernel.shared_bytes:7} {kernel.threads:11} "
+            f"{'' if kernel.loop is None else kernel.loop:5}"
         )
     spilled = [kernel.name for kernel in kernels if kernel.spill_bytes]
     print(

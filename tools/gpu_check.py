@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from maskrcnn_scratch import ops  # noqa: E402
+from maskrcnn_scratch.ops import reference  # noqa: E402
 from maskrcnn_scratch.ops._library import kernels  # noqa: E402
 
 SIZES = [(200, 336), (100, 168), (50, 84), (25, 42)]  # P2-P5 of 800x1344
@@ -82,6 +83,10 @@ def run_small() -> None:
             random_boxes(count, 300, 300)[None], torch.rand(1, count, device="cuda"),
             torch.randint(groups, (1, count), device="cuda"), 0.5, count, groups,
         )  # fmt: skip
+    for dtype in (torch.float32, torch.float64):
+        ops.top_k_of_levels(torch.randn(2, 9000, device="cuda", dtype=dtype), [8000, 1000], 700)
+        boxes = random_boxes(3000, 800, 1333).to(dtype)
+        ops.max_iou(boxes[:70], boxes, True)
     torch.cuda.synchronize()
 
 
@@ -178,6 +183,23 @@ def measure_kernels() -> list[dict[str, Any]]:
             partial(torchvision.ops.batched_nms, boxes, scores, group, threshold),
         )
 
+    level_sizes = [3 * height * width for height, width in [*SIZES, (13, 21)]]
+    logits = torch.randn(1, sum(level_sizes), device="cuda")
+    anchors = random_boxes(sum(level_sizes), 800, 1333)
+    for source, what in ((ops, ""), (reference, ", reference implementation")):
+        add(
+            f"top_k 1000 of 5 levels{what}",
+            logits.nbytes,
+            partial(source.top_k_of_levels, logits, level_sizes, 1000),
+        )
+        for count in (7, 100):
+            gt_boxes = random_boxes(count, 800, 1333, seed=1)
+            add(
+                f"max_iou {count} objects{what}",
+                anchors.nbytes + 13 * len(anchors),
+                partial(source.max_iou, gt_boxes, anchors, True),
+            )
+
     masks, boxes = torch.rand(100, 1, 28, 28, device="cuda"), random_boxes(100, 800, 1333)
     size = (800, 1333)
     add(
@@ -234,7 +256,7 @@ def collect(folder: Path) -> int:
         print(f"{step['step']:14}{failed:12}{step['seconds']:5} s  {step['said']}")
     for row in (result["kernels"] or [])[1:]:
         print(
-            f"  {row['name']:44}{row['ms']:8.3f} ms{row['of_copy']:7.0%} of a copy"
+            f"  {row['name']:48}{row['ms']:8.3f} ms{row['of_copy']:7.0%} of a copy"
             f"{row.get('ratio', float('nan')):8.1f} x torchvision"
         )
     print(f"{device}: wrote {target.relative_to(ROOT)}")

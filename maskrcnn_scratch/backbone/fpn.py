@@ -1,12 +1,14 @@
 """Feature Pyramid Network (Lin et al. 2017, "Feature Pyramid Networks for Object Detection").
 
-C5 --1x1------------> P5 --3x3--> "3" --subsample--> "pool" (P6)
-                       | x2
-C4 --1x1-----(+)----> P4 --3x3--> "2"
-                       | x2
-C3 --1x1-----(+)----> P3 --3x3--> "1"
-                       | x2
-C2 --1x1-----(+)----> P2 --3x3--> "0"
+The paths of C2-C5 to P2-P6::
+
+    C5 --1x1------------> P5 --3x3--> "3" --subsample--> "pool" (P6)
+                           | x2
+    C4 --1x1-----(+)----> P4 --3x3--> "2"
+                           | x2
+    C3 --1x1-----(+)----> P3 --3x3--> "1"
+                           | x2
+    C2 --1x1-----(+)----> P2 --3x3--> "0"
 
 Shapes: see ``structures``; ``F`` is 256 in all models here.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,26 +15,20 @@ from torch import nn
 
 from maskrcnn_scratch.backbone import (
     BackboneWithFPN,
-    BasicBlock,
     FrozenBatchNorm2d,
     resnet_fpn_backbone,
 )
 from maskrcnn_scratch.builders.resnet50_fpn import load_model
+from maskrcnn_scratch.builders.small import small_fasterrcnn, small_maskrcnn
 from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.conventions import Conventions, paste_masks_subpixel
 from maskrcnn_scratch.faster_rcnn import FasterRCNN
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
 from maskrcnn_scratch.plain_values import check_positive, from_dict, shown
-from maskrcnn_scratch.roi_heads import (
-    FastRCNNPredictor,
-    MaskRCNNHeads,
-    MaskRCNNPredictor,
-    MultiScaleRoIAlign,
-    TwoMLPHead,
-)
 from maskrcnn_scratch.rpn import AnchorGenerator
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
 from maskrcnn_scratch.weights import (
+    FasterRCNN_ResNet50_FPN_Weights,
     MaskRCNN_ResNet50_FPN_Weights,
     ResNet50_Weights,
     WeightsEnum,
@@ -54,13 +47,16 @@ PYRAMID_LEVELS = 5  # P2 to P6
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which Mask R-CNN to train."""
+    """Which Mask R-CNN or Faster R-CNN to train."""
 
-    architecture: Literal["resnet50_fpn", "small"] = "resnet50_fpn"
-    """The paper's model, or one with 1.8 million parameters that trains on a CPU in minutes."""
+    architecture: Literal[
+        "resnet50_fpn", "small", "fasterrcnn_resnet50_fpn", "fasterrcnn_small"
+    ] = "resnet50_fpn"
+    """The paper's Mask R-CNN, or one with 1.8 million parameters that trains on a CPU in minutes;
+    or the same without the mask branch, for boxes only (Faster R-CNN)."""
     weights: str = "imagenet"
-    """Starting weights: coco (the whole resnet50_fpn), imagenet (its ResNet), none, or a weights
-    file, with any number of classes."""
+    """Starting weights: coco (the whole model with a ResNet), imagenet (its ResNet), none, or a
+    weights file, with any number of classes."""
     trainable_backbone_layers: int | None = None
     """How many of the five ResNet layers are trained, counted from the last; by default 3, or all
     without starting weights."""
@@ -103,11 +99,21 @@ class ModelConfig:
             self, "min_size", "max_size", "test_scale", "aspect_ratios", "pre_nms_top_n",
             "post_nms_top_n", "rpn_samples", "box_samples", "detections",
         )  # fmt: skip
-        if self.architecture == "small" and self.weights in ("coco", "imagenet"):
+        if self.is_small and self.weights in ("coco", "imagenet"):
             raise ValueError(
                 f"there are no {self.weights} weights for the small model: set weights to none or "
                 "to a file"
             )
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is the small model, which has no published weights."""
+        return self.architecture.endswith("small")
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model has a mask branch."""
+        return not self.architecture.startswith("fasterrcnn")
 
 
 def split_over_levels(anchor_sizes: Sequence[float]) -> tuple[tuple[float, ...], ...]:
@@ -178,7 +184,7 @@ def _load_run(checkpoint: dict[str, Any], path: str | PathLike[str]) -> TrainedM
         raise ValueError("'category_labels' are not labels by category")
     weights = checkpoint["model"]
     config = from_dict(ModelConfig, checkpoint["config"].get("model"))
-    if config.architecture == "small" and sum(config.blocks) > len(weights):
+    if config.is_small and sum(config.blocks) > len(weights):
         raise ValueError(f"blocks are {config.blocks}, with {len(weights)} tensors")
     num_classes = max(names, default=0) + 1
     with torch.device("meta"):  # no memory
@@ -190,7 +196,7 @@ def _load_run(checkpoint: dict[str, Any], path: str | PathLike[str]) -> TrainedM
     return TrainedModel(model.eval(), names, labels)
 
 
-def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
+def build_model(config: ModelConfig, num_classes: int) -> FasterRCNN:
     """The model with random weights; ``num_classes`` includes the background."""
     sizes = split_over_levels(config.anchor_sizes)
     options: dict[str, Any] = {
@@ -206,10 +212,13 @@ def build_model(config: ModelConfig, num_classes: int) -> MaskRCNN:
             options |= {f"rpn_{stage}_nms_top_n_{phase}": top_n for phase in ("train", "test")}
     if config.subpixel_masks:
         options["conventions"] = Conventions(roi_aligned=True, paste=paste_masks_subpixel)
-    if config.architecture == "small":
-        model = small_maskrcnn(num_classes, config.widths, config.blocks, **options)
+    model: FasterRCNN
+    if config.is_small:
+        small = small_maskrcnn if config.has_masks else small_fasterrcnn
+        model = small(num_classes, config.widths, config.blocks, **options)
     else:
-        model = MaskRCNN(resnet50_fpn(config), num_classes, **options)
+        kind = MaskRCNN if config.has_masks else FasterRCNN
+        model = kind(resnet50_fpn(config), num_classes, **options)
     if config.test_scale is not None:
         model.transform = TransformByScale(model.transform, config.test_scale)
     return model
@@ -272,15 +281,16 @@ def with_resolved_eps(config: ModelConfig) -> ModelConfig:
 
 def starting_weights(config: ModelConfig) -> WeightsEnum | Path | None:
     """What ``config.weights`` names."""
+    coco = MaskRCNN_ResNet50_FPN_Weights if config.has_masks else FasterRCNN_ResNet50_FPN_Weights
     named: dict[str, WeightsEnum | None] = {
-        "coco": MaskRCNN_ResNet50_FPN_Weights.DEFAULT,
+        "coco": coco.DEFAULT,
         "imagenet": ResNet50_Weights.IMAGENET1K_V1,
         "none": None,
     }
     return named[config.weights] if config.weights in named else Path(config.weights)
 
 
-def load_starting_weights(model: MaskRCNN, config: ModelConfig) -> None:
+def load_starting_weights(model: FasterRCNN, config: ModelConfig) -> None:
     """Loads the weights that ``config.weights`` names into a model from ``build_model``.
 
     Raises:
@@ -293,58 +303,3 @@ def load_starting_weights(model: MaskRCNN, config: ModelConfig) -> None:
         load_backbone(model.get_submodule("backbone.body"), weights.get_state_dict())
     elif weights is not None:
         load_pretrained(model, weights.get_state_dict(), source=str(weights))
-
-
-def small_maskrcnn(
-    num_classes: int,
-    widths: Sequence[int] = (32, 64, 128, 128),
-    blocks: Sequence[int] = (1, 1, 1, 1),
-    conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
-    **kwargs: Any,
-) -> MaskRCNN:
-    """A small Mask R-CNN for small images, from the same parts as the large one.
-
-    Args:
-        num_classes: background included.
-        widths: channels of the four stages, at strides 4 to 32.
-        blocks: residual blocks in each stage.
-        conventions: see ``Conventions``.
-        **kwargs: for ``MaskRCNN``.
-    """
-    channels = 64
-    body: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
-        bn1=nn.BatchNorm2d(widths[0]),
-        relu=nn.ReLU(inplace=True),
-    )
-    inputs = [widths[0], *widths[:-1]]
-    for stage, (before, width, count) in enumerate(zip(inputs, widths, blocks, strict=True)):
-        body[f"layer{stage + 1}"] = nn.Sequential(
-            BasicBlock(before, width, 2, nn.BatchNorm2d),
-            *(BasicBlock(width, width, 1, nn.BatchNorm2d) for _ in range(1, count)),
-        )
-    backbone = BackboneWithFPN(
-        nn.Sequential(body),
-        {f"layer{stage + 1}": str(stage) for stage in range(4)},
-        widths,
-        channels,
-    )
-    pool = partial(
-        MultiScaleRoIAlign,
-        ("0", "1", "2", "3"),
-        sampling_ratio=2,
-        canonical_scale=64,
-        canonical_level=3,
-        aligned=conventions.roi_aligned,
-    )
-    return MaskRCNN(
-        backbone,
-        box_roi_pool=pool(output_size=7),
-        box_head=TwoMLPHead(channels * 7**2, 256),
-        box_predictor=FastRCNNPredictor(256, num_classes),
-        mask_roi_pool=pool(output_size=14, channels_last=True),
-        mask_head=MaskRCNNHeads(channels, (64, 64), dilation=1),
-        mask_predictor=MaskRCNNPredictor(64, 64, num_classes),
-        conventions=conventions,
-        **kwargs,
-    )

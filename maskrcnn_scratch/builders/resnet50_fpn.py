@@ -1,4 +1,4 @@
-"""The four models on a ResNet-50-FPN, with torchvision's names and arguments.
+"""The four models on a ResNet-50-FPN, with torchvision's names and arguments::
 
     maskrcnn_resnet50_fpn        the model of the paper
     maskrcnn_resnet50_fpn_v2     with batch normalisation and deeper heads (Li et al. 2021, "Bench-

@@ -19,7 +19,7 @@ from maskrcnn_scratch import __version__
 # Command -> help. The first word is the file in this folder, the last the function in it.
 COMMANDS = {
     "predict": "detect objects in images: overlay images, JSON, COCO results",
-    "train": "train on a data set in COCO format, or resume a run",
+    "train": "train on your data, or resume a run",
     "evaluate": "compute COCO's box and mask AP of a model or of saved results",
     "export": "export a model as ONNX, torch.export program or compiled package",
     "data check": "check a data set for problems, and how it fits the model",
@@ -104,7 +104,10 @@ def _run(command: str, args: Sequence[str]) -> int:
     try:
         import tyro
 
-        function = getattr(import_module(f"{__name__}.{words[0]}"), words[-1])
+        module = import_module(f"{__name__}.{words[0]}")
+        function = getattr(module, words[-1])
+        if hasattr(module, "with_stored_defaults"):
+            function = module.with_stored_defaults(args)
         return int(tyro.cli(function, prog=program, args=args))
     except KeyboardInterrupt:
         return _complain(program, "interrupted", INTERRUPTED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +11,9 @@ import tyro
 
 from maskrcnn_scratch.cli import UsageError
 from maskrcnn_scratch.data.image_folder import find_image_folder
-from maskrcnn_scratch.dataset_check.checks import Problem, Report, check_dataset
+from maskrcnn_scratch.dataset_check.checks import check_dataset
 from maskrcnn_scratch.dataset_check.model_fit import Geometry, ModelFit
+from maskrcnn_scratch.dataset_check.report import Report, format_problems
 from maskrcnn_scratch.files import write_json
 
 BAR = 30  # characters of a full bar
@@ -27,6 +28,7 @@ def check(
     decode: bool = True,
     show: int = 5,
     json: Path | None = None,
+    out: Path | None = None,
 ) -> int:
     """Check a data set for problems that break or mislead training, and its fit to the model.
 
@@ -39,6 +41,8 @@ def check(
         decode: Decode every image, which finds truncated files.
         show: Number of examples shown for each kind of problem; 0 shows all.
         json: Write the report to this file.
+        out: Folder for labels.png: classes, sizes and positions of the objects, and anchor fit. Of
+            several annotation files, each has a folder in it.
     """
     if not paths:
         raise UsageError("give at least one COCO annotation file, or a folder that contains one")
@@ -51,7 +55,23 @@ def check(
         print("\n".join(format_report(report, show or sys.maxsize)))
     if json is not None:
         write_json(json, [report.to_json() for report in reports])
+    if out is not None:
+        draw_labels(reports, out)
     return int(any(report.of("error") for report in reports))
+
+
+def draw_labels(reports: Sequence[Report], folder: Path) -> None:
+    """Writes ``labels.png`` for each report that has objects."""
+    from maskrcnn_scratch.pictures.labels import labels_figure
+    from maskrcnn_scratch.pictures.save import save_figure
+
+    for report in reports:
+        path = folder / (Path(report.annotation_file).stem if len(reports) > 1 else "")
+        if report.objects is not None:
+            names = list(report.statistics["annotations_per_category"])
+            figure = labels_figure(report.objects, names, report.annotation_file, report.fit)
+            save_figure(figure, path / "labels.png")
+            print(path / "labels.png")
 
 
 def find_annotation_files(path: Path) -> list[Path]:
@@ -83,28 +103,14 @@ def format_report(report: Report, show: int) -> Iterator[str]:
         counts = list(statistics["annotations_per_category"].items())
         shown = ", ".join(f"{name} {count}" for name, count in counts[:8])
         yield f"  annotated categories ({len(counts)}): {shown}{', ...' * (len(counts) > 8)}"
-    for severity in ("error", "warning"):
-        yield from _format_problems(report.of(severity), severity, show)
+    problems = [*report.of("error"), *report.of("warning")]
+    for line in format_problems(problems, show):
+        yield line + " (--show 0 lists all)" * line.endswith(" more")
     if report.fit:
         yield from _format_fit(report.fit, statistics)
     errors, warnings = len(report.of("error")), len(report.of("warning"))
     yield f"  {errors} errors, {warnings} warnings"
     yield ""
-
-
-def _format_problems(problems: list[Problem], severity: str, show: int) -> Iterator[str]:
-    by_kind: dict[str, list[Problem]] = {}
-    for problem in problems:
-        by_kind.setdefault(problem.kind, []).append(problem)
-    for kind, found in by_kind.items():
-        yield f"  {severity}: {kind} ({len(found)})"
-        for problem in found[:show]:
-            names = [problem.image] if problem.image else []
-            if problem.annotation_id is not None:
-                names.append(f"annotation {problem.annotation_id}")
-            yield "      " + ": ".join(filter(None, [", ".join(names), problem.detail]))
-        if len(found) > show:
-            yield f"      ... and {len(found) - show} more (--show 0 lists all)"
 
 
 def _format_fit(fit: ModelFit, statistics: dict[str, Any]) -> Iterator[str]:

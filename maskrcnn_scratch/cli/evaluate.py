@@ -10,7 +10,14 @@ from typing import Any
 from maskrcnn_scratch.cli import UsageError, pick_device
 from maskrcnn_scratch.data.coco_json import read_json
 from maskrcnn_scratch.data.image_folder import find_image_folder
-from maskrcnn_scratch.evaluation.coco_ap import METRICS, NOT_COMPUTED, CocoScore, IouType, score
+from maskrcnn_scratch.evaluation.coco_ap import (
+    METRICS,
+    NOT_COMPUTED,
+    CocoResult,
+    CocoScore,
+    IouType,
+    score,
+)
 from maskrcnn_scratch.files import write_json
 
 TITLES = {"bbox": "boxes", "segm": "masks"}
@@ -31,6 +38,7 @@ def evaluate(
     confusion_matrix: bool = False,
     json: Path | None = None,
     save_results: Path | None = None,
+    out: Path | None = None,
     device: str = "auto",
     batch_size: int = 1,
     num_workers: int = 2,
@@ -52,10 +60,13 @@ def evaluate(
         crowds_as_objects: Score annotations with iscrowd 1 as single objects.
         per_class: Show the metrics of each class.
         tide: Show how much AP50 each kind of error costs.
-        confusion_matrix: Show which classes were confused.
+        confusion_matrix: Show which classes were confused, among detections with a score of at
+            least 0.5.
         json: Write all numbers to this file. With --iou-type, "stats" has the twelve metrics;
             without it, "bbox" and "segm" have a "stats" each.
         save_results: Write the model's detections to this file, as COCO results.
+        out: Write val_predictions.jpg (ground truth beside detections, the worst images first),
+            confusion_matrix.png and pr_curve.png to this folder.
         device: Device of the model: auto, cpu, cuda, cuda:1 ...
         batch_size: Largest number of images per batch. Only images that are padded to the same
             size form a batch, since padding changes results: they do not depend on this option,
@@ -68,27 +79,57 @@ def evaluate(
         "max_detections": max_detections,
         "crowds_as_objects": crowds_as_objects,
         "tide": tide,
-        "confusion_matrix": confusion_matrix,
+        "confusion_matrix": confusion_matrix or out is not None,
+        "precision_recall": out is not None,
     }
+    found: list[CocoResult] = []
     scores: Mapping[IouType, CocoScore]
     if results is not None and save_results is not None:
         raise UsageError("--save-results needs --weights")
     if results is not None and weights is None:
         kinds = (iou_type,) if iou_type else iou_types_of(read_json(results))
         scores = {kind: score(annotations, results, kind, **options) for kind in kinds}
+        found = read_json(results)
     elif weights is not None and results is None:
         scores = evaluate_weights(
             weights, annotations, images or find_image_folder(annotations), pick_device(device),
             iou_type, allow_outside,
-            batch_size=batch_size, num_workers=num_workers, results_file=save_results, **options,
+            batch_size=batch_size, num_workers=num_workers, results_file=save_results,
+            on_results=found.extend, **options,
         )  # fmt: skip
     else:
         raise UsageError("give either --results or --weights")
-    print("\n".join(format_scores(scores, per_class)))
+    print("\n".join(format_scores(scores, per_class, confusion_matrix)))
+    if out is not None:
+        draw_pictures(out, scores, found, annotations, images, crowds_as_objects,
+                      allow_outside)  # fmt: skip
     if json is not None:
-        contents = {kind: found.to_json() for kind, found in scores.items()}
+        contents = {kind: each.to_json() for kind, each in scores.items()}
         write_json(json, contents[iou_type] if iou_type else contents)
     return 0
+
+
+def draw_pictures(
+    folder: Path,
+    scores: Mapping[IouType, CocoScore],
+    results: list[CocoResult],
+    annotations: Path,
+    images: Path | None,
+    crowds_as_objects: bool,
+    allow_outside: bool,
+) -> None:
+    """Writes the pictures of an evaluation and prints their names."""
+    from maskrcnn_scratch.data.coco import CocoDataset
+    from maskrcnn_scratch.pictures.run_pictures import draw_evaluation
+
+    dataset = CocoDataset(
+        annotations,
+        images or find_image_folder(annotations),
+        crowds_as_objects=crowds_as_objects,
+        allow_outside=allow_outside,
+    )
+    for path in draw_evaluation(folder, scores, results, dataset):
+        print(path)
 
 
 def iou_types_of(results: object) -> tuple[IouType, ...]:
@@ -139,8 +180,10 @@ def evaluate_weights(
     )
 
 
-def format_scores(scores: Mapping[IouType, CocoScore], per_class: bool) -> Iterator[str]:
-    """The scores as lines of text."""
+def format_scores(
+    scores: Mapping[IouType, CocoScore], per_class: bool, confusions: bool = True
+) -> Iterator[str]:
+    """The scores as lines of text; ``confusions``: with the most frequent confusions."""
     yield from format_table(
         ("", *METRICS), [(TITLES[kind], *found.stats) for kind, found in scores.items()]
     )
@@ -157,8 +200,11 @@ def format_scores(scores: Mapping[IouType, CocoScore], per_class: bool) -> Itera
             names, costs = list(found.tide["counts"]), found.tide["delta_ap"]
             numbers = ("number", *map(str, found.tide["counts"].values()))
             yield from format_table(("", *names), [numbers, ("cost", *map(costs.get, names))])
-        if found.confusion_matrix:
-            yield from ("", f"{TITLES[kind]}: most frequent confusions at IoU 0.5")
+        if found.confusion_matrix and confusions:
+            yield from (
+                "",
+                f"{TITLES[kind]}: most frequent confusions (IoU 0.5, score 0.5)",
+            )
             yield from _format_confusions(**found.confusion_matrix)
 
 

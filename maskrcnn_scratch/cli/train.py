@@ -1,13 +1,17 @@
-"""``maskrcnn train``: trains Mask R-CNN on a data set in COCO format, or resumes a run."""
+"""``maskrcnn train``: trains Mask R-CNN or Faster R-CNN on your data, or resumes a run."""
 
 from __future__ import annotations
 
 import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import tyro
@@ -23,19 +27,32 @@ from maskrcnn_scratch.data.augment import AugmentedDataset
 from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.coco_json import read_json
-from maskrcnn_scratch.data.image_folder import find_image_folder
-from maskrcnn_scratch.evaluation.coco_ap import NOT_COMPUTED
-from maskrcnn_scratch.evaluation.model_results import evaluate_model
+from maskrcnn_scratch.dataset_check.model_fit import Geometry
+from maskrcnn_scratch.dataset_check.prepare import BadDatasetError, Prepared, prepare
+from maskrcnn_scratch.dataset_check.report import Report, format_problems
+from maskrcnn_scratch.evaluation.coco_ap import NOT_COMPUTED, IouType
+from maskrcnn_scratch.evaluation.evaluator import Evaluator
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.plain_values import from_dict
 from maskrcnn_scratch.training import distributed
+from maskrcnn_scratch.training.callbacks import Callback, MLflow, TensorBoard, WeightsAndBiases
 from maskrcnn_scratch.training.config import TrainConfig
+from maskrcnn_scratch.training.config_file import read_config
 from maskrcnn_scratch.training.interrupt import Stopped
 from maskrcnn_scratch.training.run_lock import lock_run
 from maskrcnn_scratch.training.trainer import Trainer
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 LOGGED = ("AP", "AP50", "AP75")  # of COCO's twelve numbers, for boxes and masks
 METRICS = tuple(f"{kind}/{name}" for kind in ("bbox", "segm") for name in LOGGED)
+SHOWN_PROBLEMS = 5  # of each kind
+# What may differ when a run is resumed: how long it goes on, where, and what it writes.
+CHANGEABLE = (
+    "epochs", "patience", "device", "num_workers", "validate_every", "save_every", "log_every",
+    "tensorboard", "wandb", "mlflow", "pictures",
+)  # fmt: skip
 
 
 def train(
@@ -43,24 +60,25 @@ def train(
         TrainConfig, tyro.conf.arg(name=""), tyro.conf.OmitArgPrefixes
     ] = TrainConfig(),  # noqa: B008, it is immutable
     resume: Path | None = None,
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None,
 ) -> int:
-    """Train Mask R-CNN on a data set in COCO format.
+    """Train Mask R-CNN or Faster R-CNN on your data.
 
     On several GPUs: torchrun --nproc-per-node N -m maskrcnn_scratch train ...
 
     Args:
         config: The configuration.
-        resume: Output folder of a run to resume, with the configuration stored there.
+        resume: Output folder of a run to resume, with the configuration stored there. More --epochs
+            extend a finished run; options of speed, log and device may also differ.
+        config_file: YAML or JSON file with the same keys as the options, such as config.json of a
+            run. Other options override it.
     """
-    if resume is None:
-        config = find_images(config)
-        config = replace(config, model=with_resolved_eps(config.model))
-    elif config == TrainConfig():
-        config = replace(
-            from_dict(TrainConfig, read_json(resume / "config.json")), output=str(resume)
-        )
+    if resume is not None:
+        config = config_of_resumed(config, resume)
     else:
-        raise UsageError("--resume uses the configuration of the run: do not give other options")
+        if config.train_annotations is None:
+            raise UsageError("--train-annotations is missing: give a file or folder to train on")
+        config = replace(config, model=with_resolved_eps(config.model))
     if config.val_annotations is not None and config.best_metric not in METRICS:
         raise UsageError(
             f"--best-metric is {config.best_metric}; it must be one of {', '.join(METRICS)}"
@@ -72,10 +90,10 @@ def train(
         if resume is None:
             check_output(config)
         trainer = make_trainer(config, device)
+        trainer.resume()
         if distributed.is_main():
             write_json(trainer.output / "config.json", asdict(config), indent=2)
             print(json.dumps(asdict(config), indent=2), flush=True)
-        trainer.resume()
         try:
             trainer.train()
         except Stopped as stopped:
@@ -83,20 +101,57 @@ def train(
                 print(f"{stopped}; resume with: maskrcnn train --resume {config.output}")
             return INTERRUPTED
         if distributed.is_main():
+            if trainer.step < trainer.total_steps:
+                print(f"stopped early: no better validation in the last {config.patience}")
             names = [name for name in ("best.pt", "last.pt") if (trainer.output / name).exists()]
             print(f"done: {', '.join(str(trainer.output / name) for name in names)}")
     return 0
 
 
-def find_images(config: TrainConfig) -> TrainConfig:
-    """The configuration with image folders filled in where they are not given."""
-    if config.train_annotations is None:
-        raise UsageError("--train-annotations is missing: give a COCO annotation file to train on")
-    if config.train_images is None:
-        folder = find_image_folder(Path(config.train_annotations))
-        config = replace(config, train_images=str(folder))
-    if config.val_annotations is not None and config.val_images is None:
-        config = replace(config, val_images=str(find_image_folder(Path(config.val_annotations))))
+def with_stored_defaults(args: Sequence[str]) -> Callable[..., int]:
+    """``train`` with the defaults of the file or run that ``--config`` or ``--resume`` names.
+
+    The other options on the command line then override them.
+    """
+    options = {}
+    for argument, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "--resume"):
+            options[name] = value if equals else following
+    if len(options) == 2:
+        raise UsageError("--resume uses the configuration of the run: do not give --config")
+    if "--config" in options:
+        return partial(train, config=read_config(Path(options["--config"])))
+    if "--resume" in options:
+        return partial(train, config=stored_config(Path(options["--resume"])))
+    return train
+
+
+def stored_config(folder: Path) -> TrainConfig:
+    """The configuration of the run in ``folder``, which may have been moved."""
+    return replace(from_dict(TrainConfig, read_json(folder / "config.json")), output=str(folder))
+
+
+def config_of_resumed(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The configuration to resume the run in ``folder`` with.
+
+    Args:
+        config: that of the run with changes; ``TrainConfig()`` stands for no changes.
+
+    Raises:
+        UsageError: something else than ``CHANGEABLE`` differs.
+    """
+    stored = stored_config(folder)
+    if config == TrainConfig():
+        return stored
+    for field in fields(TrainConfig):
+        name = field.name
+        if name not in CHANGEABLE and getattr(config, name) != getattr(stored, name):
+            options = ", ".join(f"--{each.replace('_', '-')}" for each in CHANGEABLE)
+            raise UsageError(
+                "--resume uses the configuration of the run: do not give other options than "
+                f"{options}; {name} differs"
+            )
     return config
 
 
@@ -112,49 +167,102 @@ def check_output(config: TrainConfig) -> None:
         )
 
 
+def read_data(config: TrainConfig) -> dict[str, Prepared]:
+    """The data sets "train" and, if there is one, "val": checked, and in COCO format.
+
+    With several processes the main one reads them; the reports of the others are empty.
+
+    Raises:
+        ValueError: there are errors in them, and ``skip_bad`` is false. They are printed.
+    """
+    if not distributed.is_main():
+        return distributed.broadcast_from_main({})
+    model = config.model
+    geometry = Geometry(model.min_size[-1], model.max_size, model.anchor_sizes, model.aspect_ratios)
+    parts = {"train": (config.train_annotations, config.train_images),
+             "val": (config.val_annotations, config.val_images)}  # fmt: skip
+    found, bad = {}, []
+    for part, (source, images) in parts.items():
+        if source is None:
+            continue
+        try:
+            found[part] = prepare(
+                Path(source),
+                None if images is None else Path(images),
+                Path(config.output) / "annotations" / f"{part}.json",
+                skip_bad=config.skip_bad,
+                allow_outside=config.allow_outside,
+                geometry=geometry,
+            )
+        except BadDatasetError as error:
+            bad.append(error)
+            print(source, *format_problems(error.problems, SHOWN_PROBLEMS),
+                  sep="\n", file=sys.stderr)  # fmt: skip
+    if bad:
+        raise ValueError("; ".join(map(str, bad)))
+    without_reports = {part: replace(each, report=Report("", "")) for part, each in found.items()}
+    distributed.broadcast_from_main(without_reports)
+    return found
+
+
 def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
-    """The trainer for a configuration: data sets, model and evaluation."""
-    assert config.train_annotations is not None and config.train_images is not None
+    """The trainer for a configuration: data sets, model, evaluation and callbacks."""
+    data = read_data(config)
     crowds = config.crowds_as_objects
     images = CocoDataset(
-        config.train_annotations,
-        config.train_images,
+        data["train"].annotation_file,
+        data["train"].image_folder,
         crowds_as_objects=crowds,
         allow_outside=config.allow_outside,
     )
     if images.crowd_only:
         raise ValueError(
-            f"{images.annotation_file}: {', '.join(map(repr, images.crowd_only[:3]))} has crowd "
+            f"{config.train_annotations}: {', '.join(map(repr, images.crowd_only[:3]))} has crowd "
             "regions only (iscrowd 1), which are not trained on: if they are single objects, use "
             "--crowds-as-objects"
         )
+    objects = data["train"].report.objects
+    if config.model.has_masks and not images.masks_exist and objects and objects.names:
+        warnings.warn(
+            f"{config.train_annotations}: no object has a mask, so the mask branch does not learn; "
+            "--architecture fasterrcnn_resnet50_fpn has none",
+            stacklevel=2,
+        )
     val_set = None
-    if config.val_annotations is not None and config.val_images is not None:
+    if "val" in data:
         val_set = CocoDataset(
-            config.val_annotations,
-            config.val_images,
+            data["val"].annotation_file,
+            data["val"].image_folder,
             partial(match_categories, class_names=images.class_names),
             crowds_as_objects=crowds,
             allow_outside=config.allow_outside,
         )
         warn_about_classes(
-            val_set.annotation_file,
+            config.val_annotations,
             val_set.categories,
             val_set.category_labels,
             images.class_names,
             "the training set",
         )
+        if config.best_metric == "segm/AP" and not (config.model.has_masks and val_set.masks_exist):
+            config = replace(config, best_metric="bbox/AP")
+    evaluator = None
+    if val_set is not None:
+        kinds: tuple[IouType, ...] = ("bbox", "segm") if config.model.has_masks else ("bbox",)
+        evaluator = Evaluator(val_set, kinds, device, config.num_workers, details=config.pictures)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        scores = evaluate_model(model, val_set, device=device, num_workers=config.num_workers)
-        metrics = {k: v for score in scores.values() for k, v in score.metrics.items()}
-        return {name: metrics[name] for name in METRICS if metrics[name] != NOT_COMPUTED}
+        assert evaluator is not None
+        metrics = evaluator(model)
+        computed = {name for name, value in metrics.items() if value != NOT_COMPUTED}
+        return {name: metrics[name] for name in METRICS if name in computed}
 
     torch.manual_seed(config.seed)
     model = build_model(config.model, images.num_classes)
-    if not (Path(config.output) / "last.pt").exists():
+    new = not (Path(config.output) / "last.pt").exists()
+    if new:
         load_starting_weights(model, config.model)
-    return Trainer(
+    trainer = Trainer(
         model,
         AugmentedDataset(images, config.augmentation.build(), config.seed),
         images.sizes,
@@ -164,3 +272,53 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         None if val_set is None else evaluate,
         {"class_names": images.class_names, "category_labels": images.category_labels},
     )
+    if distributed.is_main():
+        trainer.callbacks = make_callbacks(config, evaluator)
+        if config.pictures and new:
+            draw_data(trainer, images, data["train"].report)
+    return trainer
+
+
+def make_callbacks(config: TrainConfig, evaluator: Evaluator | None) -> list[Callback]:
+    """The trackers and pictures that the configuration asks for."""
+    output = Path(config.output)
+    callbacks: list[Callback] = []
+    if config.tensorboard:
+        callbacks.append(TensorBoard(output / "tensorboard"))
+    if config.wandb:
+        callbacks.append(WeightsAndBiases(output, config.wandb, asdict(config)))
+    if config.mlflow:
+        callbacks.append(MLflow(output, config.mlflow, asdict(config)))
+    if config.pictures:
+        try:
+            from maskrcnn_scratch.pictures.run_pictures import RunPictures
+        except ImportError as error:
+            warnings.warn(f"no pictures of the run: {error}", stacklevel=2)
+        else:
+            callbacks.append(RunPictures(output, evaluator))
+    return callbacks
+
+
+def draw_data(trainer: Trainer, images: CocoDataset, report: Report) -> None:
+    """Writes ``labels.png``, and ``train_batch.jpg`` of the first step."""
+    try:
+        from maskrcnn_scratch.pictures.labels import labels_figure
+        from maskrcnn_scratch.pictures.save import try_to_save
+        from maskrcnn_scratch.pictures.train_batch import MOST_IMAGES, train_batch_figure
+    except ImportError:
+        return  # make_callbacks has warned
+
+    def draw_batch() -> Figure:
+        batches = islice(trainer.batches, trainer.config.accumulate)
+        draws = [draw for batch in batches for draw in batch][:MOST_IMAGES]
+        items = [trainer.train_set[draw] for draw in draws]
+        pixels, targets = zip(*items, strict=True)
+        return train_batch_figure(pixels, targets, trainer.model.transform, images.class_names)
+
+    names, objects = list(images.class_names.values()), report.objects
+    if objects is not None:
+        try_to_save(
+            trainer.output / "labels.png",
+            lambda: labels_figure(objects, names, report.annotation_file, report.fit),
+        )
+    try_to_save(trainer.output / "train_batch.jpg", draw_batch)

@@ -37,13 +37,14 @@ def _checks(subject: Subject, images: Tensor) -> Iterator[CheckResult]:
 
 @torch.no_grad()
 def types_and_shapes(part: Any, side: int) -> str:
-    """Two sizes, batches of 1 and 3."""
+    """Several sizes, batches of 1 and 3. The largest gives the strides."""
     channels = getattr(part, "out_channels", None)
     require(
         isinstance(channels, int), f"out_channels is {channels!r}, expected the number of channels"
     )
-    strides: dict[str, tuple[int, int]] = {}
-    for batch, height, width in ((1, side, side), (3, side, 2 * side), (1, 2 * side, side)):
+    strides: dict[str, float] = {}
+    large = 2 * side
+    for batch, height, width in ((1, large, large), (1, side, side), (3, side, large)):
         images = noise(batch, 3, height, width)
         maps = part(images)
         require(isinstance(maps, (dict, Tensor)), f"returns {shapes(maps)}, not a dict of maps")
@@ -54,18 +55,19 @@ def types_and_shapes(part: Any, side: int) -> str:
             what = f"feature map {name!r} of images {list(images.shape)}"
             require_tensor(level, what, (batch, channels, None, None))
             require(level.numel() > 0, f"{what} is empty: {list(level.shape)}")
-            found = round(height / level.shape[2]), round(width / level.shape[3])
-            expected = strides.setdefault(name, found)
+            stride = strides.setdefault(name, large / level.shape[2])
+            expected = height / stride, width / stride
             require(
-                max(found) <= max(expected),
-                f"{what} has strides {found}, at another image size {expected}",
+                max(abs(level.shape[2] - expected[0]), abs(level.shape[3] - expected[1])) <= 1,
+                f"{what} is {list(level.shape[2:])}; a stride of {stride:.0f}, as at another size, "
+                f"gives [{expected[0]:.1f}, {expected[1]:.1f}]",
             )
         require(
             list(maps) == list(strides), f"levels {list(maps)}, at another size {list(strides)}"
         )
-    shown = ", ".join(f"{name!r}: {stride[0]}" for name, stride in strides.items())
-    odd = [stride[0] for stride in strides.values() if stride[0] & (stride[0] - 1)]
-    hint = "; no powers of two: give MultiScaleRoIAlign scales" if odd else ""
+    shown = ", ".join(f"{name!r}: {stride:.0f}" for name, stride in strides.items())
+    odd = [stride for stride in strides.values() if round(stride).bit_count() != 1]
+    hint = "; not all are powers of two: give MultiScaleRoIAlign scales" if odd else ""
     return f"{channels} channels, strides {shown}{hint}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.component_check.result import require
 from maskrcnn_scratch.component_check.subject import Setting, shapes
 from maskrcnn_scratch.data.shapes import ShapesDataset

@@ -107,7 +107,8 @@ def augment(image: Tensor, target: Target, transform: Transform) -> tuple[Tensor
 
     A box that crosses the new border is replaced by the box around the rest of its mask. An object
     is dropped if its mask has no pixel left, or if a side of its box is shorter than one pixel.
-    ``area`` becomes the number of mask pixels. A target without objects stays one.
+    ``area`` becomes the number of mask pixels. An object without a mask (``has_mask`` false) keeps
+    the part of its box inside the image, and its area. A target without objects stays one.
 
     Raises:
         TypeError: a field with several values per object, such as keypoints, which may be
@@ -135,6 +136,8 @@ def augment(image: Tensor, target: Target, transform: Transform) -> tuple[Tensor
     area = masks.count_nonzero((1, 2))  # [G]
     cut = ((boxes - inside).abs() > ROUNDING).any(1) & (area > 0)  # [G]
     boxes = inside.index_put((cut,), boxes_of_masks(masks[cut]))
+    with_mask = target.get("has_mask", torch.ones(len(boxes), dtype=torch.bool))  # [G]
+    area = area.where(with_mask, (boxes[:, 2:] - boxes[:, :2]).prod(1))
     keep = (area > 0) & (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)  # [G]
     target |= {"boxes": boxes, "masks": masks, "area": area.to(torch.float32)}
     per_object = {name for name, value in target.items() if isinstance(value, Tensor)}

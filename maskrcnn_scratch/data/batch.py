@@ -25,6 +25,15 @@ class Batch(NamedTuple):
     images: list[Tensor]
     targets: list[Target]
 
+    def to(self, device: torch.device) -> Batch:
+        """A copy on the device. Pinned memory needs no host synchronisation."""
+
+        def move(value: Any) -> Any:
+            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+        moved = [{name: move(value) for name, value in target.items()} for target in self.targets]
+        return Batch([move(image) for image in self.images], moved)
+
     def __reduce__(self) -> tuple[Any, ...]:
         tensors: list[Tensor] = [*self.images]
         layout: list[dict[str, Any]] = []  # per target, a _Slot instead of each tensor

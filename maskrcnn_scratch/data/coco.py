@@ -31,6 +31,8 @@ from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.plain_values import shown
 
+# What tools write for an object that has a box only.
+_NO_MASK = (PackedSegmentation.pack(None), PackedSegmentation.pack([]))
 CategoryLabels = Callable[[Mapping[int, str]], Mapping[int, int]]
 
 
@@ -41,7 +43,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     - ``boxes`` float32 [G, 4], (x1, y1, x2, y2) in pixels, inside the image; ``labels`` int64 [G],
       from 1; ``masks`` uint8 [G, H, W]; ``area`` float32 [G]; ``iscrowd`` uint8 [G];
-    - ``annotation_ids`` int64 [G], ``image_id`` int and ``file_name`` str, for messages.
+    - ``annotation_ids`` int64 [G], ``image_id`` int and ``file_name`` str, for messages;
+    - ``has_mask`` bool [G], only if an object of the image has no mask. Its ``masks`` are 0.
 
     An image without annotations is an item with G = 0. Boxes are clipped to their image. Boxes
     without area inside the image are dropped, with one warning for all. Masks are decoded when an
@@ -62,13 +65,14 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     Attributes:
         categories: the file's names by category id.
         crowd_only: names of the labelled categories whose annotations are all crowd regions.
+        masks_exist: whether any object has a mask.
 
     Raises:
         FileNotFoundError: the file or the folder is missing.
         ValueError: the file is not a COCO data set or has no image; an image id is used twice; an
-            image or category id is unknown. When an item is read: its mask is missing or
-            malformed, or the image's size differs from its entry, or the image is outside of the
-            folder. Each names the file and the id.
+            image or category id is unknown. When an item is read: its mask is malformed, or the
+            image's size differs from its entry, or the image is outside of the folder. Each names
+            the file and the id.
     """
 
     def __init__(
@@ -133,12 +137,20 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             "image_id": int(self.image_ids[index]),
             "file_name": self.file_name(index),
         }
+        has_mask = np.diff(self._segmentation_ends[rows.start : rows.stop + 1]) > 0  # [G]
+        if not has_mask.all():
+            target["has_mask"] = torch.from_numpy(has_mask)
         return image, target
 
     def file_name(self, index: int) -> str:
         """The ``file_name`` of an image's entry."""
         start, end = self._file_name_ends[index : index + 2]
         return self._file_names[start:end].tobytes().decode()
+
+    def boxes_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes float32 [G, 4] and labels int64 [G] of an item, without reading its image."""
+        rows = slice(self._first_rows[index], self._first_rows[index + 1])
+        return self._boxes[rows].astype(np.float32), self._labels[rows].astype(np.int64)
 
     def _read_image(self, index: int, size: tuple[int, int]) -> Tensor:
         try:
@@ -165,9 +177,9 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             packed = self._segmentations[
                 self._segmentation_ends[row] : self._segmentation_ends[row + 1]
             ]
+            if not packed.size:  # an object with a box only
+                continue
             try:
-                if not packed.size:
-                    raise ValueError("no segmentation")
                 segmentation = PackedSegmentation(packed).unpack()
                 mask[:] = rle.decode(rle.from_segmentation(segmentation, size))
             except ValueError as error:
@@ -261,6 +273,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self._crowds = table[order, 7].astype(np.uint8)
         self._ids = np.array([annotations[row]["id"] for row in order], np.int64)
         packed = [annotations[row].get("segmentation", b"") for row in order]
+        packed = [b"" if segmentation in _NO_MASK else segmentation for segmentation in packed]
+        self.masks_exist = any(packed)
         self._segmentations = np.frombuffer(b"".join(packed), np.uint8)
         self._segmentation_ends = np.cumsum([0, *map(len, packed)])
 

@@ -39,7 +39,8 @@ def read_coco_json(path: str | PathLike[str]) -> dict[str, Any]:
 
     Segmentations are packed while the file is parsed, so that the lists of a large file are never
     in memory together. Numbers given as text, polygons that are not in a list, and names that are
-    not text are converted, with one warning. A file without ``annotations``, such as COCO's
+    not text are converted, with one warning. Parts of fewer than 3 points are dropped from objects
+    that have other parts. A file without ``annotations``, such as COCO's
     ``image_info`` files, has none.
 
     Raises:
@@ -96,6 +97,10 @@ def _checked(content: Any, name: str, reader: _Reader) -> dict[str, Any]:
     return content
 
 
+def _is_degenerate(polygon: Any) -> bool:
+    return isinstance(polygon, list) and len(polygon) < 6
+
+
 class _Reader:
     """Converts what can only mean one thing, and counts the conversions by kind."""
 
@@ -130,12 +135,18 @@ class _Reader:
         if len(polygons) >= 6 and all(isinstance(value, (int, float, str)) for value in polygons):
             self._count("polygons that are not in a list")
             polygons = [polygons]
-        return [
+        numbers = [
             [self._number(value) for value in polygon]
             if isinstance(polygon, list) and str in set(map(type, polygon))
             else polygon
             for polygon in polygons
         ]
+        whole = [polygon for polygon in numbers if not _is_degenerate(polygon)]
+        if not whole and any(numbers):
+            return numbers  # the mask is malformed, not only a part of it
+        if len(whole) < len(numbers):
+            self._count("objects with parts of fewer than 3 points, without those")
+        return whole
 
     def _number(self, value: Any) -> Any:
         """Text as the number that it shows; other values, and other text, as they are."""

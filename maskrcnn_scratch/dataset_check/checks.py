@@ -8,71 +8,37 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from maskrcnn_scratch.data.coco_fields import (
-    has_type,
-    parse_area,
-    parse_bbox,
-    parse_crowd,
-    parse_file_name,
-)
+from maskrcnn_scratch.data.coco_fields import has_type, parse_bbox, parse_file_name
 from maskrcnn_scratch.data.coco_json import read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.data.image_folder import locate_image
-from maskrcnn_scratch.dataset_check.model_fit import Geometry, ModelFit, fit_model, num_anchors
-from maskrcnn_scratch.ops import rle
-from maskrcnn_scratch.ops.boxes import box_iou
+from maskrcnn_scratch.dataset_check.annotation_checks import (
+    Entry,
+    Finding,
+    check_annotations,
+    check_box,
+    repeated,
+    xyxy,
+)
+from maskrcnn_scratch.dataset_check.model_fit import Geometry, fit_model, num_anchors
+from maskrcnn_scratch.dataset_check.report import INCOMPLETE, Objects, Problem, Report
 from maskrcnn_scratch.plain_values import shown
 
-Entry = dict[str, Any]
-Severity = Literal["error", "warning"]
-Finding = tuple[Severity, str, str]  # severity, kind, detail
-
 # Fields that an entry must have for the other checks.
-IMAGE_FIELDS = {"id": int, "file_name": str, "height": int, "width": int}
-ANNOTATION_FIELDS = {"id": int, "image_id": int, "category_id": int}
-CATEGORY_FIELDS = {"id": int, "name": str}
+FIELDS: dict[str, dict[str, type]] = {
+    "image": {"id": int, "file_name": str, "height": int, "width": int},
+    "annotation": {"id": int, "image_id": int, "category_id": int},
+    "category": {"id": int, "name": str},
+}
+# Key of COCO's files, and what an entry is called; in the order in which problems are reported.
+ENTRIES = (("categories", "category"), ("images", "image"), ("annotations", "annotation"))
 IOU_BYTES = 4  # float32
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One problem of one entry, image file or annotation."""
-
-    severity: Severity
-    kind: str
-    """What is wrong; the same text for all problems of a kind."""
-    detail: str = ""
-    image: str | None = None
-    """File name of the image."""
-    annotation_id: int | None = None
-
-
-@dataclass
-class Report:
-    """Everything found in one annotation file."""
-
-    annotation_file: str
-    image_folder: str
-    problems: list[Problem] = field(default_factory=list)
-    statistics: dict[str, Any] = field(default_factory=dict)
-    fit: ModelFit | None = None
-    """None if no object has a usable box."""
-
-    def of(self, severity: Severity) -> list[Problem]:
-        """The problems of this severity."""
-        return [problem for problem in self.problems if problem.severity == severity]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts."""
-        return asdict(self)
 
 
 def check_dataset(
@@ -88,38 +54,58 @@ def check_dataset(
     Nothing in the files raises an error: a file that is not COCO annotations is an error in the
     report.
     """
-    report = Report(str(annotation_file), str(image_folder))
-    problems = report.problems
     try:
         with warnings.catch_warnings(record=True) as converted:
             warnings.simplefilter("always")
             content = read_coco_json(annotation_file)
     except (OSError, ValueError) as error:
-        problems.append(Problem("error", "not COCO annotations", str(error)))
-        return report
+        unread = Problem("error", "not COCO annotations", str(error))
+        return Report(str(annotation_file), str(image_folder), [unread])
+    report = check_content(content, annotation_file, image_folder, geometry, decode_images)
     for warning in converted:
         detail = str(warning.message).removeprefix(f"{annotation_file}: ")
-        problems.append(Problem("warning", "values of an unusual type", detail))
-    categories = _well_formed(content["categories"], "category", CATEGORY_FIELDS, problems)
-    images = _well_formed(content["images"], "image", IMAGE_FIELDS, problems)
-    annotations = _well_formed(content["annotations"], "annotation", ANNOTATION_FIELDS, problems)
-
-    by_id = {image["id"]: image for image in images}
-    problems += _check_categories(categories, annotations)
-    problems += _check_images(images, Path(image_folder), decode_images)
-    problems += _check_annotations(annotations, by_id, {c["id"] for c in categories})
-    report.statistics = _statistics(images, annotations, categories)
-    objects = [a for a in annotations if not a.get("iscrowd") and _is_usable(a, by_id)]
-    if objects:
-        _check_fit(report, objects, by_id, geometry or Geometry())
+        report.problems.insert(0, Problem("warning", "values of an unusual type", detail))
     return report
 
 
-def _well_formed(
-    entries: list[Entry], what: str, fields: Mapping[str, type], problems: list[Problem]
-) -> list[Entry]:
-    """The entries with all ``fields``. Each of the others is added to ``problems``."""
-    good = []
+def check_content(
+    content: Mapping[str, Any],
+    name: str | PathLike[str],
+    image_folder: str | PathLike[str],
+    geometry: Geometry | None = None,
+    decode_images: bool = True,
+    allow_outside: bool = False,
+) -> Report:
+    """As ``check_dataset``, for what ``read_coco_json`` or ``coco_content`` returned.
+
+    Args:
+        name: the source of the annotations, for the report.
+        allow_outside: images whose ``file_name`` leads out of the folder are no error.
+    """
+    report = Report(str(name), str(image_folder))
+    problems = report.problems
+    categories, images, annotations = (
+        well_formed(content[key], kind, problems) for key, kind in ENTRIES
+    )
+    by_id = {image["id"]: image for image in images}
+    problems += _check_categories(categories, annotations)
+    problems += _check_images(images, Path(image_folder), decode_images, allow_outside)
+    problems += check_annotations(annotations, by_id, {c["id"] for c in categories})
+    report.statistics = _statistics(images, annotations, categories)
+    usable = [a for a in annotations if not a.get("iscrowd") and _is_usable(a, by_id)]
+    report.objects = _objects(usable, by_id, categories)
+    if usable:
+        _check_fit(report, usable, by_id, geometry or Geometry())
+    return report
+
+
+def well_formed(entries: list[Entry], what: str, problems: list[Problem]) -> list[Entry]:
+    """The entries with all ``FIELDS`` of their kind. Each of the others is added to ``problems``.
+
+    Args:
+        what: "category", "image" or "annotation".
+    """
+    good, fields = [], FIELDS[what]
     for entry in entries:
         bad = [name for name, kind in fields.items() if not has_type(entry.get(name), kind)]
         bad += [
@@ -130,7 +116,7 @@ def _well_formed(
         if bad:
             values = ", ".join(f"{name} is {shown(repr(entry.get(name)))}" for name in bad)
             where = f"{what} id {shown(repr(entry.get('id')))}: {values}"
-            problems.append(Problem("error", f"{what} entry incomplete", where))
+            problems.append(Problem("error", f"{what} {INCOMPLETE}", where))
         else:
             good.append(entry)
     return good
@@ -139,8 +125,8 @@ def _well_formed(
 def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iterator[Problem]:
     if not categories:
         yield Problem("error", "no categories")
-    for name in CATEGORY_FIELDS:
-        for value in _repeated(category[name] for category in categories):
+    for name in FIELDS["category"]:
+        for value in repeated(category[name] for category in categories):
             yield Problem("error", f"category {name} given twice", repr(value))
     used = {annotation["category_id"] for annotation in annotations}
     with_objects = {a["category_id"] for a in annotations if not a.get("iscrowd")}
@@ -158,19 +144,21 @@ def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iter
             yield Problem("error", "category with crowds only", detail)
 
 
-def _check_images(images: list[Entry], folder: Path, decode: bool) -> Iterator[Problem]:
+def _check_images(
+    images: list[Entry], folder: Path, decode: bool, allow_outside: bool
+) -> Iterator[Problem]:
     if not images:
         yield Problem("error", "no images")
-    for id in _repeated(image["id"] for image in images):
+    for id in repeated(image["id"] for image in images):
         yield Problem("error", "image id given twice", str(id))
-    for name in _repeated(image["file_name"] for image in images):
+    for name in repeated(image["file_name"] for image in images):
         yield Problem("warning", "image file given twice", image=name)
     for image in images:
         try:
-            path = locate_image(folder, parse_file_name(image["file_name"]))
+            path = locate_image(folder, parse_file_name(image["file_name"]), allow_outside)
         except ValueError as error:
             kind = "image file outside of the folder, or no file name"
-            yield Problem("error", kind, f"image id {image['id']}: {error}")
+            yield Problem("error", kind, str(error), image["file_name"])
             continue
         for severity, kind, detail in _check_image_file(path, image, decode):
             yield Problem(severity, kind, detail, image["file_name"])
@@ -193,89 +181,6 @@ def _check_image_file(path: Path, image: Entry, decode: bool) -> Iterator[Findin
         yield "error", "image size differs", detail
 
 
-def _check_annotations(
-    annotations: list[Entry], images: dict[int, Entry], category_ids: set[int]
-) -> Iterator[Problem]:
-    if not annotations:
-        yield Problem("warning", "no annotations")
-    for id in _repeated(annotation["id"] for annotation in annotations):
-        yield Problem("error", "annotation id given twice", annotation_id=id)
-    seen: dict[tuple[Any, ...], int] = {}
-    for annotation in annotations:
-        image = images.get(annotation["image_id"])
-        name = image["file_name"] if image else None
-        for severity, kind, detail in _check_annotation(annotation, image, category_ids):
-            yield Problem(severity, kind, detail, name, annotation["id"])
-        key = (annotation["image_id"], annotation["category_id"], repr(annotation.get("bbox")))
-        first = seen.setdefault(key, annotation["id"])
-        if first != annotation["id"]:
-            detail = f"same box and category as annotation {first}"
-            yield Problem("warning", "object annotated twice", detail, name, annotation["id"])
-
-
-def _check_annotation(
-    annotation: Entry, image: Entry | None, category_ids: set[int]
-) -> Iterator[Finding]:
-    category = annotation["category_id"]
-    if category not in category_ids:
-        hint = "; 0 is the background, objects need another id" if category == 0 else ""
-        yield "error", "unknown category", f"id {category}{hint}"
-    for name, parse in (("area", parse_area), ("iscrowd", parse_crowd)):
-        if name not in annotation:
-            yield "warning", f"no {name}", "COCO's evaluation uses it"
-            continue
-        try:
-            parse(annotation[name])
-        except ValueError as error:
-            yield "error", f"bad {name}", str(error)
-    if image is None:
-        yield "error", "unknown image", f"id {annotation['image_id']}"
-        return
-    size = image["height"], image["width"]
-    box = None
-    try:
-        box = parse_bbox(annotation.get("bbox"))
-        yield from _check_box(*box, size)
-    except ValueError as error:
-        yield "error", "bad box", str(error)
-    if "segmentation" in annotation:
-        yield from _check_mask(annotation["segmentation"].unpack(), box, size)
-    else:
-        yield "error", "bad mask", "no segmentation"
-
-
-def _check_box(
-    x: float, y: float, width: float, height: float, size: tuple[int, int]
-) -> Iterator[Finding]:
-    shown = f"x {x:g}, y {y:g}, width {width:g}, height {height:g} in {size[0]} x {size[1]}"
-    if width <= 0 or height <= 0:
-        yield "error", "degenerate box", shown
-    elif x >= size[1] or y >= size[0] or x + width <= 0 or y + height <= 0:
-        yield "error", "box outside its image", shown
-    elif x < -1 or y < -1 or x + width > size[1] + 1 or y + height > size[0] + 1:
-        yield "warning", "box exceeds its image", shown
-    elif width < 1 or height < 1:
-        yield "warning", "box smaller than one pixel", shown
-
-
-def _check_mask(
-    segmentation: Any, box: tuple[float, ...] | None, size: tuple[int, int]
-) -> Iterator[Finding]:
-    try:
-        mask = rle.from_segmentation(segmentation, size)
-    except (ValueError, TypeError) as error:
-        yield "error", "bad mask", str(error)
-        return
-    if not rle.area(mask):
-        yield "error", "bad mask", "no pixel of the image is inside"
-    elif box and box[2] > 0 and box[3] > 0:
-        both = _xyxy([box, rle.bounding_box(mask)])
-        iou = float(box_iou(both[:1], both[1:]))
-        # For an object of a few pixels, rounding to whole pixels can already halve the IoU.
-        if iou < 0.5 and (both[0] - both[1]).abs().max() > 2:
-            yield "warning", "box and mask disagree", f"IoU {iou:.2f} of the box and the mask's box"
-
-
 def _is_usable(annotation: Entry, images: dict[int, Entry]) -> bool:
     """Whether the annotation has a valid box inside a known image."""
     image = images.get(annotation["image_id"])
@@ -284,7 +189,19 @@ def _is_usable(annotation: Entry, images: dict[int, Entry]) -> bool:
     except ValueError:
         return False
     return image is not None and not any(
-        severity == "error" for severity, *_ in _check_box(*box, (image["height"], image["width"]))
+        severity == "error" for severity, *_ in check_box(*box, (image["height"], image["width"]))
+    )
+
+
+def _objects(usable: list[Entry], images: dict[int, Entry], categories: list[Entry]) -> Objects:
+    names = {category["id"]: category["name"] for category in categories}
+    owners = [images[annotation["image_id"]] for annotation in usable]  # [G]
+    per_image = Counter(image["id"] for image in owners)
+    return Objects(
+        xyxy([parse_bbox(annotation["bbox"]) for annotation in usable]),
+        torch.tensor([(i["height"], i["width"]) for i in owners]).reshape(-1, 2),
+        [names.get(annotation["category_id"], "unknown") for annotation in usable],
+        [per_image[id] for id in images],
     )
 
 
@@ -292,12 +209,12 @@ def _check_fit(
     report: Report, objects: list[Entry], images: dict[int, Entry], geometry: Geometry
 ) -> None:
     """Adds the fit of the objects to the report, and a warning for each that no anchor matches."""
+    assert report.objects is not None
     owners = [images[annotation["image_id"]] for annotation in objects]  # [G]
     resized = {id: geometry.resized(i["height"], i["width"]) for id, i in images.items()}
-    originals = torch.tensor([(image["height"], image["width"]) for image in owners])  # [G, 2]
     sizes = torch.tensor([resized[image["id"]] for image in owners])  # [G, 2]
-    scale = (sizes / originals).flip(1).repeat(1, 2)  # [G, 4]
-    boxes = _xyxy([parse_bbox(annotation["bbox"]) for annotation in objects]) * scale
+    scale = (sizes / report.objects.image_sizes).flip(1).repeat(1, 2)  # [G, 4]
+    boxes = report.objects.boxes * scale
     report.fit = fit_model(boxes, sizes, geometry)
 
     for index in report.fit.unmatched:
@@ -334,14 +251,3 @@ def _statistics(
         "most_annotations_per_image": max(per_image.values(), default=0),
         "annotations_per_category": dict(per_category.most_common()),
     }
-
-
-def _repeated(values: Iterator[Any]) -> list[Any]:
-    return [value for value, count in Counter(values).items() if count > 1]
-
-
-def _xyxy(boxes: list[Any]) -> Tensor:
-    """Boxes (x, y, width, height) as a tensor [G, 4] of (x1, y1, x2, y2)."""
-    corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
-    return corners

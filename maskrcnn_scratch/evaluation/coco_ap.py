@@ -37,6 +37,7 @@ METRICS = (
 )
 
 
+CONFUSION_MIN_SCORE = 0.5  # of the detections that the confusion matrix counts
 NOT_COMPUTED = -1.0  # there is no object to detect
 
 
@@ -52,8 +53,11 @@ class CocoScore:
     tide: dict[str, Any] | None = None
     """Loss of AP50 by each kind of error, and their numbers (Bolya et al., TIDE)."""
     confusion_matrix: dict[str, Any] | None = None
-    """``matrix`` counts detections at IoU 0.5, with a row per true category and a column per
-    detected one, background last. ``names`` are the names of rows and columns."""
+    """``matrix`` counts detections with a score of at least 0.5 at IoU 0.5, with a row per true
+    category and a column per detected one, background last. ``names`` are the names of both."""
+    precision_recall: dict[str, Any] | None = None
+    """At IoU 0.5: ``recall`` [101] from 0 to 1, and ``precision`` [101] of each category with
+    objects, by its name. Its mean is the category's AP50."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -62,8 +66,10 @@ class CocoScore:
         return dict(zip(names, self.stats, strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts; ``stats`` are the twelve numbers."""
-        return asdict(self)
+        """Plain lists and dicts, without the curves; ``stats`` are the twelve numbers."""
+        content = asdict(self)
+        del content["precision_recall"]
+        return content
 
 
 def score(
@@ -77,6 +83,7 @@ def score(
     crowds_as_objects: bool = False,
     tide: bool = False,
     confusion_matrix: bool = False,
+    precision_recall: bool = False,
 ) -> CocoScore:
     """Scores COCO results against COCO annotations. Both are a file or its content.
 
@@ -94,6 +101,7 @@ def score(
         crowds_as_objects: score crowd regions as single objects.
         tide: compute the errors by kind as well.
         confusion_matrix: compute the confusion matrix as well.
+        precision_recall: keep the curves as well.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -123,6 +131,7 @@ def score(
         _per_class(evaluation, truth),
         evaluation.tide_errors() if tide else None,
         _confusion_matrix(evaluation) if confusion_matrix else None,
+        _precision_recall(evaluation, truth) if precision_recall else None,
     )
 
 
@@ -265,11 +274,24 @@ def _per_class(evaluation: COCOeval, truth: COCO) -> dict[str, dict[str, float]]
     }
 
 
+def _precision_recall(evaluation: COCOeval, truth: COCO) -> dict[str, Any]:
+    assert evaluation.eval is not None
+    precision = evaluation.eval["precision"][0, :, :, 0, -1]  # [recall, category] at IoU 0.5
+    return {
+        "recall": np.linspace(0, 1, len(precision)).tolist(),
+        "precision": {
+            truth.cats[category].get("name", str(category)): precision[:, k].tolist()
+            for k, category in enumerate(evaluation.params.cat_ids)
+            if precision[:, k].min() > -1
+        },
+    }
+
+
 def _mean(values: np.ndarray) -> float:
     values = values[values > -1]
     return float(values.mean()) if values.size else NOT_COMPUTED
 
 
 def _confusion_matrix(evaluation: COCOeval) -> dict[str, Any]:
-    found = evaluation.confusion_matrix()
+    found = evaluation.confusion_matrix(min_score=CONFUSION_MIN_SCORE)
     return {"matrix": found["matrix"].tolist(), "names": [*found["cat_names"], "background"]}

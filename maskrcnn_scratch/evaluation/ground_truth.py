@@ -14,8 +14,9 @@ def ground_truth(
 ) -> dict[str, Any]:
     """The images, annotations and categories of ``content``, with plain numbers.
 
-    Segmentations are included only for ``segm``. Names of several categories get the category id,
-    so that they differ.
+    Segmentations are included only for ``segm``. An object without one is then a crowd region of
+    its box: detections inside it count neither as hits nor as misses. Names of several categories
+    get the category id, so that they differ.
 
     Args:
         content: what ``read_coco_json`` returned.
@@ -67,8 +68,10 @@ def _annotation(entry: Mapping[str, Any], iou_type: str) -> dict[str, Any]:
         found["area"] = found["bbox"][2] * found["bbox"][3]
     if entry.get("area") is not None:
         found["area"] = parse_area(entry["area"])
-    if iou_type == "segm" and "segmentation" in entry:
-        segmentation = entry["segmentation"].unpack()
-        if segmentation:
-            found["segmentation"] = segmentation
+    if iou_type == "segm":
+        found["segmentation"] = entry["segmentation"].unpack() if "segmentation" in entry else None
+        if not found["segmentation"]:
+            x, y, width, height = found["bbox"]
+            corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+            found |= {"segmentation": [corners], "iscrowd": 1}
     return found

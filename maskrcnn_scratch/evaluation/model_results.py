@@ -45,6 +45,7 @@ def evaluate_model(
     iou_types: Sequence[IouType] = ("bbox", "segm"),
     results_file: str | PathLike[str] | None = None,
     progress: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+    on_results: Callable[[list[CocoResult]], object] | None = None,
     **options: Any,
 ) -> dict[IouType, CocoScore]:
     """COCO scores of ``model`` on ``dataset``, for each IoU type.
@@ -58,6 +59,7 @@ def evaluate_model(
             class without a category in it do not count.
         results_file: file for the detections, as COCO results.
         progress: wraps the batches, such as tqdm.
+        on_results: is called with the detections, on the main process.
         **options: arguments of ``score``, such as ``tide``. By default ``max_detections`` is that
             of the model if it gives more detections than COCO counts.
     """
@@ -74,6 +76,8 @@ def evaluate_model(
         results = merge_results(shards)
         if results_file is not None:
             write_json(results_file, results)
+        if on_results is not None:
+            on_results(results)
         annotations = getattr(dataset, "annotation_file", None) or to_coco(dataset)
         options = {"crowds_as_objects": getattr(dataset, "crowds_as_objects", False), **options}
         if options.get("max_detections") is None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maskrcnn_scratch.call_part import run_nms
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.inspect.levels import anchor_levels
 from maskrcnn_scratch.interfaces import NMS
@@ -147,7 +148,7 @@ class _KeepEverything:
 
     def select(self, nms: NMS, boxes: Tensor, parents: Tensor) -> Selection:
         """What ``nms`` keeps of the candidates ``boxes [1, K, 4]``."""
-        indices, counts = nms(boxes, self.scores, self.groups, *self.arguments)
+        indices, counts, _ = run_nms(nms, boxes, self.scores, self.groups, *self.arguments)
         threshold, max_out, num_groups = self.arguments
         return Selection(
             boxes[0],

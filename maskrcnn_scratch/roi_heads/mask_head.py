@@ -55,7 +55,8 @@ class MaskRCNNPredictor(nn.Sequential):
     Args:
         in_channels: ``E``.
         dim_reduced: channels between the two layers.
-        num_classes: ``C``, including the background, whose mask is not used.
+        num_classes: ``C``, including the background, whose mask is not used; 1 for masks that do
+            not depend on the class.
     """
 
     conv5_mask: nn.ConvTranspose2d
@@ -84,6 +85,8 @@ class MaskRCNNPredictor(nn.Sequential):
         hidden = self.relu(self.conv5_mask(input))  # [R, dim_reduced, M, M]
         last = self.mask_fcn_logits
         assert last.bias is not None
+        if last.out_channels == 1:
+            labels = torch.zeros_like(labels)
         weight = last.weight[labels, :, 0]  # [R, dim_reduced, 1]
         logits = torch.matmul(hidden.flatten(2).transpose(1, 2), weight)  # [R, M * M, 1]
         return logits.reshape_as(hidden[:, 0]) + last.bias[labels, None, None]

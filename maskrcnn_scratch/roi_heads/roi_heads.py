@@ -5,19 +5,21 @@ Mask R-CNN, section 3; the box branch is that of Fast R-CNN, section 2. Shapes: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from inspect import signature
 
 import torch
 from torch import Tensor, nn
 
 from maskrcnn_scratch import losses
+from maskrcnn_scratch.call_part import asks_for, with_context
 from maskrcnn_scratch.host_sync import entries_to_compute
 from maskrcnn_scratch.interfaces import (
     NMS,
+    BoxCoder,
     BoxHead,
     BoxPredictor,
+    Loss,
     MaskHead,
     MaskPredictor,
     Matcher,
@@ -25,10 +27,11 @@ from maskrcnn_scratch.interfaces import (
     Sampler,
 )
 from maskrcnn_scratch.ops import batched_nms_padded
-from maskrcnn_scratch.ops.boxes import BoxCoder
+from maskrcnn_scratch.ops.boxes import BoxCoder as DeltaBoxCoder
 from maskrcnn_scratch.roi_heads.detections import select_detections
 from maskrcnn_scratch.roi_heads.stage import RoIHeadsStage
 from maskrcnn_scratch.structures import (
+    IGNORE_LABEL,
     Detections,
     ImageList,
     Proposals,
@@ -36,10 +39,12 @@ from maskrcnn_scratch.structures import (
     at_least_float32,
     boxes_to_rois,
     list_to_rois,
+    of_classes,
 )
 from maskrcnn_scratch.targets.matcher import Matcher as IoUMatcher
 from maskrcnn_scratch.targets.roi_targets import (
     TrainingSamples,
+    has_mask_target,
     project_masks_on_boxes,
     select_training_samples,
 )
@@ -57,13 +62,15 @@ class RoIHeads(RoIHeadsStage, nn.Module):
         bg_iou_thresh: proposals below this IoU are background; those between are ignored.
         batch_size_per_image: proposals sampled per image for the losses.
         positive_fraction: the largest fraction of them that is foreground.
-        bbox_reg_weights: of dx, dy, dw, dh; (10, 10, 5, 5) by default.
+        bbox_reg_weights: of dx, dy, dw, dh in the default box coder; (10, 10, 5, 5) by default.
         score_thresh: boxes whose score does not exceed this are dropped.
         nms_thresh: IoU above which the lower-scoring one of two boxes of a class is suppressed.
         detections_per_img: the most detections per image, ``D``.
         mask_roi_pool, mask_head, mask_predictor: see ``interfaces``; None for no mask branch.
-        nms, proposal_matcher, fg_bg_sampler: replacements for the defaults; see ``interfaces``.
-        loss_classifier, loss_box_reg, loss_mask: replacements for those in ``losses``.
+        box_coder, nms, proposal_matcher, fg_bg_sampler: replacements for the defaults; see
+            ``interfaces``.
+        loss_classifier, loss_box_reg, loss_mask: replacements for those in ``losses``; see
+            ``interfaces.Loss``.
     """
 
     min_size = 1e-2  # pixels; detections with a shorter side are dropped
@@ -85,12 +92,13 @@ class RoIHeads(RoIHeadsStage, nn.Module):
         mask_head: MaskHead | None = None,
         mask_predictor: MaskPredictor | None = None,
         *,
+        box_coder: BoxCoder | None = None,
         nms: NMS = batched_nms_padded,
         proposal_matcher: Matcher | None = None,
         fg_bg_sampler: Sampler | None = None,
-        loss_classifier: Callable[..., Tensor] = losses.loss_classifier,
-        loss_box_reg: Callable[..., Tensor] = losses.loss_box_reg,
-        loss_mask: Callable[..., Tensor] = losses.loss_mask,
+        loss_classifier: Loss = losses.loss_classifier,
+        loss_box_reg: Loss = losses.loss_box_reg,
+        loss_mask: Loss = losses.loss_mask,
     ) -> None:
         super().__init__()
         self.box_roi_pool = box_roi_pool
@@ -102,7 +110,7 @@ class RoIHeads(RoIHeadsStage, nn.Module):
         self.score_thresh = score_thresh
         self.nms_thresh = nms_thresh
         self.detections_per_img = detections_per_img
-        self.box_coder = BoxCoder(bbox_reg_weights or (10.0, 10.0, 5.0, 5.0))
+        self.box_coder = box_coder or DeltaBoxCoder(bbox_reg_weights or (10.0, 10.0, 5.0, 5.0))
         self.nms = nms
         self.proposal_matcher = proposal_matcher or IoUMatcher(fg_iou_thresh, bg_iou_thresh)
         self.fg_bg_sampler = fg_bg_sampler or BalancedPositiveNegativeSampler(
@@ -125,7 +133,7 @@ class RoIHeads(RoIHeadsStage, nn.Module):
     def predict_boxes(
         self, features: Mapping[str, Tensor], rois: Tensor, padded_size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Class logits ``[R, C]`` and box deltas ``[R, C * 4]`` of ``rois [R, 5]``.
+        """Class logits ``[R, C]`` and box deltas ``[R, C * 4]`` or ``[R, 4]`` of ``rois [R, 5]``.
 
         Args:
             features: ``[N, F, H_l, W_l]`` by name.
@@ -139,7 +147,7 @@ class RoIHeads(RoIHeadsStage, nn.Module):
     def predict_masks(
         self, features: Mapping[str, Tensor], rois: Tensor, padded_size: tuple[int, int]
     ) -> Tensor:
-        """Mask logits ``[R, C, M, M]`` of ``rois [R, 5]``, one mask for each class."""
+        """Mask logits ``[R, C, M, M]`` of ``rois [R, 5]``; ``[R, 1, M, M]`` if class-agnostic."""
         assert self.mask_predictor is not None
         hidden = self.mask_features(features, rois, padded_size)
         return at_least_float32(self.mask_predictor(hidden))
@@ -168,17 +176,23 @@ class RoIHeads(RoIHeadsStage, nn.Module):
             )
         # Not len(labels), which would fix the number of images in an exported graph.
         each = torch.arange(labels.shape[0], device=labels.device)
-        return at_least_float32(self.mask_predictor(hidden)[each, labels])
+        return at_least_float32(of_classes(self.mask_predictor(hidden), each, labels))
 
     def detect_boxes(
         self, features: Mapping[str, Tensor], proposals: Proposals, images: ImageList
     ) -> tuple[Tensor, Tensor, Detections]:
-        """Class logits ``[N, P, C]``, box deltas ``[N, P, C, 4]``, and the detections from them."""
+        """Class logits ``[N, P, C]``, box deltas ``[N, P, C, 4]``, and the detections from them.
+
+        The deltas of a class-agnostic predictor are ``[N, P, 1, 4]``. ``P`` may be 0.
+        """
         num_images, num_proposals = proposals.scores.shape
         rois = boxes_to_rois(proposals.boxes)  # [N * P, 5]
         class_logits, box_regression = self.predict_boxes(features, rois, images.padded_size)
-        class_logits = class_logits.reshape(num_images, num_proposals, -1)  # [N, P, C]
-        box_regression = box_regression.reshape(num_images, num_proposals, -1, 4)  # [N, P, C, 4]
+        # Explicit sizes: without proposals none of them can be inferred.
+        by_image = (num_images, num_proposals)
+        class_logits = class_logits.unflatten(0, by_image)  # [N, P, C]
+        box_regression = box_regression.unflatten(0, by_image)  # [N, P, C * 4]
+        box_regression = box_regression.unflatten(2, (box_regression.shape[2] // 4, 4))
         detections = self.select_detections(class_logits, box_regression, proposals, images.sizes)
         return class_logits, box_regression, detections
 
@@ -244,14 +258,18 @@ class RoIHeads(RoIHeadsStage, nn.Module):
             self.proposal_matcher,
             partial(self.fg_bg_sampler, generator=generator),
             self.box_coder,
+            lambda boxes: self.predict_boxes(features, list_to_rois(boxes), padded_size)[0],
         )
         rois = list_to_rois(samples.proposals)  # [R, 5]
         labels = torch.cat(samples.labels)  # [R]
         regression_targets = torch.cat(samples.regression_targets)  # [R, 4]
         class_logits, box_regression = self.predict_boxes(features, rois, padded_size)
+        context = {"proposals": rois[:, 1:], "box_coder": self.box_coder}
+        loss_classifier = with_context(self.loss_classifier, **context)
+        loss_box_reg = with_context(self.loss_box_reg, **context)
         found = {
-            "loss_classifier": self.loss_classifier(class_logits, labels),
-            "loss_box_reg": self.loss_box_reg(box_regression, labels, regression_targets),
+            "loss_classifier": loss_classifier(class_logits, labels),
+            "loss_box_reg": loss_box_reg(box_regression, labels, regression_targets),
         }
         if self.has_mask():
             found["loss_mask"] = self.compute_mask_loss(features, samples, padded_size, targets)
@@ -264,9 +282,15 @@ class RoIHeads(RoIHeadsStage, nn.Module):
         padded_size: tuple[int, int],
         targets: Sequence[Target],
     ) -> Tensor:
-        """L_mask: only the sampled objects have a mask loss, and only the mask of their class."""
+        """L_mask: only the sampled objects have a mask loss, and only the mask of their class.
+
+        Objects for which a target's ``has_mask`` is false take no part.
+        """
         boxes, matched_idxs, labels = samples.of_objects()
-        mask_logits = self.predict_masks(features, list_to_rois(boxes), padded_size)  # [R, C, M, M]
+        if any("has_mask" in target for target in targets):
+            labels = labels.where(has_mask_target(targets, matched_idxs), IGNORE_LABEL)
+        rois = list_to_rois(boxes)  # [R, 5]
+        mask_logits = self.predict_masks(features, rois, padded_size)  # [R, C, M, M]
         mask_targets = [
             project_masks_on_boxes(
                 target["masks"],
@@ -279,9 +303,10 @@ class RoIHeads(RoIHeadsStage, nn.Module):
                 targets, boxes, matched_idxs, strict=True
             )
         ]  # [R_n, M, M] per image
-        return self.loss_mask(mask_logits, labels, torch.cat(mask_targets))
+        loss_mask = with_context(self.loss_mask, proposals=rois[:, 1:], box_coder=self.box_coder)
+        return loss_mask(mask_logits, labels, torch.cat(mask_targets))
 
 
 def accepts_labels(mask_predictor: MaskPredictor) -> bool:
     """Whether it can predict the masks of given labels only; see ``interfaces.MaskPredictor``."""
-    return "labels" in signature(getattr(mask_predictor, "forward", mask_predictor)).parameters
+    return asks_for(mask_predictor, "labels")

@@ -55,7 +55,8 @@ class RoIHeadsStage:
             self.check_targets(targets)
             assert targets is not None
             return [], self.losses(features, padded, size, targets)
-        images = ImageList(padded.boxes.new_empty((len(proposals), 0, *size)), image_shapes)
+        image_sizes = torch.tensor(image_shapes, device=padded.boxes.device)
+        images = ImageList(padded.boxes.new_empty((len(proposals), 0, *size)), image_sizes)
         _, _, found = self.detect_boxes(features, padded, images)
         outputs = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
         if self.has_mask():

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskrcnn_scratch.interfaces import NMS
+from maskrcnn_scratch.call_part import run_nms
+from maskrcnn_scratch.interfaces import NMS, BoxCoder
 from maskrcnn_scratch.ops import top_k_of_levels
-from maskrcnn_scratch.ops.boxes import BoxCoder, clip_boxes_to_image, has_min_size
+from maskrcnn_scratch.ops.boxes import clip_boxes_to_image, has_min_size
 from maskrcnn_scratch.structures import Proposals, gather_entries, valid_entries
 
 
@@ -57,18 +58,19 @@ def select_proposals(
     boxes = box_coder.decode(deltas, F.embedding(candidates, anchors))  # [N, K, 4]
     boxes = clip_boxes_to_image(boxes, image_sizes)
     keep = has_min_size(boxes, min_size) & (scores >= score_thresh)  # [N, K]
-    indices, counts = nms(
+    indices, counts, scores = run_nms(
+        nms,
         boxes,
         scores.where(keep, -torch.inf),
         levels_of_candidates(candidates, level_sizes, pre_nms_top_n),
         nms_thresh,
         post_nms_top_n,
         len(level_sizes),
-    )  # [N, P] in [0, K), [N]
+    )  # [N, P] in [0, K), [N], [N, P]
     valid = valid_entries(counts, indices.shape[1])  # [N, P]
     return Proposals(
         boxes=gather_entries(boxes, indices, valid),
-        scores=gather_entries(scores, indices, valid),
+        scores=scores.where(valid, 0),
         counts=counts,
         anchor_indices=gather_entries(candidates, indices, valid),
     )

@@ -8,19 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_scratch import losses
-from maskrcnn_scratch.interfaces import NMS, AnchorGenerator, Matcher, RPNHead, Sampler
+from maskrcnn_scratch.call_part import asks_for, with_context
+from maskrcnn_scratch.interfaces import (
+    NMS,
+    AnchorGenerator,
+    BoxCoder,
+    Loss,
+    Matcher,
+    RPNHead,
+    Sampler,
+)
 from maskrcnn_scratch.ops import batched_nms_padded
-from maskrcnn_scratch.ops.boxes import BoxCoder
+from maskrcnn_scratch.ops.boxes import BoxCoder as DeltaBoxCoder
 from maskrcnn_scratch.rpn.head import flatten_levels
 from maskrcnn_scratch.rpn.proposals import select_proposals
 from maskrcnn_scratch.rpn.stage import RPNStage
-from maskrcnn_scratch.structures import ImageList, Proposals, Target, at_least_float32
+from maskrcnn_scratch.structures import (
+    IGNORE_LABEL,
+    ImageList,
+    Proposals,
+    Target,
+    at_least_float32,
+)
 from maskrcnn_scratch.targets.matcher import Matcher as IoUMatcher
 from maskrcnn_scratch.targets.rpn_targets import assign_targets_to_anchors
 from maskrcnn_scratch.targets.sampler import (
@@ -63,7 +79,8 @@ class RegionProposalNetwork(RPNStage, nn.Module):
         score_thresh: the lowest objectness, in 0-1, of a proposal.
         box_coder, nms, proposal_matcher, fg_bg_sampler: replacements for the defaults; see
             ``interfaces``.
-        loss_objectness, loss_rpn_box_reg: replacements for those in ``losses``.
+        loss_objectness, loss_rpn_box_reg: replacements for those in ``losses``; see
+            ``interfaces.Loss``.
     """
 
     min_size = 1e-3  # pixels; proposals with a shorter side are dropped
@@ -85,8 +102,8 @@ class RegionProposalNetwork(RPNStage, nn.Module):
         nms: NMS = batched_nms_padded,
         proposal_matcher: Matcher | None = None,
         fg_bg_sampler: Sampler | None = None,
-        loss_objectness: Callable[..., Tensor] = losses.loss_objectness,
-        loss_rpn_box_reg: Callable[..., Tensor] = losses.loss_rpn_box_reg,
+        loss_objectness: Loss = losses.loss_objectness,
+        loss_rpn_box_reg: Loss = losses.loss_rpn_box_reg,
     ) -> None:
         super().__init__()
         self.anchor_generator = anchor_generator
@@ -95,7 +112,7 @@ class RegionProposalNetwork(RPNStage, nn.Module):
         self.post_nms_top_n = post_nms_top_n
         self.nms_thresh = nms_thresh
         self.score_thresh = score_thresh
-        self.box_coder = box_coder or BoxCoder((1.0, 1.0, 1.0, 1.0))
+        self.box_coder = box_coder or DeltaBoxCoder((1.0, 1.0, 1.0, 1.0))
         self.nms = nms
         self.proposal_matcher = proposal_matcher or IoUMatcher(
             fg_iou_thresh, bg_iou_thresh, allow_low_quality_matches=True
@@ -188,7 +205,7 @@ class RegionProposalNetwork(RPNStage, nn.Module):
         labels, matched_gt_boxes = assign_targets_to_anchors(
             [predictions.anchors] * num_images,
             [target["boxes"].to(predictions.anchors.dtype) for target in targets],
-            self.proposal_matcher,
+            with_context(self.proposal_matcher, level_sizes=predictions.level_sizes),
         )  # per image: [A], [A, 4]
         gt_boxes = torch.cat(matched_gt_boxes)  # [N * A, 4]
         return self.losses_of_sample(
@@ -199,6 +216,7 @@ class RegionProposalNetwork(RPNStage, nn.Module):
                 gt_boxes[sampled], predictions.anchors[sampled % num_anchors]
             ),  # [B, 4] (Eq. 2)
             generator,
+            predictions.anchors,
         )
 
     def losses_of_sample(
@@ -208,6 +226,7 @@ class RegionProposalNetwork(RPNStage, nn.Module):
         labels: list[Tensor],
         regression_targets_of: Callable[[Tensor], Tensor],
         generator: torch.Generator | None = None,
+        anchors: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Both losses, of the anchors that are sampled.
 
@@ -218,13 +237,41 @@ class RegionProposalNetwork(RPNStage, nn.Module):
             regression_targets_of: the regression targets ``[B, 4]`` of the sampled anchors, which
                 are given as indices ``[B]`` in ``[0, N * A)``.
             generator: see ``losses``.
+            anchors: ``[A, 4]``, for losses that ask for them.
         """
-        positives, negatives = self.fg_bg_sampler(labels, generator=generator)
+        sampler = self.fg_bg_sampler
+        if asks_for(sampler, "scores") or asks_for(sampler, "losses"):
+            sampler = with_context(sampler, **scores_and_losses(objectness.detach(), labels))
+        positives, negatives = sampler(labels, generator=generator)
         # Both [B]: indices in [0, N * A) of the sampled anchors, and their labels.
         sampled, sampled_labels = concatenate_samples(positives, negatives, labels)
+        context: dict[str, Any] = {"box_coder": self.box_coder}
+        if anchors is not None:
+            context["anchors"] = anchors[sampled % len(anchors)]  # [B, 4]
+        loss_objectness = with_context(self.loss_objectness, **context)
+        loss_rpn_box_reg = with_context(self.loss_rpn_box_reg, **context)
         return {
-            "loss_objectness": self.loss_objectness(objectness.flatten()[sampled], sampled_labels),
-            "loss_rpn_box_reg": self.loss_rpn_box_reg(
+            "loss_objectness": loss_objectness(objectness.flatten()[sampled], sampled_labels),
+            "loss_rpn_box_reg": loss_rpn_box_reg(
                 pred_bbox_deltas[sampled], sampled_labels, regression_targets_of(sampled)
             ),
         }
+
+
+def scores_and_losses(objectness: Tensor, labels: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """What a sampler may ask for: see ``interfaces.Sampler``.
+
+    Args:
+        objectness: logits, ``[N, A]``.
+        labels: ``[A]`` per image.
+    """
+    per_image = [of_image.flatten() for of_image in objectness]
+    return {
+        "scores": [logits.sigmoid() for logits in per_image],
+        "losses": [
+            F.binary_cross_entropy_with_logits(
+                logits, labels_in_image.clamp(min=0).to(logits.dtype), reduction="none"
+            ).masked_fill(labels_in_image == IGNORE_LABEL, 0)
+            for logits, labels_in_image in zip(per_image, labels, strict=True)
+        ],
+    }

@@ -5,15 +5,16 @@ Shapes: see ``structures``; here ``B`` boxes are sampled per image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn_scratch import interfaces
+from maskrcnn_scratch.call_part import asks_for, with_context
 from maskrcnn_scratch.host_sync import entries_to_compute
-from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.ops.roi_align import roi_align
 from maskrcnn_scratch.structures import IGNORE_LABEL, Proposals, Target
 from maskrcnn_scratch.targets.matcher import Matcher, gather_matched_boxes
@@ -50,7 +51,8 @@ def select_training_samples(
     targets: Sequence[Target],
     matcher: interfaces.Matcher,
     sampler: interfaces.Sampler,
-    box_coder: BoxCoder,
+    box_coder: interfaces.BoxCoder,
+    class_logits_of: Callable[[list[Tensor]], Tensor] | None = None,
 ) -> TrainingSamples:
     """Adds the ground-truth boxes to the proposals, matches them all and samples.
 
@@ -61,6 +63,8 @@ def select_training_samples(
         matcher: see ``Matcher``.
         sampler: see ``BalancedPositiveNegativeSampler``.
         box_coder: encodes the regression targets.
+        class_logits_of: from boxes ``[P + G, 4]`` per image to class logits ``[R, C]``; called
+            without gradient if the sampler asks for scores or losses.
     """
     candidates, matched_idxs, labels = [], [], []
     for boxes, count, target in zip(proposals.boxes, proposals.counts, targets, strict=True):
@@ -71,6 +75,11 @@ def select_training_samples(
         matched_idxs.append(matched)
         labels.append(labels_of_matches(target["labels"], matched).where(valid, IGNORE_LABEL))
 
+    if class_logits_of is not None and (asks_for(sampler, "scores") or asks_for(sampler, "losses")):
+        with torch.no_grad():
+            sampler = with_context(
+                sampler, **scores_and_losses(class_logits_of(candidates), labels)
+            )
     samples = TrainingSamples([], [], [], [], [])
     for n, (positive, negative) in enumerate(zip(*sampler(labels), strict=True)):
         sampled, sampled_labels = concatenate_samples([positive], [negative], [labels[n]])  # [B]
@@ -84,6 +93,23 @@ def select_training_samples(
         samples.regression_targets.append(box_coder.encode(matched_gt_boxes, boxes))
         samples.objects.append(indices_of_objects(sampled_labels, len(positive)))
     return samples
+
+
+def scores_and_losses(class_logits: Tensor, labels: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """What a sampler may ask for: see ``interfaces.Sampler``.
+
+    Args:
+        class_logits: ``[R, C]`` of the boxes of all images.
+        labels: int64 ``[P + G]`` per image; they add up to ``R``.
+    """
+    numbers = [len(labels_in_image) for labels_in_image in labels]
+    cross_entropy = F.cross_entropy(
+        class_logits, torch.cat(list(labels)), ignore_index=IGNORE_LABEL, reduction="none"
+    )  # [R]
+    return {
+        "scores": list(class_logits.softmax(dim=1).split(numbers)),
+        "losses": list(cross_entropy.split(numbers)),
+    }
 
 
 def append_gt_boxes(boxes: Tensor, count: Tensor, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,6 +141,23 @@ def indices_of_objects(labels: Tensor, count: int) -> Tensor:
     without host synchronisation. Their labels keep them out of the losses.
     """
     return (labels < 1).argsort(stable=True)[:count]
+
+
+def has_mask_target(targets: Sequence[Target], matched_idxs: Sequence[Tensor]) -> Tensor:
+    """Whether each sampled object has a mask in the ground truth, bool ``[R]`` of all images.
+
+    Args:
+        targets: ``has_mask`` bool ``[G]`` of each; without it every object has a mask.
+        matched_idxs: int64 per image: the object that each box was matched with.
+    """
+    return torch.cat(
+        [
+            target["has_mask"][matched]
+            if "has_mask" in target and len(target["has_mask"]) > 0
+            else torch.ones_like(matched, dtype=torch.bool)
+            for target, matched in zip(targets, matched_idxs, strict=True)
+        ]
+    )
 
 
 def project_masks_on_boxes(

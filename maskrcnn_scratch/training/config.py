@@ -19,15 +19,18 @@ class TrainConfig:
     """A training run."""
 
     train_annotations: str | None = None
-    """COCO annotation file to train on."""
+    """Annotations to train on: a COCO file, or a file or folder of labelme, Pascal VOC, YOLO, CVAT,
+    VIA, Label Studio or PNG masks."""
     train_images: str | None = None
     """Folder of the training images; by default it is searched near the annotation file."""
     val_annotations: str | None = None
-    """COCO annotation file for the validation loss and AP."""
+    """Annotations for the validation loss and AP, as for training."""
     val_images: str | None = None
     """Folder of the validation images; by default it is searched near the annotation file."""
     crowds_as_objects: bool = False
     """Treat annotations with iscrowd 1 as single objects, as brush masks of CVAT need."""
+    skip_bad: bool = False
+    """Skip images and annotations with errors, and count them, instead of refusing to train."""
     allow_outside: bool = False
     """Read images whose file_name leads out of their folder."""
     output: str = "runs/train"
@@ -88,14 +91,22 @@ class TrainConfig:
     """Steps per line of log.jsonl, which has their mean."""
     tensorboard: bool = True
     """Also write curves for TensorBoard."""
+    wandb: str | None = None
+    """Also log to this project of Weights & Biases, if wandb is installed."""
+    mlflow: str | None = None
+    """Also log to this experiment of MLflow, if mlflow is installed."""
+    pictures: bool = True
+    """Draw the data, a batch, the curves and the predictions into the output folder."""
     best_metric: str = "segm/AP"
-    """Validation metric whose highest value selects best.pt; the validation loss if the metric is
-    not computed."""
+    """Validation metric whose highest value selects best.pt; bbox/AP instead of segm/AP without
+    masks, and the validation loss if the metric is not computed."""
+    patience: int | None = None
+    """Stop when the metric has not improved for this many validations."""
 
     def __post_init__(self) -> None:
         check_positive(
             self, "epochs", "batch_size", "accumulate", "learning_rate", "clip_grad_norm",
-            "validate_every", "save_every", "log_every",
+            "validate_every", "save_every", "log_every", "patience",
         )  # fmt: skip
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup must be in 0 to 1, got {self.warmup}")

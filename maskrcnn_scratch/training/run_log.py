@@ -1,12 +1,12 @@
-"""The log of a run: a progress bar, log.jsonl, and curves for TensorBoard."""
+"""The log of a run: a progress bar, log.jsonl, and callbacks that hear of each of its lines."""
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from maskrcnn_scratch.files import write_atomically
+from maskrcnn_scratch.training.callbacks import Callback
 
 
 class RunLog:
@@ -26,13 +27,11 @@ class RunLog:
         step: steps done so far.
         total_steps: steps of the whole run.
         log_every: steps per line.
-        tensorboard: also write TensorBoard's files.
+        callbacks: hear of each line, and of the end.
         validation_due: whether the validation after ``step`` has not been done yet.
         state: what ``save_state`` returned at ``step``; None starts a new mean.
-        enabled: if False, nothing is shown or written (all processes but the main one).
-
-    Raises:
-        ImportError: TensorBoard is wanted and not installed.
+        enabled: if False, nothing is shown or written and no callback is called (all processes
+            but the main one).
     """
 
     def __init__(
@@ -41,12 +40,13 @@ class RunLog:
         step: int,
         total_steps: int,
         log_every: int,
-        tensorboard: bool,
+        callbacks: Sequence[Callback] = (),
         validation_due: bool = False,
         state: dict[str, Any] | None = None,
         enabled: bool = True,
     ) -> None:
         self.log_every, self.enabled = log_every, enabled
+        self.callbacks = callbacks if enabled else ()
         # Of the steps since the last line.
         self.sums: dict[str, float] = {} if state is None else dict(state["sums"])
         self.steps = 0 if state is None else state["steps"]
@@ -66,15 +66,6 @@ class RunLog:
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 30,
         )
-        self.writer: Any = None
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ImportError(
-                    "tensorboard is missing: pip install maskrcnn_scratch[train], or switch it off"
-                ) from error
-            self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def train_step(
         self,
@@ -105,7 +96,7 @@ class RunLog:
         if self.steps == self.log_every or validation_due:
             self._write_means(step)
 
-    def validation(self, step: int, metrics: dict[str, float]) -> None:
+    def validation(self, step: int, metrics: dict[str, float], is_best: bool = False) -> None:
         """Prints and writes validation metrics. Validation time is not part of ``images_per_s``."""
         if not self.enabled:
             return
@@ -113,6 +104,8 @@ class RunLog:
             shown = {k: v for k, v in metrics.items() if not k.startswith("val/loss_")}
             self.bar.write(f"step {step}: {format_metrics(shown)}", file=sys.stderr)
             self._write(step, metrics)
+            for callback in self.callbacks:
+                callback.on_validation(step, metrics, is_best)
         self.last = time.monotonic()
 
     def save_state(self) -> dict[str, Any]:
@@ -120,8 +113,6 @@ class RunLog:
         if self.enabled and self.path.exists():
             with self.path.open("rb+") as file:
                 os.fsync(file.fileno())
-            if self.writer is not None:
-                self.writer.flush()
         return {
             "sums": dict(self.sums),
             "steps": self.steps,
@@ -132,15 +123,15 @@ class RunLog:
     def _write_means(self, step: int) -> None:
         """Writes a line with the means since the last line."""
         means = {name: total / self.steps for name, total in self.sums.items()}
-        self._write(step, {**means, "images_per_s": self.images / self.seconds})
+        means["images_per_s"] = self.images / self.seconds
+        self._write(step, means)
+        for callback in self.callbacks:
+            callback.on_step(step, means)
         self.sums, self.steps, self.images, self.seconds = {}, 0, 0, 0.0
 
     def _write(self, step: int, metrics: dict[str, float]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
-        if self.writer is not None:
-            for name, value in metrics.items():
-                self.writer.add_scalar(name, value, step)
 
     def __enter__(self) -> RunLog:
         return self
@@ -153,8 +144,8 @@ class RunLog:
     ) -> None:
         if self.enabled:
             self.bar.close()
-            if self.writer is not None:
-                self.writer.close()
+        for callback in self.callbacks:
+            callback.on_end()
 
 
 def format_metrics(metrics: dict[str, float]) -> str:
@@ -163,9 +154,16 @@ def format_metrics(metrics: dict[str, float]) -> str:
 
 
 def peak_memory() -> int:
-    """Peak memory in bytes: of the GPU if one is in use, else of this process."""
+    """Peak memory in bytes: of the GPU if one is in use, else of this process.
+
+    0 where the operating system does not say (Windows).
+    """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -31,6 +31,7 @@ from maskrcnn_scratch.data.loader import (
 from maskrcnn_scratch.targets.check_targets import check_targets
 from maskrcnn_scratch.targets.sampler import use_device_sampler
 from maskrcnn_scratch.training import distributed
+from maskrcnn_scratch.training.callbacks import Callback
 from maskrcnn_scratch.training.compile_parts import compile_parts
 from maskrcnn_scratch.training.config import TrainConfig
 from maskrcnn_scratch.training.ema import ExponentialMovingAverage
@@ -39,9 +40,8 @@ from maskrcnn_scratch.training.interrupt import Stopped, StopRequest
 from maskrcnn_scratch.training.optimizer import build_optimizer
 from maskrcnn_scratch.training.run_log import RunLog
 from maskrcnn_scratch.training.schedule import schedule_for
+from maskrcnn_scratch.training.step_context import autocast, seed_torch
 from maskrcnn_scratch.training.validation import validation_losses
-
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
@@ -58,6 +58,7 @@ class Trainer:
         evaluate: returns metrics of a model by name, such as AP. It is called on every process and
             must return the same on each.
         metadata: further entries of the checkpoints, such as class names; plain values.
+        callbacks: hear of the progress, on the main process.
 
     Raises:
         ValueError: ``config.batch_size`` is not a multiple of processes times micro-batches.
@@ -73,7 +74,9 @@ class Trainer:
         val_set: Dataset[Any] | None = None,
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         metadata: dict[str, Any] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
+        self.callbacks = callbacks
         self.config, self.device, self.metadata = config, torch.device(device), metadata or {}
         self.train_set, self.val_set, self.evaluate = train_set, val_set, evaluate
         self.output = Path(config.output)
@@ -113,6 +116,7 @@ class Trainer:
         self.step = 0  # updates of the weights so far
         self.validation_due = False  # before the next step
         self.best = -math.inf  # score of best.pt
+        self.validations_since_best = 0
         self.log_state: dict[str, Any] | None = None  # of the log at the current step
 
         self.parallel = self.model
@@ -141,7 +145,8 @@ class Trainer:
             while not self.finished():  # each iteration is a step or a validation
                 validating = self.validation_due
                 if validating:
-                    log.validation(self.step, self.validate())
+                    found = self.validate()
+                    log.validation(self.step, found, self.validations_since_best == 0)
                     self.validation_due = False
                 elif not isinstance(ahead, Exception):
                     losses = self.train_step(iter(ahead))
@@ -149,12 +154,9 @@ class Trainer:
                         self.step == self.total_steps or self.step % validation_steps == 0
                     )
                     log.train_step(
-                        self.step,
-                        losses,
-                        self.learning_rate,
-                        config.batch_size,
+                        self.step, losses, self.learning_rate, config.batch_size,
                         self.validation_due,
-                    )
+                    )  # fmt: skip
                     ahead = self.read_step(micro_batches)
                 failed = isinstance(ahead, Exception)
                 stopping = distributed.any_rank(stop.requested or failed, self.device)
@@ -171,8 +173,14 @@ class Trainer:
                     raise Stopped(f"stopped after step {self.step} of {self.total_steps}")
 
     def finished(self) -> bool:
-        """Whether the last step and its validation are done."""
-        return self.step == self.total_steps and not self.validation_due
+        """Whether the last step and its validation are done, or patience has run out."""
+        ended = self.step == self.total_steps or self.out_of_patience()
+        return ended and not self.validation_due
+
+    def out_of_patience(self) -> bool:
+        """Whether the last ``config.patience`` validations were not better than one before."""
+        patience = self.config.patience
+        return patience is not None and self.validations_since_best >= patience
 
     def train_step(self, micro_batches: Iterator[Batch]) -> dict[str, float]:
         """Updates the weights once and returns the losses, averaged over all processes."""
@@ -187,7 +195,7 @@ class Trainer:
             seen.append(targets)
             seed_torch(config.seed, self.step, part, distributed.rank())
             with self.no_exchange() if part < config.accumulate - 1 else nullcontext():
-                with self.autocast():
+                with autocast(self.device, config.precision):
                     losses = self.parallel(images, targets)
                 parts.append(torch.stack([loss.detach().float() for loss in losses.values()]))
                 self.scaler.scale(sum(losses.values()) / config.accumulate).backward()
@@ -249,8 +257,9 @@ class Trainer:
         if self.evaluate is not None:
             found |= self.evaluate(model)
         score = found.get(self.config.best_metric, -found.get("val/loss", math.inf))
+        self.validations_since_best += 1
         if score > self.best:
-            self.best = score
+            self.best, self.validations_since_best = score, 0
             self.save("best.pt", resumable=False)
         return found
 
@@ -270,13 +279,18 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "best": self.best,
+                "validations_since_best": self.validations_since_best,
                 "validation_due": self.validation_due,
                 "log": self.log_state,
             }
         save_checkpoint(checkpoint, self.output / name)
 
     def resume(self) -> None:
-        """Restores the state of ``last.pt``, if there is one."""
+        """Restores the state of ``last.pt``, if there is one.
+
+        Raises:
+            ValueError: it has more steps than the configuration.
+        """
         path = self.output / "last.pt"
         if not path.exists():
             return
@@ -288,6 +302,12 @@ class Trainer:
         if self.ema is not None:
             self.ema.module.load_state_dict(checkpoint["model"])
         self.step, self.best = checkpoint["step"], training["best"]
+        self.validations_since_best = training.get("validations_since_best", 0)
+        if self.step > self.total_steps:
+            raise ValueError(
+                f"{path}: {self.step} steps are done, and {self.config.epochs} epochs have "
+                f"{self.total_steps}: give more epochs"
+            )
         self.validation_due = training["validation_due"]
         self.log_state = training.get("log")
 
@@ -299,26 +319,16 @@ class Trainer:
             yield self.to_device(batch)
 
     def to_device(self, batch: Batch) -> Batch:
-        """Copies a batch to the device. Pinned memory needs no host synchronisation."""
+        """Copies a batch to the device."""
         images, targets = batch
         if self.config.device_sampling:  # the model does not check targets on a GPU
             sizes = [(image.shape[-2], image.shape[-1]) for image in images]
             check_targets(targets, sizes, self.model.roi_heads.num_classes(), has_mask=False)
-
-        def move(value: Any) -> Any:
-            return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-
-        moved = [{name: move(value) for name, value in target.items()} for target in targets]
-        return Batch([move(image) for image in images], moved)
+        return batch.to(self.device)
 
     def inference_model(self) -> nn.Module:
         """The model with averaged weights if there is one, else the current model."""
         return self.model if self.ema is None else self.ema.module
-
-    def autocast(self) -> Any:
-        """Context with the precision of the configuration."""
-        dtype = AUTOCAST_DTYPES.get(self.config.precision)
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
     def no_exchange(self) -> Any:
         """Context that accumulates gradients without exchanging them between processes."""
@@ -330,18 +340,6 @@ class Trainer:
         """The log of the run, cut back to the current step."""
         config = self.config
         return RunLog(
-            self.output,
-            self.step,
-            self.total_steps,
-            config.log_every,
-            config.tensorboard,
-            self.validation_due,
-            self.log_state,
-            enabled=distributed.is_main(),
-        )
-
-
-def seed_torch(*parts: int) -> None:
-    """Seeds torch on all devices with a hash of the numbers."""
-    seed = np.random.SeedSequence(parts).generate_state(1, np.uint64)
-    torch.manual_seed(int(seed[0]))
+            self.output, self.step, self.total_steps, config.log_every, self.callbacks,
+            self.validation_due, self.log_state, enabled=distributed.is_main(),
+        )  # fmt: skip

@@ -1,6 +1,7 @@
 """``maskrcnn train`` with a small model: its files, resuming, and errors."""
 
 import json
+import shutil
 import signal
 import time
 from dataclasses import asdict, replace
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from maskrcnn_scratch import cli
 from maskrcnn_scratch.builders.from_config import ModelConfig, load_trained
 from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.cli import train as train_command
@@ -79,7 +82,13 @@ def finished(recipe, tmp_path_factory):
 
 def test_files_of_a_run(finished):
     names = {path.name for path in finished.iterdir()}
-    assert names == {"config.json", "log.jsonl", "last.pt", "best.pt", "tensorboard", "run.lock"}
+    pictures = {
+        "labels.png", "train_batch.jpg", "results.png", "val_predictions.jpg",
+        "confusion_matrix.png", "pr_curve.png",
+    }  # fmt: skip
+    others = {"config.json", "log.jsonl", "last.pt", "best.pt", "tensorboard", "run.lock"}
+    assert names == pictures | others
+    assert all(Image.open(finished / name).width >= 400 for name in pictures)
     assert list((finished / "tensorboard").iterdir())
     lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     losses = {f"loss_{n}" for n in ("classifier", "box_reg", "mask", "objectness", "rpn_box_reg")}
@@ -159,7 +168,8 @@ def prepared(recipe, folder, **changes):
     """The trainer of a run with changed annotation files, and the recipe's image folders."""
     images = {f"{part}_images": str(Path(getattr(recipe, f"{part}_annotations")).parent)
               for part in ("train", "val")}  # fmt: skip
-    changed = replace(recipe, output=str(folder / "run"), **images, **changes)
+    changes = {"output": str(folder / "run"), "pictures": False, **images, **changes}
+    changed = replace(recipe, **changes)
     return train_command.make_trainer(changed, torch.device("cpu"))
 
 
@@ -188,6 +198,7 @@ def test_classes_with_crowds_only_are_refused(recipe, tmp_path):
     with pytest.raises(ValueError, match=r"crowds_only\.json: 'circle', .* --crowds-as-objects"):
         prepared(recipe, tmp_path, **files)
     files["val_annotations"] = files["train_annotations"]
+    files["val_images"] = str(Path(recipe.train_annotations).parent)
     trainer = prepared(recipe, tmp_path, crowds_as_objects=True, **files,
                        )  # fmt: skip
     assert len(trainer.train_set.dataset[0][1]["labels"]) > 0
@@ -226,9 +237,106 @@ def test_two_runs_in_one_folder_are_refused(recipe, tmp_path):
         pass
 
 
-def test_resume_takes_no_other_options(recipe, finished):
+def test_resume_takes_no_other_options(recipe, finished, capsys):
     with pytest.raises(ValueError, match="do not give other options"):
         train(recipe, resume=finished)
+    assert cli.main(["train", "--resume", str(finished), "--learning-rate", "1"]) == cli.USAGE
+    assert "other options than --epochs, --patience, " in capsys.readouterr().err
+    assert cli.main(["train", "--resume", str(finished), "--config", "a.yaml"]) == cli.USAGE
+
+
+def test_resume_with_more_epochs_extends_a_finished_run(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    assert cli.main(["train", f"--resume={folder}", "--epochs", "4", "--no-pictures"]) == 0
+    assert load_checkpoint(folder / "last.pt")["step"] == 12
+    assert json.loads((folder / "config.json").read_text())["epochs"] == 4
+    before, after = (load_checkpoint(f / "last.pt")["training"]["optimizer"]["state"][0]["step"]
+                     for f in (finished, folder))  # fmt: skip
+    assert (before, after) == (9, 12)
+    assert cli.main(["train", "--resume", str(folder), "--epochs", "2"]) == cli.FAILURE
+    assert "12 steps are done" in capsys.readouterr().err
+    assert json.loads((folder / "config.json").read_text())["epochs"] == 4
+
+
+def test_a_stored_configuration_can_be_fed_back(finished, tmp_path):
+    stored = json.loads((finished / "config.json").read_text())
+    config = str(finished / "config.json")
+    assert cli.main(["train", "--config", config, "--output", str(tmp_path / "run"),
+                     "--epochs", "1", "--no-pictures"]) == 0  # fmt: skip
+    again = json.loads((tmp_path / "run" / "config.json").read_text())
+    changed = {key for key in stored if stored[key] != again[key]}
+    assert changed == {"output", "epochs", "pictures"}
+    assert not (tmp_path / "run" / "labels.png").exists()
+
+
+def one_bad_mask(content):
+    content["annotations"][0]["segmentation"] = [[5, 5, 9, 9]]
+
+
+def boxes_only(content):
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = []
+
+
+def test_bad_data_are_refused_before_the_first_step(recipe, tmp_path, capsys):
+    file = changed_copy(recipe.val_annotations, tmp_path, one_bad_mask)
+    folder = str(Path(recipe.val_annotations).parent)
+    files = {"train_annotations": file, "val_annotations": file, "train_images": folder}
+    with pytest.raises(ValueError, match=r"one_bad_mask\.json: 1 errors .*; .*json: 1 errors"):
+        prepared(recipe, tmp_path, **files)
+    assert "00000.png, annotation 1: a polygon is" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="skipped 0 of 3 images and 1 of . annotations"):
+        trainer = prepared(recipe, tmp_path, skip_bad=True, val_annotations=file)
+    whole = prepared(recipe, tmp_path)
+    assert len(trainer.val_set[0][1]["labels"]) == len(whole.val_set[0][1]["labels"]) - 1
+    assert trainer.val_set.annotation_file == tmp_path / "run" / "annotations" / "val.json"
+
+
+def test_boxes_only_train_the_box_branch(recipe, tmp_path):
+    file = changed_copy(recipe.train_annotations, tmp_path, boxes_only)
+    with pytest.warns(UserWarning, match="no object has a mask, .* fasterrcnn_resnet50_fpn"):
+        trainer = prepared(recipe, tmp_path, train_annotations=file, val_annotations=file,
+                           val_images=str(Path(recipe.train_annotations).parent))  # fmt: skip
+    assert trainer.config.best_metric == "bbox/AP"
+    losses = trainer.train_step(trainer.read_batches())
+    assert losses["loss_mask"] == 0 and losses["loss_classifier"] > 0
+
+
+def test_faster_rcnn(recipe, tmp_path):
+    model = replace(MODEL, architecture="fasterrcnn_small")
+    trainer = prepared(recipe, tmp_path, model=model, epochs=1, pictures=True)
+    trainer.train()
+    lines = [json.loads(line) for line in (trainer.output / "log.jsonl").read_text().splitlines()]
+    assert "bbox/AP" in lines[-1] and "segm/AP" not in lines[-1]
+    assert "loss_mask" not in lines[0] and "loss_classifier" in lines[0]
+    trained = load_trained(trainer.output / "best.pt")
+    assert not trained.model.roi_heads.has_mask()
+    assert (trainer.output / "confusion_matrix.png").exists()
+
+
+def test_other_formats_are_trained_on(recipe, tmp_path):
+    """A folder of YOLO polygons."""
+    names = ["triangle", "circle", "square"]
+    dataset = ShapesDataset(3, seed=2, side=64)
+    for kind in ("images", "labels"):
+        (tmp_path / "yolo" / kind).mkdir(parents=True)
+    (tmp_path / "yolo" / "data.yaml").write_text(f"names: {names}\n")
+    for name, (image, target) in zip(dataset.file_names, dataset, strict=False):
+        pixels = (image * 255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(tmp_path / "yolo" / "images" / name)
+        lines = []
+        for label, box in zip(target["labels"].tolist(), target["boxes"] / 64, strict=True):
+            x1, y1, x2, y2 = box.tolist()
+            corners = (x1, y1, x2, y1, x2, y2, x1, y2)
+            index = names.index(dataset.class_names[label])
+            lines.append(" ".join(map(str, (index, *corners))))
+        text = tmp_path / "yolo" / "labels" / name.replace(".png", ".txt")
+        text.write_text("\n".join(lines))
+    config = replace(recipe, train_annotations=str(tmp_path / "yolo"), output=str(tmp_path / "run"))
+    trainer = train_command.make_trainer(config, torch.device("cpu"))
+    assert set(trainer.metadata["class_names"].values()) == set(names)
+    assert trainer.train_set.dataset[0][1]["boxes"].tolist() == dataset[0][1]["boxes"].tolist()
+    assert trainer.train_step(trainer.read_batches())["loss_mask"] > 0
 
 
 def test_resume_of_nothing(tmp_path):

@@ -37,6 +37,22 @@ class CoarsestFirst(Small):
         return dict(reversed(super().forward(images).items()))
 
 
+class OneSize(Small):
+    """As a transformer with a fixed grid."""
+
+    def forward(self, images):
+        maps = super().forward(images)
+        return {name: nn.functional.adaptive_avg_pool2d(level, 8) for name, level in maps.items()}
+
+
+class Stride14(nn.Conv2d):
+    """Not broken: RoIAlign has to be told its scale."""
+
+    def __init__(self):
+        super().__init__(3, 64, 14, stride=14)
+        self.out_channels = 64
+
+
 class OtherDtype(Small):
     def forward(self, images):
         return {name: level.double() for name, level in super().forward(images).items()}

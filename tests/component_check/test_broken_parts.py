@@ -18,8 +18,9 @@ SETTING = Setting(side=64)
 
 # (part, kind, the check that fails, what it says)
 FAULTS = [
-    ("WrongChannels", "backbone", "types and shapes", r"float32 \[1, 64, 16, 16\], expected .*256"),
+    ("WrongChannels", "backbone", "types and shapes", r"float32 \[1, 64, 32, 32\], expected .*256"),
     ("OtherDtype", "backbone", "types and shapes", r"feature map '0' .* is float64"),
+    ("OneSize", "backbone", "types and shapes", r"is \[8, 8\]; a stride of 16, .* \[4.0, 4.0\]"),
     ("ListOfMaps", "backbone", "types and shapes", "not a dict of maps"),
     ("RaisesAtOnce", "backbone", "types and shapes", r"KeyError: 'stage5' \(broken_parts.py:\d+\)"),
     ("NeedsAnArgument", "backbone", "construction", "TypeError: .*'width'"),
@@ -87,6 +88,12 @@ def test_broken_part_fails_for_its_reason(name, kind, check, reason):
 def test_nothing_else_fails(name, kind, check):
     failed = [result.name for result in results_of(name, kind) if result.status == "FAIL"]
     assert ", ".join(failed) == check
+
+
+def test_a_stride_that_is_no_power_of_two_is_stated():
+    first = next(iter(results_of("Stride14", "backbone")))
+    assert first.status == "ok"
+    assert "strides '0': 14; not all are powers of two" in first.detail
 
 
 def test_after_a_failure_of_types_and_shapes_nothing_else_runs():

@@ -21,6 +21,34 @@ def test_no_kernel_spills(source):
     assert all(kernel.shared_bytes <= 48 << 10 for kernel in kernels)
 
 
+SASS = """
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+        /*0010*/                   IADD3 R2, R2, 0x1, RZ ;
+                                                           /* 0x0000000102027810 */
+        /*0020*/                   FADD R3, R3, R4 ;
+        /*0030*/               @P0 BRA 0x20 ;
+        /*0040*/               @P1 BRA 0x90 ;
+        /*0050*/              @!P2 BRA P3, 0x10 ;
+        /*0060*/                   FMUL R3, R3, R4 ;
+        /*0070*/                   FMUL R3, R3, R5 ;
+        /*0080*/               @P0 BRA 0x60 ;
+        /*0090*/                   EXIT ;
+        /*00a0*/                   BRA 0xa0;
+"""
+
+
+def test_longest_innermost_loop():
+    """Not the loop around another, nor the branch to itself at the end."""
+    assert cuda_report.longest_innermost_loop(SASS) == 3
+
+
+@pytest.mark.skipif(cuda_report.nvcc() is None, reason="needs nvcc")
+@pytest.mark.skipif(cuda_report.cuobjdump() is None, reason="needs cuobjdump")
+def test_loops_of_a_kernel_are_found():
+    kernels = cuda_report.compile_report(ROOT / "csrc/max_iou/max_iou_cuda.cu", ["90"])
+    assert all(20 < kernel.loop < 1000 for kernel in kernels)
+
+
 def test_kernels_run_on_a_device():
     if not torch.cuda.is_available():
         pytest.skip("no GPU: the CUDA kernels ran emulated only")

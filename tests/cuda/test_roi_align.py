@@ -210,6 +210,23 @@ def test_any_strides(cuda):
         check_backward(cuda, arguments, torch.float32, deterministic)
 
 
+def test_storage_that_is_not_aligned(cuda):
+    """Channels-last and a multiple of the vector's channels, but the first element is the second of
+    its storage: a vector access there is an error on CUDA."""
+
+    def shifted(*shape: int) -> Tensor:
+        n, c, h, w = shape
+        return torch.randn(1 + n * c * h * w)[1:].view(n, h, w, c).permute(0, 3, 1, 2)
+
+    rois, levels = inputs(5, torch.float32)
+    maps = [shifted(2, 8, *size) for size in SIZES]
+    assert maps[0].is_contiguous(memory_format=torch.channels_last)
+    check_forward(cuda, (maps, rois, levels, SCALES, 3, 3, 2, False, True))
+    rest = (rois, levels, SCALES, *zip(*SIZES, strict=True), 2, 2, False, True)
+    for deterministic in (False, True):
+        check_backward(cuda, (shifted(5, 8, 3, 3), *rest), torch.float32, deterministic)
+
+
 def test_offsets_beyond_32_bits(cuda):
     """A map of 2.4 G elements, of which next to none are touched."""
     map = torch.from_numpy(np.zeros((1, 1, 40_000, 60_000), np.float16))  # untouched pages

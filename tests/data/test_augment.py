@@ -156,3 +156,19 @@ def test_bad_ranges():
         RandomSquareCrop(20, 10)
     with pytest.raises(ValueError, match="0 < low <= high"):
         RandomGamma(0, 1)
+
+
+def test_objects_with_a_box_only_keep_it():
+    image, target = item([[2, 3, 8, 9], [10, 5, 20, 15]])
+    target["masks"][1] = 0
+    target["has_mask"] = torch.tensor([True, False])
+    _, flipped = augment(image, target, v2.RandomHorizontalFlip(1.0))
+    assert flipped["boxes"].tolist() == [[22, 3, 28, 9], [10, 5, 20, 15]]
+    assert flipped["has_mask"].tolist() == [True, False] and flipped["area"].tolist() == [36, 100]
+
+    def crop(image, target):
+        cut = {k: v2.functional.crop(target[k], 0, 0, 20, 15) for k in ("boxes", "masks")}
+        return v2.functional.crop(image, 0, 0, 20, 15), {**target, **cut}
+
+    _, cropped = augment(image, target, crop)
+    assert cropped["boxes"].tolist() == [[2, 3, 8, 9], [10, 5, 15, 15]]

@@ -222,8 +222,7 @@ def test_missing_fields_are_named_at_once(write, key, field, message):
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        (None, "neither polygons nor RLE"),
-        ([], "no polygon"),
+        ("masks/1.png", "neither polygons nor RLE"),
         ([[1, 2, 3, 4]], "at least 3 points"),
         ({"size": [30, 20], "counts": [600]}, "mask is 30 x 20 .*, its image 20 x 30"),
     ],
@@ -237,10 +236,19 @@ def test_bad_masks_are_named_when_read(write, segmentation, message):
         dataset[0]
 
 
-def test_annotation_without_segmentation(write):
-    path, folder = write(lambda content: content["annotations"][1].pop("segmentation"))
-    with pytest.raises(ValueError, match=r"annotation 2: no segmentation"):
-        CocoDataset(path, folder)[0]
+@pytest.mark.parametrize("nothing", ["missing", None, [], [[]]])
+def test_objects_with_a_box_only_have_no_mask(write, nothing):
+    def change(content):
+        if nothing == "missing":
+            del content["annotations"][1]["segmentation"]
+        else:
+            content["annotations"][1]["segmentation"] = nothing
+
+    target = CocoDataset(*write(change))[0][1]
+    row = target["annotation_ids"].tolist().index(2)
+    assert target["has_mask"].tolist().index(False) == row
+    assert not target["masks"][row].any() and target["masks"].flatten(1).any(1).sum() >= 1
+    assert "has_mask" not in CocoDataset(*write())[0][1]
 
 
 def test_missing_and_mismatched_images(write):

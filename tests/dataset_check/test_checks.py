@@ -104,7 +104,7 @@ def test_annotation_problems_name_file_and_annotation(check, kind):
         ([[200, 200, 220, 200, 220, 220]], "no pixel"),
         ([1, 2, [30, 4], 30, 40], "a list of polygons is needed"),
         ({"size": [128, 128], "counts": [-50, 4850]}, "no list of run lengths"),
-        (None, "neither polygons nor RLE"),
+        ("masks/1.png", "neither polygons nor RLE"),
     ],
 )
 def test_bad_masks(check, segmentation, detail):
@@ -113,9 +113,41 @@ def test_bad_masks(check, segmentation, detail):
     assert detail in found.detail
 
 
-def test_missing_segmentation(check):
-    (found,) = check(drop("annotations", "segmentation")).of("error")
-    assert (found.kind, found.detail, found.annotation_id) == ("bad mask", "no segmentation", 1)
+@pytest.mark.parametrize(
+    "change",
+    [drop("annotations", "segmentation")]
+    + [edit("annotations", segmentation=nothing) for nothing in (None, [], [[]])],
+)
+def test_objects_with_a_box_only_are_no_error(check, change):
+    report = check(change)
+    assert report.of("error") == []
+    (found,) = [problem for problem in report.problems if problem.kind == "object without mask"]
+    assert found.annotation_id == 1
+
+
+def test_coordinates_in_0_1_are_named(check):
+    def to_fractions(content):
+        for annotation in content["annotations"]:
+            annotation["bbox"] = [value / 128 for value in annotation["bbox"]]
+            x, y, width, height = annotation["bbox"]
+            annotation["segmentation"] = [[x, y, x + width, y, x + width, y + height]]
+
+    report = check(to_fractions)
+    assert {problem.kind for problem in report.of("error")} == {"coordinates in 0-1"}
+    assert len(report.of("error")) == report.statistics["annotations"]
+
+
+def test_degenerate_parts_of_good_objects_are_dropped(check):
+    def add_part(content):
+        polygon = [10, 10, 40, 10, 40, 40, 10, 40]
+        content["annotations"][0] |= {
+            "bbox": [10, 10, 30, 30], "segmentation": [[10, 10, 12, 12], polygon, []],
+        }  # fmt: skip
+
+    report = check(add_part)
+    assert report.of("error") == []
+    (found,) = [each for each in report.problems if each.kind == "values of an unusual type"]
+    assert "objects with parts of fewer than 3 points, without those (1)" in found.detail
 
 
 ENTRY_PROBLEMS = {

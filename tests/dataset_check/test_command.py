@@ -85,3 +85,16 @@ def test_usual_layouts_are_found(data_root):
     assert [file.name for file in files] == ["instances_train2017.json", "instances_val2017.json"]
     assert [find_image_folder(file) for file in files] == [coco / "train2017", coco / "val2017"]
     assert find_image_folder(nuclei / "instances_val.json") == nuclei / "val"
+
+
+def test_pictures(shapes, tmp_path):
+    out = tmp_path / "pictures"
+    assert check((shapes,), geometry=FITTING, out=out) == 0
+    assert [path.name for path in out.iterdir()] == ["labels.png"]
+    other = write_coco(ShapesDataset(2, seed=1), tmp_path / "other").rename(
+        tmp_path / "other" / "instances_other.json"
+    )
+    check((shapes, other), geometry=FITTING, out=out)
+    assert {path.parent.name for path in out.glob("*/labels.png")} == {
+        "instances", "instances_other",
+    }  # fmt: skip

@@ -256,3 +256,28 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "dt.json").write_text('{"a": 1}')
     with pytest.raises(ValueError, match=r"dt\.json: COCO results are a list, not a dict"):
         score(truth, tmp_path / "dt.json")
+
+
+def test_objects_without_a_mask_count_for_boxes_only():
+    corners = [5, 5, 25, 5, 25, 25, 5, 25], [30, 30, 40, 30, 40, 40, 30, 40]
+    boxes = [5, 5, 20, 20], [30, 30, 10, 10]
+    truth = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 50, "width": 50}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": n + 1, "image_id": 1, "category_id": 1, "bbox": boxes[n], "iscrowd": 0,
+             "segmentation": [corners[n]] if n else []}
+            for n in range(2)
+        ],
+    }  # fmt: skip
+    found = [
+        {"image_id": 1, "category_id": 1, "score": 0.9 - n / 10, "bbox": boxes[n],
+         "segmentation": [corners[n]]}
+        for n in range(2)
+    ]  # fmt: skip
+    for kept in (found, found[1:]):
+        assert score(truth, kept, "segm").stats[0] == pytest.approx(1)
+    assert score(truth, found[1:], "bbox").stats[0] == pytest.approx(0.5, abs=0.01)
+    truth["annotations"] = truth["annotations"][:1]
+    assert score(truth, found, "segm").stats[0] == -1
+    assert score(truth, found, "bbox").stats[0] == pytest.approx(1)

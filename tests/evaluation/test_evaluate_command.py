@@ -203,3 +203,32 @@ def test_crowds_as_objects(shapes, tmp_path):
         evaluate(shapes, tmp_path / "dt.json", crowds_as_objects=option, json=out)
         found[option] = json.loads(out.read_text())["segm"]["stats"][0]
     assert found == {False: -1, True: pytest.approx(1)}
+
+
+PICTURES = {"val_predictions.jpg", "confusion_matrix.png", "pr_curve.png"}
+
+
+def test_pictures_of_results_and_of_a_model(shapes, checkpoint, tmp_path, capsys):
+    truth = json.loads(shapes.read_text())
+    results = [{**annotation, "score": 0.9} for annotation in truth["annotations"]]
+    (tmp_path / "dt.json").write_text(json.dumps(results))
+    sources = {"results": {"results": tmp_path / "dt.json"},
+               "weights": {"weights": checkpoint, "device": "cpu", "num_workers": 0}}  # fmt: skip
+    for name, source in sources.items():
+        evaluate(shapes, **source, out=tmp_path / name, json=tmp_path / "out.json")
+        assert {path.name for path in (tmp_path / name).iterdir()} == PICTURES
+        assert "->" not in capsys.readouterr().out
+    assert "precision_recall" not in json.loads((tmp_path / "out.json").read_text())["bbox"]
+
+
+def test_pictures_without_the_images(shapes, tmp_path):
+    truth = json.loads(shapes.read_text())
+    for image in truth["images"]:
+        (shapes.parent / image["file_name"]).unlink()
+    results = [{**annotation, "score": 0.9} for annotation in truth["annotations"]]
+    (tmp_path / "dt.json").write_text(json.dumps(results))
+    with pytest.warns(UserWarning, match=r"val_predictions\.jpg: the picture could not be drawn"):
+        evaluate(shapes, tmp_path / "dt.json", out=tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == PICTURES - {
+        "val_predictions.jpg"
+    }

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 from maskrcnn_scratch.evaluation.model_results import (

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.parity.calibrate import calibrate
 
 

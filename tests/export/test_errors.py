@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.cli.export import export
 from maskrcnn_scratch.export import ExportOptions, UnexportableError, export_onnx, export_to_file
 from maskrcnn_scratch.ops import batched_nms_padded

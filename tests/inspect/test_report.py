@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.inspect import box_selection, provenance, rpn_selection, suppressed_by
 from maskrcnn_scratch.inspect.report import ReportOptions, Sample, write_report, write_reports
 from maskrcnn_scratch.inspect.settings import with_settings

@@ -192,6 +192,13 @@ def test_the_check_draws_no_random_number() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_replaced_part_in_inference_mode() -> None:
+    model = build().eval()
+    model.rpn.nms = partial(model.rpn.nms)
+    with torch.inference_mode():
+        model([torch.rand(3, 64, 64)])
+
+
 def test_pooling_from_the_maps_that_exist() -> None:
     """Three maps are enough for the default pools of "0" to "3", as in torchvision."""
     model = build(box_score_thresh=0.0).eval()

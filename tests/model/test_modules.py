@@ -16,7 +16,7 @@ from torchvision.ops import feature_pyramid_network as reference_fpn
 from maskrcnn_scratch import AnchorGenerator, MultiScaleRoIAlign, resnet_fpn_backbone
 from maskrcnn_scratch.backbone import FeaturePyramidNetwork, FrozenBatchNorm2d, LastLevelP6P7
 from maskrcnn_scratch.backbone.resnet import ARCHITECTURES, resnet
-from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.roi_heads import MaskRCNNPredictor
 from maskrcnn_scratch.rpn import RPNHead
 from maskrcnn_scratch.structures import ImageList

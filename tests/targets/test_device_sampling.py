@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maskrcnn_scratch import host_sync
-from maskrcnn_scratch.builders.from_config import small_maskrcnn
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.data.shapes import ShapesDataset
 from maskrcnn_scratch.targets.sampler import NO_SAMPLE, DeviceSampler, ReplaySampler
 

@@ -131,3 +131,29 @@ def test_mask_targets_without_boxes():
     for num_gt in (0, 2):
         masks = torch.zeros(num_gt, 8, 8, dtype=torch.uint8)
         assert project_masks_on_boxes(masks, torch.zeros(0, 4), nothing, 28).shape == (0, 28, 28)
+
+
+def test_objects_without_a_mask_take_no_part_in_the_mask_loss():
+    """Their box losses stay; the mask loss is that of the other objects, whatever their masks."""
+    from maskrcnn_scratch.builders.small import small_maskrcnn
+    from maskrcnn_scratch.data.shapes import ShapesDataset
+
+    torch.manual_seed(0)
+    model = small_maskrcnn(4, widths=(8, 8, 8, 8), min_size=64, max_size=64).eval()
+    dataset = ShapesDataset(20, side=64)
+    image, target = next(each for each in dataset if len(each[1]["labels"]) > 1)
+    has_mask = torch.ones(len(target["labels"]), dtype=torch.bool)
+    whole = model.losses([image], [target])
+    assert model.losses([image], [{**target, "has_mask": has_mask}]) == whole
+    found = []
+    for fill in (0, 1):  # of the masks that are not there
+        masks = target["masks"].clone()
+        masks[0] = fill
+        one_less = {**target, "masks": masks, "has_mask": has_mask.clone()}
+        one_less["has_mask"][0] = False
+        found.append(model.losses([image], [one_less]))
+    assert found[0] == found[1] and found[0]["loss_mask"] != whole["loss_mask"]
+    boxes = {name: loss for name, loss in whole.items() if name != "loss_mask"}
+    assert {name: found[0][name] for name in boxes} == boxes
+    none = model.losses([image], [{**target, "has_mask": torch.zeros_like(has_mask)}])
+    assert none["loss_mask"] == 0

@@ -13,7 +13,7 @@ def lines(folder):
 
 
 def test_means_over_steps_and_up_to_validations(tmp_path):
-    with RunLog(tmp_path, 0, 10, log_every=3, tensorboard=True) as log:
+    with RunLog(tmp_path, 0, 10, log_every=3) as log:
         for step in range(1, 6):
             losses = {"loss_a": step, "loss_b": 1.0}
             log.train_step(step, losses, 0.25 * step, images=2, validation_due=step == 5)
@@ -24,13 +24,12 @@ def test_means_over_steps_and_up_to_validations(tmp_path):
     assert first == {"step": 3, "loss": 3.0, "loss_a": 2.0, "loss_b": 1.0, "learning_rate": 0.5}
     assert second["step"] == 5 and second["loss_a"] == 4.5
     assert third == {"step": 5, "segm/AP": 0.5}
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
 def test_lines_are_on_the_disk_before_a_checkpoint(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
-    with RunLog(tmp_path, 0, 10, log_every=2, tensorboard=False) as log:
+    with RunLog(tmp_path, 0, 10, log_every=2) as log:
         assert log.save_state()["steps"] == 0
         for step in range(1, 4):
             log.train_step(step, {"loss_a": 1.0}, 0.1, images=2)
@@ -40,7 +39,7 @@ def test_lines_are_on_the_disk_before_a_checkpoint(tmp_path, monkeypatch):
 
 
 def test_disabled_writes_nothing(tmp_path):
-    with RunLog(tmp_path, 0, 10, log_every=1, tensorboard=True, enabled=False) as log:
+    with RunLog(tmp_path, 0, 10, log_every=1, enabled=False) as log:
         log.train_step(1, {"loss_a": 1.0}, 0.1, images=2)
         log.validation(1, {"segm/AP": 0.5})
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,9 @@ from maskrcnn_scratch import MaskRCNN
 from maskrcnn_scratch.inference import optimize
 from maskrcnn_scratch.parity.reference import reference_of
 
+# Besides views: allocations, and numbers that become tensors on the host.
+NO_KERNEL = ("empty", "empty_strided", "detach", "scalar_tensor")
+
 
 @torch.no_grad()
 def count_launches(model: MaskRCNN, image: Tensor) -> dict[str, int]:
@@ -63,6 +66,6 @@ class _Counter(TorchDispatchMode):
     ) -> object:
         is_view = any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
         name = func.overloadpacket.__name__
-        if not is_view and name not in ("empty", "empty_strided", "detach"):
+        if not is_view and func.namespace != "prim" and name not in NO_KERNEL:
             self.counts[name] += 1
         return func(*args, **(kwargs or {}))

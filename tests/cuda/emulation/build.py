@@ -9,8 +9,9 @@ import os
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.utils import cpp_extension
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
 BUILD = ROOT / "build" / "emulated"
+COMPILER = os.environ.get("CXX", "c++").split()
 # As in setup.py, apart from optimization and the kernels' language.
 FLAGS = [
     "-std=c++20",
@@ -48,7 +50,7 @@ def load_emulated(
     threads: int,
     *,
     sanitize: bool = False,
-    only: str = "*",
+    only: str = "*/*",
     planted: tuple[str, str] | None = None,
 ) -> Any:
     """The ops as ``torch.ops.<namespace>``, compiled unless that was done before.
@@ -56,7 +58,7 @@ def load_emulated(
     Args:
         threads: number of threads per block.
         sanitize: use AddressSanitizer and UBSan; the process must have preloaded them.
-        only: the folder in ``csrc/`` of the one op to compile.
+        only: the one op to compile, as ``folder/op``: ``csrc/folder/op_cuda.cu``.
         planted: text of one file of that folder or of ``csrc/common``, and what replaces it, to see
             that the bug is found.
     """
@@ -69,25 +71,37 @@ def build_emulated(
     threads: int,
     *,
     sanitize: bool = False,
-    only: str = "*",
+    only: str = "*/*",
     planted: tuple[str, str] | None = None,
 ) -> Path:
     """The library of ``load_emulated``, in a folder named after a hash of what it is made of."""
-    kernels = sorted(ROOT.glob(f"csrc/{only}/*_cuda.cu"))
-    read = [*kernels, ROOT / "csrc/schema.cpp", *HERE.glob("*.cpp"), *HERE.glob("**/*.h")]
-    read += [*ROOT.glob("csrc/common/*"), *ROOT.glob(f"csrc/{only}/*.*h"), Path(__file__)]
-    key = repr([threads, sanitize, planted, only, torch.__version__, os.environ.get("CXX")])
-    texts = "".join(path.read_text() for path in sorted(read))
-    digest = hashlib.sha1((key + texts).encode()).hexdigest()[:12]
-    library = BUILD / f"maskrcnn_emulated_{digest}" / "kernels.so"
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with (library.parent / "lock").open("w") as lock:  # test processes compile each library once
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    kernels = sorted(ROOT.glob(f"csrc/{only}_cuda.cu"))
+    key = repr([threads, sanitize, planted, only])
+    folders = {ROOT / "csrc/common", *(kernel.parent for kernel in kernels)}
+    namespace = f"maskrcnn_emulated_{_hash(key, [ROOT / 'csrc/schema.cpp', HERE, *folders])}"
+    library = BUILD / namespace / "kernels.so"
+    with _locked(library.parent):
         if not library.exists():
             if planted is not None:
                 kernels = _plant(kernels, planted, library.parent / "csrc")
-            _compile(library, kernels, threads, SANITIZE if sanitize else RECORD)
+            _link(library, kernels, threads, SANITIZE if sanitize else RECORD)
     return library
+
+
+def _hash(key: str, paths: Sequence[Path]) -> str:
+    """Of the files, those in folders included, of the compiler and of torch."""
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.*"))]
+    texts = [file.read_text() for file in sorted(files) if file.suffix != ".pyc"]
+    return hashlib.sha1(repr([key, *COMPILER, torch.__version__, texts]).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Test processes compile each file once: the others wait here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _plant(kernels: Sequence[Path], planted: tuple[str, str], copy: Path) -> list[Path]:
@@ -100,37 +114,54 @@ def _plant(kernels: Sequence[Path], planted: tuple[str, str], copy: Path) -> lis
     return [copy / kernel.parent.name / kernel.name for kernel in kernels]
 
 
-def _compile(library: Path, kernels: Sequence[Path], threads: int, how: Sequence[str]) -> None:
-    flags = [
+def _link(library: Path, kernels: Sequence[Path], threads: int, how: Sequence[str]) -> None:
+    sanitizers = [flag for flag in how if flag.startswith("-f")] if how is SANITIZE else []
+    namespace = library.with_name("namespace.cpp")
+    name = library.parent.name
+    namespace.write_text(f'extern const char emulated_namespace[];\n'
+                         f'const char emulated_namespace[] = "{name}";\n')  # fmt: skip
+    kernel_flags = [*how, f"-DMASKRCNN_CUDA_THREADS={threads}"]
+    work = [(kernel, kernel_flags) for kernel in kernels]
+    host = [ROOT / "csrc/schema.cpp", *sorted(HERE.glob("*.cpp")), namespace]
+    work += [(source, sanitizers) for source in host]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = [str(output) for output in pool.map(_compile, *zip(*work, strict=True))]
+    torch_libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
+    partial = library.with_suffix(f".{os.getpid()}")
+    run(
+        [*COMPILER, "-shared", "-Wl,-Bsymbolic", *sanitizers, *objects, *torch_libraries]
+        + ["-ltorch", "-ltorch_cpu", "-lc10", "-o", str(partial)]
+    )
+    partial.replace(library)
+
+
+def _compile(source: Path, flags: Sequence[str]) -> Path:
+    """The object of one file; files that were compiled before, for another library too, are kept.
+
+    Returns:
+        a path that is named after a hash of the flags and of the text, headers included.
+    """
+    command = [
+        *COMPILER,
         *FLAGS,
-        f"-DEMULATED_NAMESPACE={library.parent.name}",
-        f"-DMASKRCNN_CUDA_THREADS={threads}",
+        *flags,
         f"-I{HERE / 'include'}",
         f"-I{sysconfig.get_path('include')}",
         *(f"-isystem{path}" for path in cpp_extension.include_paths()),
         "-include",
         "registration.h",
     ]
-    compiler = os.environ.get("CXX", "c++").split()
-    sanitizers = [flag for flag in how if flag.startswith("-f")] if how is SANITIZE else []
-
-    def compile_one(source: Path) -> Path:
-        output = library.parent / f"{source.name}.o"
-        is_kernel = source.suffix == ".cu"
-        run([*compiler, *flags, *(how if is_kernel else sanitizers)]
-            + ["-x", "c++", "-c", str(source), "-o", str(output)])  # fmt: skip
-        return output
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sources = [*kernels, ROOT / "csrc/schema.cpp", *sorted(HERE.glob("*.cpp"))]
-        objects = [str(output) for output in pool.map(compile_one, sources)]
-    torch_libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
-    partial = library.with_suffix(f".{os.getpid()}")
-    run(
-        [*compiler, "-shared", "-Wl,-Bsymbolic", *sanitizers, *objects, *torch_libraries]
-        + ["-ltorch", "-ltorch_cpu", "-lc10", "-o", str(partial)]
-    )
-    partial.replace(library)
+    read = [source, HERE / "include", *HERE.glob("*.h")]
+    if source.suffix == ".cu":
+        read += [source.parent, source.parent.parent / "common"]
+    folder = BUILD / "objects" / f"{source.stem}_{_hash(repr(command), read)}"
+    output = folder / "object.o"
+    with _locked(folder):
+        if not output.exists():
+            partial = output.with_suffix(f".{os.getpid()}")
+            run([*command, "-x", "c++", "-c", str(source), "-o", str(partial)])
+            partial.replace(output)
+    return output
 
 
 def run(command: Sequence[str]) -> None:

@@ -1,0 +1,56 @@
+"""How the stages call a custom part: what it may ask for, and what it may return, in addition.
+
+A part asks for more by naming it: a matcher whose signature has ``level_sizes`` is given them.
+``interfaces`` lists the names. The signature is read at each call, so that a part may be replaced
+at any time. Shapes: see ``structures``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
+from typing import Any
+
+from torch import Tensor
+
+from maskrcnn_scratch.interfaces import NMS
+
+
+def asks_for(part: Callable[..., Any], name: str) -> bool:
+    """Whether the signature of ``part``, of its ``forward`` if it is a module, has ``name``."""
+    while isinstance(part, partial):
+        part = part.func
+    try:
+        return name in signature(getattr(part, "forward", part)).parameters
+    except ValueError:  # some builtin functions have no signature
+        return False
+
+
+def with_context(part: Callable[..., Any], **context: Any) -> Callable[..., Any]:
+    """``part`` with those of the keyword arguments ``context`` that it asks for."""
+    asked = {name: value for name, value in context.items() if asks_for(part, name)}
+    return partial(part, **asked) if asked else part
+
+
+def run_nms(
+    nms: NMS,
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    iou_threshold: float,
+    max_out: int,
+    num_groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``nms``, and the scores of what it selects.
+
+    The arguments are those of ``interfaces.NMS``.
+
+    Returns:
+        indices: int64 ``[N, max_out]`` in ``[0, K)``.
+        counts: int64 ``[N]``.
+        scores: ``[N, max_out]``: those that ``nms`` returns, if it does; else those it was given.
+            The values of padding have no meaning.
+    """
+    indices, counts, *rescored = nms(boxes, scores, groups, iou_threshold, max_out, num_groups)
+    return indices, counts, rescored[0] if rescored else scores.gather(1, indices)

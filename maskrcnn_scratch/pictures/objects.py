@@ -1,0 +1,67 @@
+"""Draws one image with its objects: masks, boxes and class names.
+
+Shapes: D objects of one image; H, W its height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+
+from maskrcnn_scratch.pictures.style import class_color, short
+
+OPACITY = 0.45
+MOST_NAMES = 12  # more would bury the image
+HEIGHT = 0.055  # of a name, as a part of the image: an estimate
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Objects of an image."""
+
+    boxes: np.ndarray  # [D, 4] in pixels
+    labels: Sequence[int]  # D of them
+    masks: np.ndarray | None = None  # bool [D, H, W]
+    scores: Sequence[float] | None = None
+
+
+def draw_objects(axes: Any, image: np.ndarray, objects: Drawn, names: Mapping[int, str]) -> None:
+    """Shows ``image``, uint8 ``[H, W, 3]``, with its objects.
+
+    Classes have colours. Names are written if there are few objects.
+    """
+    pixels = image.astype(np.float32) / 255
+    for index, label in enumerate(objects.labels if objects.masks is not None else ()):
+        mask = objects.masks[index].astype(bool)  # type: ignore[index]
+        tint = np.array(to_rgb(class_color(label)), np.float32)
+        pixels[mask] = (1 - OPACITY) * pixels[mask] + OPACITY * tint
+    axes.imshow(pixels, interpolation="nearest", aspect="equal")
+    height, width = image.shape[:2]
+    taken: list[tuple[float, float, float]] = []  # left, right and bottom of each name
+    for index, label in enumerate(objects.labels):
+        x1, y1, x2, y2 = objects.boxes[index]
+        color = class_color(label)
+        axes.add_patch(
+            Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, color=color, lw=1.2)
+        )
+        if len(objects.labels) <= MOST_NAMES:
+            text = short(names.get(label, str(label)), 14)
+            if objects.scores is not None:
+                text += f" {objects.scores[index]:.2f}"
+            left, bottom = min(max(x1, 0), 0.72 * width), max(y1, HEIGHT * height)
+            right = left + len(text) * HEIGHT / 2 * width
+            while any(left < r and right > a and abs(bottom - b) < HEIGHT * height
+                      for a, r, b in taken) and bottom < height:  # fmt: skip
+                bottom += HEIGHT * height
+            taken.append((left, right, bottom))
+            axes.text(
+                left, bottom, text, fontsize=7, va="bottom", clip_on=True,
+                bbox={"facecolor": color, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+            )  # fmt: skip
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    axes.set_axis_off()

@@ -1,0 +1,366 @@
+"""Parts by constructor argument, what they may ask for and what they may return in addition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn_scratch import (
+    AnchorGenerator,
+    BoxCoder,
+    FasterRCNN,
+    FastRCNNPredictor,
+    MaskRCNN,
+    MaskRCNNPredictor,
+    Matcher,
+)
+from maskrcnn_scratch.call_part import asks_for, with_context
+from maskrcnn_scratch.ops import batched_nms_padded
+from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler
+
+SIZES = ((16,), (32,), (64,))
+RPN_PARTS = {
+    "rpn_box_coder": "box_coder",
+    "rpn_nms": "nms",
+    "rpn_proposal_matcher": "proposal_matcher",
+    "rpn_fg_bg_sampler": "fg_bg_sampler",
+    "rpn_loss_objectness": "loss_objectness",
+    "rpn_loss_box_reg": "loss_rpn_box_reg",
+}
+BOX_PARTS = {
+    "box_coder": "box_coder",
+    "box_nms": "nms",
+    "box_proposal_matcher": "proposal_matcher",
+    "box_fg_bg_sampler": "fg_bg_sampler",
+    "box_loss_classifier": "loss_classifier",
+    "box_loss_box_reg": "loss_box_reg",
+    "mask_loss": "loss_mask",
+}
+
+
+class Backbone(nn.Module):
+    """Three maps of strides 4, 8 and 16."""
+
+    out_channels = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, stride=4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = [self.conv(x)]
+        for _ in range(2):
+            maps.append(F.max_pool2d(maps[-1], 2))
+        return {str(i): feature for i, feature in enumerate(maps)}
+
+
+def build(num_classes: int | None = 3, **parts: Any) -> MaskRCNN:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"min_size": 64}
+    if "rpn" not in parts:
+        options["rpn_anchor_generator"] = AnchorGenerator(SIZES, (1.0, 2.0))
+        options |= {"rpn_post_nms_top_n_train": 100, "rpn_post_nms_top_n_test": 50}
+    if "roi_heads" not in parts:
+        options |= {"box_batch_size_per_image": 32, "box_detections_per_img": 10}
+        options["mask_head"] = nn.Conv2d(8, 256, 1)
+    return MaskRCNN(Backbone(), num_classes, **{**options, **parts})
+
+
+def images() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(3, 64, 80, generator=generator), torch.rand(3, 72, 64, generator=generator)]
+
+
+def targets() -> list[dict[str, Tensor]]:
+    """Two objects, and none."""
+    boxes = torch.tensor([[8.0, 8.0, 40.0, 40.0], [30.0, 20.0, 60.0, 60.0]])
+    masks = torch.zeros(2, 64, 80, dtype=torch.uint8)
+    masks[0, 8:40, 8:40] = masks[1, 20:60, 30:60] = 1
+    return [
+        {"boxes": boxes, "labels": torch.tensor([1, 2]), "masks": masks},
+        {
+            "boxes": torch.zeros(0, 4),
+            "labels": torch.zeros(0, dtype=torch.int64),
+            "masks": torch.zeros(0, 72, 64, dtype=torch.uint8),
+        },
+    ]
+
+
+def train(model: MaskRCNN) -> dict[str, Tensor]:
+    losses = model.train().losses(images(), targets(), torch.Generator().manual_seed(0))
+    sum(losses.values(), torch.zeros(())).backward()
+    assert all(bool(loss.isfinite()) for loss in losses.values())
+    for parameter in model.parameters():
+        assert parameter.grad is None or bool(parameter.grad.isfinite().all())
+    return losses
+
+
+@torch.no_grad()
+def detect(model: MaskRCNN) -> list[dict[str, Tensor]]:
+    model.roi_heads.score_thresh = 0.0
+    return model.eval().detect(images())
+
+
+@pytest.mark.parametrize("argument", [*RPN_PARTS, *BOX_PARTS])
+def test_every_part_is_an_argument(argument: str) -> None:
+    usual = build()
+    stage, attribute = (
+        ("rpn", RPN_PARTS[argument])
+        if argument in RPN_PARTS
+        else ("roi_heads", BOX_PARTS[argument])
+    )
+    part = getattr(getattr(usual, stage), attribute)
+
+    class Wrapped:
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return part(*args, **kwargs)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(part, name)
+
+    wrapped = Wrapped()
+    model = build(**{argument: wrapped})
+    assert getattr(getattr(model, stage), attribute) is wrapped
+    for name, loss in train(build()).items():
+        assert torch.equal(loss, train(model)[name])
+
+
+def test_whole_stages_are_arguments() -> None:
+    usual = build()
+    model = build(None, rpn=usual.rpn, roi_heads=usual.roi_heads)
+    assert model.rpn is usual.rpn and model.roi_heads is usual.roi_heads
+    boxes_only = FasterRCNN(Backbone(), 3, rpn=usual.rpn, transform=usual.transform)
+    assert boxes_only.rpn is usual.rpn and boxes_only.transform is usual.transform
+
+
+@pytest.mark.parametrize(
+    "stage, argument, value",
+    [
+        ("rpn", "rpn_nms_thresh", 0.5),
+        ("rpn", "rpn_nms", batched_nms_padded),
+        ("roi_heads", "num_classes", 4),
+        ("roi_heads", "box_nms", batched_nms_padded),
+        ("roi_heads", "mask_loss", F.mse_loss),
+        ("transform", "min_size", 64),
+        ("transform", "size_divisible", 16),
+    ],
+)
+def test_a_stage_and_parts_of_it_are_refused(stage: str, argument: str, value: Any) -> None:
+    whole = getattr(build(), stage)
+    options: dict[str, Any] = {} if stage == "roi_heads" else {"num_classes": 3}
+    with pytest.raises(ValueError, match=f"{stage} is passed in whole: {argument} must be set"):
+        FasterRCNN(Backbone(), **{**options, stage: whole, argument: value})
+
+
+class OwnStage:
+    """An RPN that is no ``RegionProposalNetwork`` and has none of its parts."""
+
+    def __init__(self, rpn: Any) -> None:
+        self.predict, self.propose, self.losses = rpn.predict, rpn.propose, rpn.losses
+
+
+def test_a_stage_needs_its_protocol_only() -> None:
+    usual = build()
+    model = build(rpn=OwnStage(usual.rpn))
+    model.backbone, model.roi_heads = usual.backbone, usual.roi_heads
+    assert not isinstance(model.rpn, nn.Module)
+    for one, other in zip(detect(model), detect(usual), strict=True):
+        assert torch.equal(one["boxes"], other["boxes"])
+    assert train(model).keys() == train(usual).keys()
+
+
+def test_context_is_given_to_those_who_ask() -> None:
+    class Asking(nn.Module):
+        def forward(self, x: int, level_sizes: int = 0) -> int:
+            return x + level_sizes
+
+    assert asks_for(Asking(), "level_sizes") and not asks_for(len, "level_sizes")
+    assert not asks_for(lambda *args, **kwargs: 0, "level_sizes")
+    assert with_context(with_context(Asking(), other=1), level_sizes=3)(2) == 5
+    assert with_context(len, level_sizes=3) is len
+
+
+def soft_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, max_out: int, num_groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Not Soft-NMS itself: halves the scores of what NMS selects."""
+    indices, counts = batched_nms_padded(boxes, scores, groups, threshold, max_out, num_groups)
+    return indices, counts, scores.gather(1, indices) / 2
+
+
+def test_nms_may_return_scores() -> None:
+    usual, halved = build(), build(box_nms=soft_nms)
+    for one, other in zip(detect(halved), detect(usual), strict=True):
+        assert len(one["scores"]) > 0
+        assert torch.equal(one["scores"] * 2, other["scores"])
+        assert torch.equal(one["boxes"], other["boxes"])
+    with torch.no_grad():
+        proposals = build(rpn_nms=soft_nms).eval().run_stages(images()).proposals
+        reference = build().eval().run_stages(images()).proposals
+    assert torch.equal(proposals.scores * 2, reference.scores)
+    assert bool((proposals.scores[~proposals.valid] == 0).all())
+
+
+def select_nothing(
+    boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, max_out: int, num_groups: int
+) -> tuple[Tensor, Tensor]:
+    num_images = len(boxes)
+    return groups.new_zeros((num_images, 0)), groups.new_zeros(num_images)
+
+
+@pytest.mark.parametrize("argument", ["rpn_nms", "box_nms"])
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_nms_may_select_nothing(argument: str, agnostic: bool) -> None:
+    model = (
+        class_agnostic(**{argument: select_nothing})
+        if agnostic
+        else build(**{argument: select_nothing})
+    )
+    for result in detect(model):
+        assert result["boxes"].shape == (0, 4)
+        assert result["masks"].shape[:2] == (0, 1)
+    train(model)
+
+
+def test_matchers_may_ask_for_level_sizes() -> None:
+    seen = []
+
+    class PerLevel(Matcher):
+        def __call__(self, gt_boxes: Tensor, boxes: Tensor, *, level_sizes: list[int]) -> Tensor:
+            seen.append((list(level_sizes), len(boxes)))
+            return super().__call__(gt_boxes, boxes)
+
+    train(build(rpn_proposal_matcher=PerLevel(0.7, 0.3, True)))
+    assert all(len(sizes) == 3 and sum(sizes) == num_boxes for sizes, num_boxes in seen)
+
+
+class Hardest(BalancedPositiveNegativeSampler):
+    """OHEM: the boxes with the highest losses, which it remembers."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        labels: list[Tensor],
+        generator: torch.Generator | None = None,
+        *,
+        losses: list[Tensor],
+        scores: list[Tensor],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        self.seen = labels, losses, scores
+        found: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for of_image, loss in zip(labels, losses, strict=True):
+            kept = loss.masked_fill(of_image < 0, -1).topk(min(64, len(loss))).indices
+            found[0].append(kept[of_image[kept] >= 1])
+            found[1].append(kept[of_image[kept] == 0])
+        return found
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+def test_samplers_may_ask_for_losses_and_scores(as_module: bool) -> None:
+    rpn, box = Hardest(64, 0.5), Hardest(64, 0.5)
+
+    class Module(nn.Module):
+        def forward(self, labels: Any, generator: Any = None, *, losses: Any, scores: Any) -> Any:
+            return box(labels, generator, losses=losses, scores=scores)
+
+    train(build(rpn_fg_bg_sampler=rpn, box_fg_bg_sampler=Module() if as_module else box))
+    for labels, losses, scores in (rpn.seen, box.seen):
+        assert len(labels) == len(losses) == len(scores) == 2
+        for of_image, loss, score in zip(labels, losses, scores, strict=True):
+            assert loss.shape == of_image.shape and not loss.requires_grad
+            assert bool((loss[of_image < 0] == 0).all()) and len(score) == len(loss)
+    labels, losses, scores = box.seen
+    of_label = scores[0][torch.arange(len(labels[0])), labels[0].clamp(min=0)]
+    expected = (-of_label.log()).masked_fill(labels[0] < 0, 0)
+    torch.testing.assert_close(losses[0], expected)
+    labels, losses, scores = rpn.seen
+    of_label = torch.where(labels[0] > 0, scores[0], 1 - scores[0])
+    torch.testing.assert_close(losses[0], (-of_label.log()).masked_fill(labels[0] < 0, 0))
+
+
+def test_box_losses_may_ask_for_boxes_and_their_coder() -> None:
+    seen: dict[str, tuple[Tensor, Tensor, Any]] = {}
+
+    def rpn_loss(
+        deltas: Tensor, labels: Tensor, targets: Tensor, anchors: Tensor, box_coder: BoxCoder
+    ) -> Tensor:
+        seen["rpn"] = (labels, box_coder.decode(targets, anchors), box_coder)
+        return (box_coder.decode(deltas, anchors) - box_coder.decode(targets, anchors)).abs().mean()
+
+    def box_loss(
+        deltas: Tensor, labels: Tensor, targets: Tensor, proposals: Tensor, box_coder: BoxCoder
+    ) -> Tensor:
+        seen["box"] = (labels, box_coder.decode(targets, proposals), box_coder)
+        return deltas.abs().mean()
+
+    def mask_loss(logits: Tensor, labels: Tensor, masks: Tensor, proposals: Tensor) -> Tensor:
+        assert len(proposals) == len(logits) and proposals.shape[1] == 4
+        return logits.abs().sum()
+
+    model = build(rpn_loss_box_reg=rpn_loss, box_loss_box_reg=box_loss, mask_loss=mask_loss)
+    train(model)
+    assert seen["rpn"][2] is model.rpn.box_coder and seen["box"][2] is model.roi_heads.box_coder
+    resized = model.eval().transform(images(), targets())[1]
+    assert resized is not None
+    for labels, decoded, _ in seen.values():  # the decoded targets are the objects
+        objects = decoded[labels > 0]
+        assert len(objects) > 0
+        distance = (objects[:, None] - resized[0]["boxes"]).abs().amax(2).amin(1)
+        assert float(distance.max()) < 1e-2
+
+
+class AgnosticPredictor(nn.Module):
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(1024, num_classes)
+        self.bbox_pred = nn.Linear(1024, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cls_score(x), self.bbox_pred(x)
+
+
+class AllMasks(MaskRCNNPredictor):
+    """Has no argument ``labels``."""
+
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(input)
+
+
+def class_agnostic(
+    predictor: type[MaskRCNNPredictor] = MaskRCNNPredictor, **parts: Any
+) -> MaskRCNN:
+    return build(
+        None, box_predictor=AgnosticPredictor(), mask_predictor=predictor(256, 256, 1), **parts
+    )
+
+
+@pytest.mark.parametrize("predictor", [MaskRCNNPredictor, AllMasks])
+def test_class_agnostic_predictors_equal_those_with_equal_classes(
+    predictor: type[MaskRCNNPredictor],
+) -> None:
+    agnostic = class_agnostic(predictor)
+    repeated = build(
+        None, box_predictor=FastRCNNPredictor(1024, 3), mask_predictor=predictor(256, 256, 3)
+    )
+    weights = dict(agnostic.state_dict())
+    for name in ("box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits"):
+        for kind in ("weight", "bias"):
+            key = f"roi_heads.{name}.{kind}"
+            weights[key] = torch.cat([weights[key]] * 3)
+    repeated.load_state_dict(weights)
+    for one, other in zip(detect(agnostic), detect(repeated), strict=True):
+        assert len(one["boxes"]) > 0 and one.keys() == other.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-4)
+    losses = train(repeated)
+    for name, loss in train(agnostic).items():
+        torch.testing.assert_close(loss, losses[name], rtol=1e-4, atol=1e-5)
+    weight = "roi_heads.box_predictor.bbox_pred.weight"
+    gradients = repeated.get_parameter(weight).grad, agnostic.get_parameter(weight).grad
+    assert gradients[0] is not None and gradients[1] is not None
+    torch.testing.assert_close(
+        gradients[0].unflatten(0, (3, 4)).sum(0), gradients[1], rtol=1e-3, atol=1e-5
+    )
