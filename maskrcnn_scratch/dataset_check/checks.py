@@ -40,6 +40,8 @@ FIELDS: dict[str, dict[str, type]] = {
 ENTRIES = (("categories", "category"), ("images", "image"), ("annotations", "annotation"))
 IOU_BYTES = 4  # float32
 
+MIN_SIDE, MAX_SIDE = 1e-3, 1e6  # pixels; in the fit of other boxes float32 has no numbers left
+
 
 def check_dataset(
     annotation_file: str | PathLike[str],
@@ -182,14 +184,20 @@ def _check_image_file(path: Path, image: Entry, decode: bool) -> Iterator[Findin
 
 
 def _is_usable(annotation: Entry, images: dict[int, Entry]) -> bool:
-    """Whether the annotation has a valid box inside a known image."""
+    """Whether the annotation has a valid box, of a size that anchors can have, in a known image."""
     image = images.get(annotation["image_id"])
     try:
         box = parse_bbox(annotation.get("bbox"))
     except ValueError:
         return False
-    return image is not None and not any(
-        severity == "error" for severity, *_ in check_box(*box, (image["height"], image["width"]))
+    sides_are_possible = all(MIN_SIDE <= side <= MAX_SIDE for side in box[2:])
+    return (
+        image is not None
+        and sides_are_possible
+        and not any(
+            severity == "error"
+            for severity, *_ in check_box(*box, (image["height"], image["width"]))
+        )
     )
 
 

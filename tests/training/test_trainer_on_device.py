@@ -9,6 +9,7 @@ from torch import nn
 
 from maskrcnn_scratch import host_sync
 from maskrcnn_scratch.builders.from_config import ModelConfig, build_model
+from maskrcnn_scratch.check_parts import remember_parts
 from maskrcnn_scratch.data.augment import Augmentation, AugmentedDataset
 from maskrcnn_scratch.data.shapes import ShapesDataset
 from maskrcnn_scratch.targets.sampler import DeviceSampler
@@ -120,6 +121,7 @@ def test_bf16_gives_the_losses_of_float32_up_to_its_precision(tmp_path):
     model.rpn.propose = Remembered(model.rpn.propose)
     for stage in (model.rpn, model.roi_heads):
         stage.fg_bg_sampler = Remembered(stage.fg_bg_sampler)
+    remember_parts(model)  # else the first step checks the samplers, which would be remembered
     batches = [next(trainer.read_batches()) for _ in range(2)]
     exact = trainer.train_step(iter(batches))
     for each in (model.rpn.propose, model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler):
