@@ -40,23 +40,7 @@ def read_image(path: str | PathLike[str], apply_exif: bool = True, page: int = 0
         ValueError: the file is truncated, is not an image, lacks the page or has more pixels than
             ``pixel_limit`` allows. All name the file.
     """
-    with _open(path) as image:
-        if page:
-            image.seek(page)
-        image.load()
-        return image_to_tensor(ImageOps.exif_transpose(image) if apply_exif else image)
-
-
-def image_size(path: str | PathLike[str], apply_exif: bool = True) -> tuple[int, int]:
-    """(height, width) of the image that :func:`read_image` returns.
-
-    Reads only the header, except for formats that may store EXIF after the pixels (PNG).
-    """
-    with _open(path) as image:
-        width, height = image.size
-        # EXIF orientations 5-8 swap the sides.
-        swapped = apply_exif and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return (width, height) if swapped else (height, width)
+    return read_image_and_header(path, apply_exif, page)[0]
 
 
 class ImageHeader(NamedTuple):
@@ -70,12 +54,42 @@ class ImageHeader(NamedTuple):
     pages: int
 
 
-def read_header(path: str | PathLike[str]) -> ImageHeader:
-    """Reads the header of an image file; raises as :func:`read_image`."""
+def read_image_and_header(
+    path: str | PathLike[str], apply_exif: bool = True, page: int = 0
+) -> tuple[Tensor, ImageHeader]:
+    """The image as :func:`read_image` returns it, and the header of its file."""
     with _open(path) as image:
-        # The further images of an MPO file, which is a camera's JPEG, are previews.
-        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        return ImageHeader(image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9), pages)
+        pages = _count_pages(image)
+        if page:
+            image.seek(page)
+        image.load()
+        # A PNG file may store it after the pixels.
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+        upright = ImageOps.exif_transpose(image) if apply_exif else image
+        return image_to_tensor(upright), ImageHeader(turned, pages)
+
+
+def count_pages(path: str | PathLike[str]) -> int:
+    """``pages`` of the header of an image file; raises as :func:`read_image`."""
+    with _open(path) as image:
+        return _count_pages(image)
+
+
+def _count_pages(image: Image.Image) -> int:
+    # The further images of an MPO file, which is a camera's JPEG, are previews.
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+def image_size(path: str | PathLike[str], apply_exif: bool = True) -> tuple[int, int]:
+    """(height, width) of the image that :func:`read_image` returns.
+
+    Reads only the header, except for formats that may store EXIF after the pixels (PNG).
+    """
+    with _open(path) as image:
+        width, height = image.size
+        # EXIF orientations 5-8 swap the sides.
+        swapped = apply_exif and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (width, height) if swapped else (height, width)
 
 
 @contextmanager
