@@ -164,7 +164,10 @@ def _open(path: str | PathLike[str]) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=readable_formats()) as image:
             yield image
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: too many pixels ({error}); --max-pixels allows more") from None
+    except Image.DecompressionBombError:
+        limit = int(2 * (Image.MAX_IMAGE_PIXELS or 0))
+        raise ValueError(
+            f"{path}: too many pixels, the limit is {limit:,}; --max-pixels sets another"
+        ) from None
     except Exception as error:  # each format raises errors of its own for damaged files
         raise ValueError(f"{path}: cannot be read as an image ({error})") from None
