@@ -23,7 +23,6 @@ _UINT16_MAX = 65535
 _FORMATS = (
     "JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "TGA",
 )  # fmt: skip
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's default limit
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
@@ -94,7 +93,7 @@ def image_size(path: str | PathLike[str], apply_exif: bool = True) -> tuple[int,
 
 @contextmanager
 def pixel_limit(max_pixels: int) -> Iterator[None]:
-    """Images of up to ``max_pixels`` can be read inside; by default up to ``MAX_PIXELS``.
+    """Images of up to ``max_pixels`` can be read inside; by default up to 178,956,970.
 
     The limit is Pillow's and holds for all threads of the process.
     """
