@@ -18,7 +18,7 @@ from maskrcnn_scratch import __version__
 
 # Command -> help. The first word is the file in this folder, the last the function in it.
 COMMANDS = {
-    "predict": "detect objects in images: overlay images, JSON, COCO results",
+    "predict": "detect objects in images and videos: overlays, JSON, COCO results",
     "train": "train on your data, or resume a run",
     "evaluate": "compute COCO's box and mask AP of a model or of saved results",
     "export": "export a model as ONNX, torch.export program or compiled package",

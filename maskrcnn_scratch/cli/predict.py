@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from maskrcnn_scratch.cli import FAILURE, UsageError, pick_device
-from maskrcnn_scratch.cli.images import check_outputs, numbered_folder
-from maskrcnn_scratch.data.image import MAX_PIXELS
+from maskrcnn_scratch.cli.images import MAX_PIXELS, check_outputs, numbered_folder
 
 if TYPE_CHECKING:
     from maskrcnn_scratch.builders.from_config import TrainedModel

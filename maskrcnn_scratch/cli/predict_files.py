@@ -52,7 +52,11 @@ def find_listed(
     """
     if not arguments:
         folder = find_image_folder(annotations)
-        files = [locate_image(folder, name) for name in listed.entries]
+        try:
+            files = [locate_image(folder, name) for name in listed.entries]
+        except ValueError as error:
+            reason = str(error).partition(";")[0]
+            raise UsageError(f"{annotations}: {reason}; give the images as arguments") from None
         found = list(zip(files, listed.entries.values(), strict=True))
     else:
         files = list(find_files(arguments, IMAGE_SUFFIXES, skip))

@@ -23,7 +23,6 @@ _UINT16_MAX = 65535
 _FORMATS = (
     "JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "TGA",
 )  # fmt: skip
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow's default limit
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
@@ -40,11 +39,44 @@ def read_image(path: str | PathLike[str], apply_exif: bool = True, page: int = 0
         ValueError: the file is truncated, is not an image, lacks the page or has more pixels than
             ``pixel_limit`` allows. All name the file.
     """
+    return read_image_and_header(path, apply_exif, page)[0]
+
+
+class ImageHeader(NamedTuple):
+    """What the header of an image file tells.
+
+    ``is_turned``: the EXIF orientation rotates or mirrors the image. ``pages``: number of pages of
+    a document or frames of an animation, else 1.
+    """
+
+    is_turned: bool
+    pages: int
+
+
+def read_image_and_header(
+    path: str | PathLike[str], apply_exif: bool = True, page: int = 0
+) -> tuple[Tensor, ImageHeader]:
+    """The image as :func:`read_image` returns it, and the header of its file."""
     with _open(path) as image:
+        pages = _count_pages(image)
         if page:
             image.seek(page)
         image.load()
-        return image_to_tensor(ImageOps.exif_transpose(image) if apply_exif else image)
+        # A PNG file may store it after the pixels.
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+        upright = ImageOps.exif_transpose(image) if apply_exif else image
+        return image_to_tensor(upright), ImageHeader(turned, pages)
+
+
+def count_pages(path: str | PathLike[str]) -> int:
+    """``pages`` of the header of an image file; raises as :func:`read_image`."""
+    with _open(path) as image:
+        return _count_pages(image)
+
+
+def _count_pages(image: Image.Image) -> int:
+    # The further images of an MPO file, which is a camera's JPEG, are previews.
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
 def image_size(path: str | PathLike[str], apply_exif: bool = True) -> tuple[int, int]:
@@ -59,28 +91,9 @@ def image_size(path: str | PathLike[str], apply_exif: bool = True) -> tuple[int,
         return (width, height) if swapped else (height, width)
 
 
-class ImageHeader(NamedTuple):
-    """What the header of an image file tells.
-
-    ``is_turned``: the EXIF orientation rotates or mirrors the image. ``pages``: number of pages of
-    a document or frames of an animation, else 1.
-    """
-
-    is_turned: bool
-    pages: int
-
-
-def read_header(path: str | PathLike[str]) -> ImageHeader:
-    """Reads the header of an image file; raises as :func:`read_image`."""
-    with _open(path) as image:
-        # The further images of an MPO file, which is a camera's JPEG, are previews.
-        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        return ImageHeader(image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9), pages)
-
-
 @contextmanager
 def pixel_limit(max_pixels: int) -> Iterator[None]:
-    """Images of up to ``max_pixels`` can be read inside; by default up to ``MAX_PIXELS``.
+    """Images of up to ``max_pixels`` can be read inside; by default up to 178,956,970.
 
     The limit is Pillow's and holds for all threads of the process.
     """
@@ -150,7 +163,10 @@ def _open(path: str | PathLike[str]) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=readable_formats()) as image:
             yield image
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: too many pixels ({error}); --max-pixels allows more") from None
+    except Image.DecompressionBombError:
+        limit = int(2 * (Image.MAX_IMAGE_PIXELS or 0))
+        raise ValueError(
+            f"{path}: too many pixels, the limit is {limit:,}; --max-pixels sets another"
+        ) from None
     except Exception as error:  # each format raises errors of its own for damaged files
         raise ValueError(f"{path}: cannot be read as an image ({error})") from None

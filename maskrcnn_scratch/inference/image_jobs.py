@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maskrcnn_scratch.data.coco_fields import parse_file_name, parse_id
 from maskrcnn_scratch.data.coco_json import read_coco_json
-from maskrcnn_scratch.data.image import read_header, read_image
+from maskrcnn_scratch.data.image import count_pages, read_image_and_header
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def make_jobs(files: Mapping[Path, str], all_pages: bool = False) -> list[ImageJ
 
 def _pages(file: Path) -> int:
     try:
-        return read_header(file).pages
+        return count_pages(file)
     except (FileNotFoundError, ValueError):
         return 1  # reported when it is read
 
@@ -187,8 +187,7 @@ class JobReader:
         Raises:
             FileNotFoundError, ValueError: as ``read_image``; or its size is not ``job.size``.
         """
-        header = read_header(job.file)
-        image = read_image(job.file, self.apply_exif, job.page or 0)
+        image, header = read_image_and_header(job.file, self.apply_exif, job.page or 0)
         size = (image.shape[1], image.shape[2])
         if job.size is not None and job.size != size:
             turned = self.apply_exif and header.is_turned and job.size == size[::-1]

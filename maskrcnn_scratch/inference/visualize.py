@@ -59,7 +59,7 @@ def draw_detections(
     order = sorted(range(len(boxes)), key=lambda i: -_area(boxes[i]))
     if "masks" in result:
         for i in order:
-            _draw_mask(picture, _binary(result["masks"][i]), colors[i], line)
+            _draw_mask(picture, *_crop(result["masks"][i]), colors[i], line)
     draw = ImageDraw.Draw(picture)
     for i in order:
         draw.rectangle(boxes[i], outline=colors[i], width=line)
@@ -75,11 +75,21 @@ def draw_detections(
     return picture
 
 
-def _binary(mask: Any) -> np.ndarray:
-    """A soft mask [1, H, W] or an RLE as a bool mask [H, W]."""
+def _crop(mask: Any) -> tuple[np.ndarray, tuple[int, int]]:
+    """A soft mask [1, H, W] or an RLE as a bool mask of its object alone, and where that begins.
+
+    Returns:
+        bool ``[h, w]``, which may be empty, and the (x, y) of its first pixel in the image.
+    """
     if isinstance(mask, Mapping):
-        return rle.decode(mask) != 0
-    return (mask[0].cpu() > 0.5).numpy()
+        x, y, width, height = map(int, rle.bounding_box(mask))
+        return rle.decode(mask)[y : y + height, x : x + width] != 0, (x, y)
+    binary = (mask[0].cpu() > 0.5).numpy()
+    rows, columns = (np.flatnonzero(binary.any(axis)) for axis in (1, 0))
+    if not rows.size:
+        return binary[:0, :0], (0, 0)
+    box = binary[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return box, (int(columns[0]), int(rows[0]))
 
 
 def _line_width(size: tuple[int, int], boxes: Sequence[Sequence[float]]) -> int:
@@ -104,15 +114,22 @@ def _area(box: Sequence[float]) -> float:
 
 
 def _draw_mask(
-    picture: Image.Image, mask: np.ndarray, color: tuple[int, int, int], line: int
+    picture: Image.Image,
+    mask: np.ndarray,
+    corner: tuple[int, int],
+    color: tuple[int, int, int],
+    line: int,
 ) -> None:
-    """Tints the area of a bool mask [H, W] and draws its contour."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if rows.size == 0:
+    """Tints the area of a bool mask [h, w] at ``corner`` (x, y) and draws its contour."""
+    if not mask.size:
         return
-    margin = 3 * line
-    top, left = max(rows[0] - margin, 0), max(columns[0] - margin, 0)
-    crop = mask[top : rows[-1] + 1 + margin, left : columns[-1] + 1 + margin]
+    (height, width), (x, y), margin = mask.shape, corner, 3 * line
+    # Not beyond the picture: a contour is not drawn where an object leaves it.
+    left, top = min(margin, x), min(margin, y)
+    right = min(margin, picture.width - x - width)
+    bottom = min(margin, picture.height - y - height)
+    crop = np.pad(mask, ((top, bottom), (left, right)))
+    left, top = x - left, y - top
     blurred = Image.fromarray(crop).convert("L").filter(ImageFilter.GaussianBlur(line))
     fill, shadow, contour = _opacities(line)
     picture.paste(color, (left, top), blurred.point(fill))

@@ -389,6 +389,12 @@ def test_predictions_score_as_the_model_does(predict, checkpoint, tmp_path):
     assert max(a["bbox"]["stats"]) > 0
 
 
+def test_annotations_that_lead_out_of_their_folder(predict, tmp_path):
+    annotations = write_annotations(tmp_path / "val.json", [(3, "../../secret/1.png", {})])
+    status, _, err = predict("--annotations", annotations)
+    assert status == 2 and "give the images as arguments" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "images, message",
     [
