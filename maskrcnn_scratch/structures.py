@@ -20,7 +20,7 @@ report a number before the next stage starts, and the model can be exported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -110,6 +110,8 @@ class Detections:
             ``[0, P)``.
         masks: mask probabilities inside the box, ``[N, D, 1, M, M]``; None in a model without a
             mask branch.
+        extra: outputs of further branches by name, ``[N, D, ...]`` each
+            (``stage_interfaces.Branch``).
     """
 
     boxes: Tensor
@@ -118,6 +120,7 @@ class Detections:
     counts: Tensor
     proposal_indices: Tensor
     masks: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def valid(self) -> Tensor:
