@@ -91,7 +91,7 @@ class GeneralizedRCNN(nn.Module):
         original_image_sizes = [image_size(image) for image in images]
         results = self.transform.postprocess(stages.detections, batch.sizes, original_image_sizes)
         stages.results = self.roi_heads.postprocess_branches(
-            results, batch.sizes, original_image_sizes
+            results, stages.branch_outputs, batch.sizes, original_image_sizes
         )
         return stages
 
@@ -107,7 +107,7 @@ class GeneralizedRCNN(nn.Module):
             detections.masks = self.roi_heads.detect_masks(
                 features, detections, batch
             )  # [N, D, 1, M, M]
-        detections.extra = self.roi_heads.detect_branches(
+        branch_outputs = self.roi_heads.detect_branches(
             features, detections, batch.padded_size
         )  # [N, D, ...] by name
         return StageOutputs(
@@ -120,6 +120,7 @@ class GeneralizedRCNN(nn.Module):
             class_logits=class_logits,
             box_regression=box_regression,
             detections=detections,
+            branch_outputs=branch_outputs,
             results=[],
         )
 

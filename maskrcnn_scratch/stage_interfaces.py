@@ -127,11 +127,12 @@ class SecondStage(Protocol):
     def postprocess_branches(
         self,
         results: list[Result],
+        outputs: Mapping[str, Tensor],
         image_sizes: Tensor,
         original_image_sizes: Sequence[tuple[int, int]],
         /,
     ) -> list[Result]:
-        """Results with the further outputs in the pixels of the original images."""
+        """Adds ``outputs`` of ``detect_branches``, in the pixels of the original images."""
         ...
 
     def losses(

@@ -20,7 +20,7 @@ report a number before the next stage starts, and the model can be exported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -110,8 +110,6 @@ class Detections:
             ``[0, P)``.
         masks: mask probabilities inside the box, ``[N, D, 1, M, M]``; None in a model without a
             mask branch.
-        extra: outputs of further branches by name, ``[N, D, ...]`` each
-            (``stage_interfaces.Branch``).
     """
 
     boxes: Tensor
@@ -120,7 +118,6 @@ class Detections:
     counts: Tensor
     proposal_indices: Tensor
     masks: Tensor | None = None
-    extra: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def valid(self) -> Tensor:
@@ -208,6 +205,7 @@ class StageOutputs:
         box_regression: box deltas for each class, relative to the proposals, ``[N, P, C, 4]``;
             ``[N, P, 1, 4]`` if they are class-agnostic.
         detections: the boxes that the box head keeps, with their masks.
+        branch_outputs: outputs of further branches by name, ``[N, D, ...]`` each.
         results: a dict per image, as torchvision returns it; empty before ``postprocess``.
     """
 
@@ -220,4 +218,5 @@ class StageOutputs:
     class_logits: Tensor
     box_regression: Tensor
     detections: Detections
+    branch_outputs: dict[str, Tensor]
     results: list[Result]

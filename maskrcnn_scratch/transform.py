@@ -192,8 +192,7 @@ class GeneralizedRCNNTransform(nn.Module):
 
         Returns:
             A dict per image: ``boxes`` ``[D, 4]``, ``labels`` ``[D]``, ``scores`` ``[D]`` and, with
-            a mask branch, ``masks`` ``[D, 1, H, W]`` in 0-1. ``D`` may be 0. Outputs of further
-            branches have the valid entries, with unchanged values.
+            a mask branch, ``masks`` ``[D, 1, H, W]`` in 0-1. ``D`` may be 0.
         """
         if not isinstance(detections, Detections):
             return self.postprocess_lists(detections, image_sizes, original_image_sizes)
@@ -212,7 +211,6 @@ class GeneralizedRCNNTransform(nn.Module):
             if detections.masks is not None:
                 masks = detections.masks[n, :count]  # [D, 1, M, M]
                 result["masks"] = self.paste(masks, result["boxes"], original_image_sizes[n])
-            result |= {name: values[n, :count] for name, values in detections.extra.items()}
             results.append(result)
         return results
 

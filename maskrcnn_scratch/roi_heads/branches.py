@@ -66,10 +66,25 @@ class Branches:
     def postprocess_branches(
         self: Any,
         results: list[Result],
+        outputs: Mapping[str, Tensor],
         image_sizes: Tensor,
         original_image_sizes: Sequence[tuple[int, int]],
     ) -> list[Result]:
-        """Lets each branch that has a ``postprocess`` bring its outputs to the original images."""
+        """Adds ``outputs [N, D, ...]`` to the results, each as its branch's ``postprocess`` says.
+
+        Args:
+            results: a dict per image, in the pixels of the original images.
+            outputs: from ``detect_branches``.
+            image_sizes: (height, width) after the resize, ``[N, 2]``.
+            original_image_sizes: (height, width) before the resize, per image.
+        """
+        results = [
+            {
+                **result,
+                **{name: values[n, : len(result["scores"])] for name, values in outputs.items()},
+            }
+            for n, result in enumerate(results)
+        ]
         for branch in self.branches.values():
             if hasattr(branch, "postprocess"):
                 results = [
