@@ -19,6 +19,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where tools lies
@@ -158,11 +159,18 @@ def draw_shapes(checkpoint: Path, annotations: Path, picture: Path) -> None:
             result = trained.model([image])[0]
         sure = result["scores"] > 0.5
         rows = [
-            draw_detections(image, truth_as_result(target), names),
-            draw_detections(image, {k: v[sure] for k, v in result.items()}, names),
+            draw_detections(*enlarged(image, truth_as_result(target)), names),
+            draw_detections(*enlarged(image, {k: v[sure] for k, v in result.items()}), names),
         ]
         columns.append(np.concatenate([framed(row) for row in rows]))
     Image.fromarray(np.concatenate(columns, axis=1)).save(picture)
+
+
+def enlarged(image: torch.Tensor, result: Result) -> tuple[torch.Tensor, Result]:
+    """An image [3, H, W] and its detections at four times the size, so that names are legible."""
+    grown = {**result, "boxes": 4 * result["boxes"]}
+    grown["masks"] = F.interpolate(result["masks"].float(), scale_factor=4, mode="bilinear")
+    return F.interpolate(image[None], scale_factor=4)[0], grown
 
 
 def framed(picture: Image.Image) -> np.ndarray:

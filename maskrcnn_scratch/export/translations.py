@@ -144,7 +144,7 @@ def nms_padded(
 
 
 def resize_bilinear(op: Operators, images: Value, height: Size, width: Size) -> Value:
-    """``F.interpolate`` of ``[N, C, H, W]`` with half-pixel centres, rounded as PyTorch does.
+    """``F.interpolate`` of ``[N, C, H, W]`` with half-pixel centres, in PyTorch's order.
 
     ``Resize`` of onnxruntime computes its coordinates in another order: 1e-5 of a pixel, which
     grows to 1e-4 in the scores of a noisy image.

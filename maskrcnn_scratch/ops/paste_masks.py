@@ -31,7 +31,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
     Returns:
         ``[N, 1, H, W]`` in the dtype of the masks, interpolated in float32 (float64 for float64).
-        Within 1e-6 of torchvision's for values in 0-1. There is no gradient.
+        Like torchvision's, within 1.1e-5 of exact arithmetic for masks of 28 x 28 values in 0-1
+        (``parity.bilinear`` derives the bound). There is no gradient.
 
     Raises:
         RuntimeError: shapes that do not fit.

@@ -13,9 +13,11 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
+from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.pictures.style import class_color, short
 
 OPACITY = 0.45
+MOST_PIXELS = 1000  # of the longer side
 MOST_NAMES = 12  # more would bury the image
 HEIGHT = 0.055  # of a name, as a part of the image: an estimate
 
@@ -26,22 +28,25 @@ class Drawn:
 
     boxes: np.ndarray  # [D, 4] in pixels
     labels: Sequence[int]  # D of them
-    masks: np.ndarray | None = None  # bool [D, H, W]
+    masks: Sequence[np.ndarray | rle.Rle] | None = None  # D of [H, W], or RLEs
     scores: Sequence[float] | None = None
 
 
 def draw_objects(axes: Any, image: np.ndarray, objects: Drawn, names: Mapping[int, str]) -> None:
     """Shows ``image``, uint8 ``[H, W, 3]``, with its objects.
 
-    Classes have colours. Names are written if there are few objects.
+    Classes have colours. Names are written if there are few objects. Large images are drawn with
+    fewer pixels.
     """
-    pixels = image.astype(np.float32) / 255
-    for index, label in enumerate(objects.labels if objects.masks is not None else ()):
-        mask = objects.masks[index].astype(bool)  # type: ignore[index]
+    height, width = image.shape[:2]
+    step = -(-max(height, width) // MOST_PIXELS)
+    pixels = image[::step, ::step].astype(np.float32) / 255
+    for label, given in zip(objects.labels, objects.masks or (), strict=False):
+        mask = (rle.decode(given) if isinstance(given, Mapping) else given)[::step, ::step] > 0
         tint = np.array(to_rgb(class_color(label)), np.float32)
         pixels[mask] = (1 - OPACITY) * pixels[mask] + OPACITY * tint
-    axes.imshow(pixels, interpolation="nearest", aspect="equal")
-    height, width = image.shape[:2]
+    frame = (-0.5, width - 0.5, height - 0.5, -0.5)
+    axes.imshow(pixels, interpolation="nearest", aspect="equal", extent=frame)
     taken: list[tuple[float, float, float]] = []  # left, right and bottom of each name
     for index, label in enumerate(objects.labels):
         x1, y1, x2, y2 = objects.boxes[index]

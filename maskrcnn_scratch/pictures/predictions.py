@@ -94,7 +94,7 @@ def predictions_figure(dataset: Any, results: Sequence[Mapping[str, Any]]) -> Fi
     for (left, right), (outcome, index) in zip(grid, worst, strict=False):
         image, target = dataset[index]  # [3, H, W]
         pixels = (image.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
-        masks = target["masks"].numpy() if "masks" in target else None
+        masks = list(target["masks"].numpy())
         truth = Drawn(target["boxes"].numpy(), target["labels"].tolist(), masks)
         found = by_image.get(int(dataset.image_ids[index]), [])
         draw_objects(left, pixels, truth, dataset.class_names)
@@ -129,11 +129,11 @@ def detections_of(results: Sequence[Mapping[str, Any]], dataset: Any, index: int
         labels.append(dataset.category_labels.get(result["category_id"], 0))
         scores.append(float(result["score"]))
         if mask is not None:
-            masks.append(rle.decode(mask))
+            masks.append(mask)
     return Drawn(
         np.array(boxes, np.float32).reshape(-1, 4),
         labels,
-        np.stack(masks) if masks and len(masks) == len(boxes) else None,
+        masks if len(masks) == len(boxes) else None,
         scores,
     )
 

@@ -58,7 +58,7 @@ def train_batch_figure(
         draw_objects(
             axes,
             (pixels * 255).byte().permute(1, 2, 0).numpy(),
-            Drawn(target["boxes"].numpy(), target["labels"].tolist(), masks.numpy()),
+            Drawn(target["boxes"].numpy(), target["labels"].tolist(), list(masks.numpy())),
             names,
         )
         axes.set_title(short(target.get("file_name", ""), 34 * 3 // (columns + 1)), fontsize=7)

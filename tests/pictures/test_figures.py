@@ -13,8 +13,9 @@ from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 from maskrcnn_scratch.dataset_check.checks import check_dataset
 from maskrcnn_scratch.dataset_check.report import Objects
 from maskrcnn_scratch.evaluation.coco_ap import score
+from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.pictures.labels import labels_figure
-from maskrcnn_scratch.pictures.objects import Drawn
+from maskrcnn_scratch.pictures.objects import Drawn, draw_objects
 from maskrcnn_scratch.pictures.predictions import compare, predictions_figure, worst_first
 from maskrcnn_scratch.pictures.results import results_figure
 from maskrcnn_scratch.pictures.save import save_figure, try_to_save
@@ -133,6 +134,20 @@ def test_predictions_have_the_worst_first(shapes, tmp_path):
                   if dataset.image_ids[i] == last]  # fmt: skip
     assert outcome.found + outcome.false == 1
     drawn(predictions_figure(dataset, [polygon]), tmp_path)
+
+
+def test_large_images_are_drawn_with_fewer_pixels():
+    axes = Figure().subplots()
+    mask = np.zeros((1500, 2500), bool)
+    mask[300:600, 900:1500] = True
+    box = np.array([[900, 300, 1500, 600]], np.float32)
+    for given in (mask, rle.encode(mask)):
+        draw_objects(axes, np.zeros((1500, 2500, 3), np.uint8), Drawn(box, [1], [given]), {})
+        picture = axes.images[-1]
+        assert picture.get_array().shape == (500, 834, 3)
+        assert picture.get_extent() == [-0.5, 2499.5, 1499.5, -0.5]
+        tinted = np.asarray(picture.get_array()).any(2)  # [H, W]
+        assert tinted.sum() == 100 * 200 and tinted[100, 300]
 
 
 def test_compare_matches_each_object_once():

@@ -176,6 +176,11 @@ void __tsan_read_range(void* at, size_t bytes) {
 void __tsan_write_range(void* at, size_t bytes) {
   emulated::record(emulated::kWrite, at, bytes);
 }
+void* __tsan_memcpy(void* to, const void* from, size_t bytes) {  // clang calls it
+  emulated::record(emulated::kRead, from, bytes);
+  emulated::record(emulated::kWrite, to, bytes);
+  return std::memcpy(to, from, bytes);
+}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_init() {}

@@ -107,7 +107,6 @@ T atomic_max(T* to, V value) {
 }  // namespace emulated
 
 #define __syncthreads() ::emulated::block_barrier(__LINE__)
-#define __syncwarp(...) ::emulated::exchange(~0u, 0, __LINE__)
 #define __ballot_sync(mask, predicate) ::emulated::ballot(mask, predicate, __LINE__)
 #define __shfl_sync(mask, value, lane) ::emulated::shuffle(mask, value, lane, __LINE__)
 #define __shfl_xor_sync(mask, value, bits) \
