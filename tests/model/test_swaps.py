@@ -23,6 +23,7 @@ from maskrcnn_scratch import (
 from maskrcnn_scratch.call_part import asks_for, with_context
 from maskrcnn_scratch.export.program import Detector, ExportOptions
 from maskrcnn_scratch.inference.optimize import optimize
+from maskrcnn_scratch.inspect.training_sample import training_sample
 from maskrcnn_scratch.ops import batched_nms_padded
 from maskrcnn_scratch.structures import Detections, Result, boxes_to_rois, list_to_rois
 from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler
@@ -487,3 +488,37 @@ def test_an_export_says_that_it_loses_the_outputs_of_branches() -> None:
     options = ExportOptions(image_size=(64, 64))
     with pytest.warns(UserWarning, match="branches point are lost"):
         Detector(with_branch(), options)
+
+
+def test_inspect_gives_parts_what_they_ask_for() -> None:
+    class PerLevel(Matcher):
+        def __call__(self, gt_boxes: Tensor, boxes: Tensor, *, level_sizes: list[int]) -> Tensor:
+            assert sum(level_sizes) == len(boxes)
+            return super().__call__(gt_boxes, boxes)
+
+    def corners(deltas: Tensor, targets: Tensor, boxes: Tensor, box_coder: BoxCoder) -> Tensor:
+        difference = box_coder.decode(deltas, boxes) - box_coder.decode(targets, boxes)
+        return difference.abs().mean(1)
+
+    def rpn_loss(
+        deltas: Tensor, labels: Tensor, targets: Tensor, anchors: Tensor, box_coder: BoxCoder
+    ) -> Tensor:
+        return (corners(deltas, targets, anchors, box_coder) * (labels > 0)).mean()
+
+    def box_loss(
+        deltas: Tensor, labels: Tensor, targets: Tensor, proposals: Tensor, box_coder: BoxCoder
+    ) -> Tensor:
+        return (corners(deltas, targets, proposals, box_coder) * (labels > 0)).mean()
+
+    model = class_agnostic(
+        rpn_proposal_matcher=PerLevel(0.7, 0.3, True),
+        rpn_fg_bg_sampler=Hardest(64, 0.5),
+        box_fg_bg_sampler=Hardest(64, 0.5),
+        rpn_loss_box_reg=rpn_loss,
+        box_loss_box_reg=box_loss,
+    ).eval()
+    with torch.no_grad():
+        stages = model.run_stages(images()[:1])
+    sample = training_sample(model, images()[0], targets()[0], stages)
+    assert sample.losses["loss_box_reg"] > 0 and sample.masks is not None
+    assert all(share is not None for share in sample.shares.values())
