@@ -21,6 +21,7 @@ from maskrcnn_scratch import (
     Predictor,
 )
 from maskrcnn_scratch.call_part import asks_for, with_context
+from maskrcnn_scratch.component_check import loss as check_of_loss
 from maskrcnn_scratch.export.program import Detector, ExportOptions
 from maskrcnn_scratch.inference.optimize import optimize
 from maskrcnn_scratch.inspect.training_sample import training_sample
@@ -522,3 +523,10 @@ def test_inspect_gives_parts_what_they_ask_for() -> None:
     sample = training_sample(model, images()[0], targets()[0], stages)
     assert sample.losses["loss_box_reg"] > 0 and sample.masks is not None
     assert all(share is not None for share in sample.shares.values())
+
+
+def test_the_check_of_a_loss_gives_it_what_it_asks_for() -> None:
+    def loss(deltas: Tensor, labels: Tensor, anchors: Tensor, box_coder: BoxCoder) -> Tensor:
+        return (box_coder.decode(deltas, anchors) - anchors).abs().sum()
+
+    assert float(check_of_loss.call(loss, torch.zeros(5, 4), torch.ones(5))) < 1e-2
