@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch import interfaces
+from maskrcnn_scratch import interfaces, stage_interfaces
 from maskrcnn_scratch.check_parts import check_parts, check_replaced_parts
 from maskrcnn_scratch.conventions import Conventions
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
@@ -51,8 +51,9 @@ class FasterRCNN(GeneralizedRCNN):
         rpn_loss_box_reg: parts of the RPN; by default those of ``RegionProposalNetwork``.
         box_coder, box_nms, box_proposal_matcher, box_fg_bg_sampler, box_loss_classifier,
         box_loss_box_reg, mask_loss: parts of the RoI heads; by default those of ``RoIHeads``.
-        rpn, roi_heads, transform: a whole stage, see ``interfaces``; then none of the arguments
-            that describe its parts may be given. ``roi_heads`` replaces ``num_classes`` too.
+        branches: further branches of the RoI heads by name; see ``stage_interfaces.Branch``.
+        rpn, roi_heads, transform: a whole stage, see ``stage_interfaces``; then none of the
+            arguments that describe its parts may be given. ``roi_heads`` replaces ``num_classes``.
         conventions: for the default parts; see ``Conventions``.
         **kwargs: for ``GeneralizedRCNNTransform``: ``size_divisible``, ``fixed_size``, ``paste``.
 
@@ -113,10 +114,11 @@ class FasterRCNN(GeneralizedRCNN):
         box_loss_classifier: interfaces.Loss | None = None,
         box_loss_box_reg: interfaces.Loss | None = None,
         mask_loss: interfaces.Loss | None = None,
+        branches: Mapping[str, stage_interfaces.Branch] | None = None,
         # whole stages
-        rpn: interfaces.RPN | None = None,
-        roi_heads: interfaces.SecondStage | None = None,
-        transform: interfaces.Transform | None = None,
+        rpn: stage_interfaces.RPN | None = None,
+        roi_heads: stage_interfaces.SecondStage | None = None,
+        transform: stage_interfaces.Transform | None = None,
         conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
         **kwargs: Any,
     ) -> None:
@@ -185,6 +187,7 @@ class FasterRCNN(GeneralizedRCNN):
                     loss_classifier=box_loss_classifier,
                     loss_box_reg=box_loss_box_reg,
                     loss_mask=mask_loss,
+                    branches=branches,
                 ),
             )
 
@@ -236,7 +239,7 @@ def refuse_parts_of(stage: str, given: Mapping[str, Any]) -> None:
         elif stage == "rpn":
             belongs = name.startswith("rpn_")
         else:
-            belongs = name.startswith(("box_", "bbox_", "mask_", "num_classes"))
+            belongs = name.startswith(("box_", "bbox_", "mask_", "num_classes", "branches"))
         default = parameters[name].default if name in parameters else None
         if belongs and value is not default and value != default:
             raise ValueError(f"{stage} is passed in whole: {name} must be set there, not here")

@@ -89,8 +89,9 @@ class GeneralizedRCNN(nn.Module):
         batch, _ = self.transform(images)  # [N, 3, H, W], and the image sizes [N, 2]
         stages = self.run_batch(batch)
         original_image_sizes = [image_size(image) for image in images]
-        stages.results = self.transform.postprocess(
-            stages.detections, batch.sizes, original_image_sizes
+        results = self.transform.postprocess(stages.detections, batch.sizes, original_image_sizes)
+        stages.results = self.roi_heads.postprocess_branches(
+            results, stages.branch_outputs, batch.sizes, original_image_sizes
         )
         return stages
 
@@ -106,6 +107,9 @@ class GeneralizedRCNN(nn.Module):
             detections.masks = self.roi_heads.detect_masks(
                 features, detections, batch
             )  # [N, D, 1, M, M]
+        branch_outputs = self.roi_heads.detect_branches(
+            features, detections, batch.padded_size
+        )  # [N, D, ...] by name
         return StageOutputs(
             images=batch,
             features=features,
@@ -116,6 +120,7 @@ class GeneralizedRCNN(nn.Module):
             class_logits=class_logits,
             box_regression=box_regression,
             detections=detections,
+            branch_outputs=branch_outputs,
             results=[],
         )
 

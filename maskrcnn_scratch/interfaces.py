@@ -1,6 +1,7 @@
 """What each component must do to be replaced by another one: a ``Protocol`` per component.
 
-Nothing has to inherit from these. Pass any object that fits to ``MaskRCNN(...)``.
+Nothing has to inherit from these. Pass any object that fits to ``MaskRCNN(...)``. Whole stages and
+further branches are in ``stage_interfaces``.
 
 Matchers, samplers, losses and mask predictors are given more if they ask for it, by a parameter of
 that name in their signature (of ``forward`` in a module). "May ask for" lists these names.
@@ -11,12 +12,12 @@ Shapes: see ``structures``; here ``E`` values describe one RoI.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.structures import Detections, ImageList, Proposals, Result, Target
+from maskrcnn_scratch.structures import ImageList
 
 
 class Backbone(Protocol):
@@ -224,108 +225,4 @@ class Loss(Protocol):
             proposals: in the RoI heads, the sampled proposals ``[B, 4]``.
             box_coder: of that stage.
         """
-        ...
-
-
-class RPNOutput(Protocol):
-    """Predictions for every anchor, as ``RPN.predict`` returns them."""
-
-    anchors: Tensor  # [A, 4], the same for every image
-    objectness: Tensor  # logits [N, A]
-    pred_bbox_deltas: Tensor  # [N, A, 4]
-    level_sizes: list[int]  # anchors per level; they add up to A
-
-
-class RPN(Protocol):
-    """The first stage as a whole: the argument ``rpn`` of ``FasterRCNN``."""
-
-    def predict(self, images: ImageList, features: Mapping[str, Tensor], /) -> Any:
-        """Predictions for every anchor, an ``RPNOutput``."""
-        ...
-
-    def propose(
-        self,
-        predictions: Any,
-        image_sizes: Tensor,
-        phase: Literal["training", "testing"] = "testing",
-    ) -> Proposals:
-        """The proposals of each image, clipped to ``image_sizes [N, 2]``."""
-        ...
-
-    def losses(
-        self,
-        predictions: Any,
-        targets: Sequence[Target],
-        generator: torch.Generator | None = None,
-        /,
-    ) -> dict[str, Tensor]:
-        """Scalars by name."""
-        ...
-
-
-class SecondStage(Protocol):
-    """The second stage as a whole: the argument ``roi_heads`` of ``FasterRCNN``."""
-
-    def has_mask(self) -> bool:
-        """Whether ``detect_masks`` may be called."""
-        ...
-
-    def num_classes(self) -> int | None:
-        """``C``, if it is known: labels of targets are then checked."""
-        ...
-
-    def detect_boxes(
-        self, features: Mapping[str, Tensor], proposals: Proposals, images: ImageList, /
-    ) -> tuple[Tensor, Tensor, Detections]:
-        """Class logits ``[N, P, C]``, deltas ``[N, P, C, 4]``, and the detections."""
-        ...
-
-    def detect_masks(
-        self, features: Mapping[str, Tensor], detections: Detections, images: ImageList, /
-    ) -> Tensor:
-        """Mask probabilities ``[N, D, 1, M, M]``."""
-        ...
-
-    def losses(
-        self,
-        features: Mapping[str, Tensor],
-        proposals: Proposals,
-        padded_size: tuple[int, int],
-        targets: Sequence[Target],
-        generator: torch.Generator | None = None,
-        /,
-    ) -> dict[str, Tensor]:
-        """Scalars by name; boxes and masks of ``targets`` are in resized pixels."""
-        ...
-
-
-class Transform(Protocol):
-    """Images to a batch, and detections back: the argument ``transform`` of ``FasterRCNN``."""
-
-    size_divisible: int  # sides of a batch are multiples of it
-    fixed_size: tuple[int, int] | None  # (width, height) of every batch, if there is only one
-
-    @property
-    def image_mean(self) -> Sequence[float]:
-        """One value per channel of the images."""
-        ...
-
-    def check_images(self, images: Sequence[Tensor], /) -> None:
-        """Raises an error that names the first image that can't be used."""
-        ...
-
-    def __call__(
-        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None, /
-    ) -> tuple[ImageList, list[Target] | None]:
-        """The batch, and the targets in its pixels."""
-        ...
-
-    def postprocess(
-        self,
-        detections: Detections,
-        image_sizes: Tensor,
-        original_image_sizes: Sequence[tuple[int, int]],
-        /,
-    ) -> list[Result]:
-        """Results in the pixels of the original images, a dict per image."""
         ...

@@ -205,6 +205,7 @@ class StageOutputs:
         box_regression: box deltas for each class, relative to the proposals, ``[N, P, C, 4]``;
             ``[N, P, 1, 4]`` if they are class-agnostic.
         detections: the boxes that the box head keeps, with their masks.
+        branch_outputs: outputs of further branches by name, ``[N, D, ...]`` each.
         results: a dict per image, as torchvision returns it; empty before ``postprocess``.
     """
 
@@ -217,4 +218,5 @@ class StageOutputs:
     class_logits: Tensor
     box_regression: Tensor
     detections: Detections
+    branch_outputs: dict[str, Tensor]
     results: list[Result]

@@ -10,15 +10,24 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch import losses
+from maskrcnn_scratch.call_part import with_context
 from maskrcnn_scratch.component_check.common import part_checks, require_finite, require_tensor
 from maskrcnn_scratch.component_check.host import model_around
 from maskrcnn_scratch.component_check.plan import Plan
 from maskrcnn_scratch.component_check.result import CheckResult, outcome, require
-from maskrcnn_scratch.component_check.subject import LossName, Setting, Subject, noise
+from maskrcnn_scratch.component_check.subject import (
+    LossName,
+    Setting,
+    Subject,
+    noise,
+    random_boxes,
+)
+from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.structures import IGNORE_LABEL
 
 SAMPLES = 40  # B
 MASK_SIDE = 28  # M
+BOXES_SIDE = 256  # pixels: anchors and proposals are in this square
 OF_BOXES = ("loss_rpn_box_reg", "loss_box_reg")
 FIRST_PARAMETERS: dict[str, LossName] = {
     "objectness": "loss_objectness",
@@ -41,10 +50,17 @@ class Arguments(NamedTuple):
     targets: Tensor | None
 
     def call(self, part: Any) -> Tensor:
-        return part(*self.given())
+        return call(part, *self.given())
 
     def given(self) -> tuple[Tensor, ...]:
         return tuple(value for value in self if value is not None)
+
+
+def call(part: Any, *given: Tensor) -> Tensor:
+    """``part(*given)``, with boxes and a box coder if it asks for them."""
+    boxes = random_boxes(len(given[0]), BOXES_SIDE)
+    coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+    return with_context(part, anchors=boxes, proposals=boxes, box_coder=coder)(*given)
 
 
 def plan(subject: Subject) -> Plan:
@@ -125,9 +141,7 @@ def _checks(subject: Subject, name: LossName) -> Iterator[CheckResult]:
     else:
         yield outcome("large logits", lambda: large_logits(part, usual))
     yield outcome("better is lower", lambda: better_is_lower(part, usual, name))
-    yield from part_checks(
-        subject, lambda part, *given: part(*given), *arguments(name, setting).given()
-    )
+    yield from part_checks(subject, call, *arguments(name, setting).given())
 
 
 def scalar(part: Any, given: Arguments, name: str) -> str:

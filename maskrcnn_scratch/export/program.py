@@ -6,6 +6,7 @@ Shapes: see ``structures``.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,6 +101,11 @@ class Detector(nn.Module):
         super().__init__()
         self.model = model
         self.options = options
+        if branches := list(getattr(model.roi_heads, "branches", ())):
+            warnings.warn(
+                f"outputs of the branches {', '.join(branches)} are lost in the exported model",
+                stacklevel=2,
+            )
         self.resize = BilinearResize()
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> Result:

@@ -232,7 +232,8 @@ class _Image:
 
     def refined_boxes(self, label: int) -> Tensor:
         """The box that the box head predicts for this class from every proposal, ``[P, 4]``."""
-        deltas = self.stages.box_regression[self.image, : len(self.proposals), label]
+        by_class = self.stages.box_regression[self.image, : len(self.proposals)]  # [P, C, 4]
+        deltas = by_class[:, label if by_class.shape[1] > 1 else 0]
         boxes = self.model.roi_heads.box_coder.decode(deltas, self.proposals)
         return clip_boxes_to_image(boxes[None], self.size)[0]
 

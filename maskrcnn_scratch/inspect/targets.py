@@ -11,8 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maskrcnn_scratch.call_part import with_context
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
+from maskrcnn_scratch.inspect.levels import anchor_levels
 from maskrcnn_scratch.ops import max_iou
+from maskrcnn_scratch.rpn.rpn import scores_and_losses
 from maskrcnn_scratch.structures import StageOutputs, Target
 from maskrcnn_scratch.targets.rpn_targets import assign_targets_to_anchors
 from maskrcnn_scratch.transform import resize_target
@@ -60,10 +63,13 @@ def rpn_targets(
     generator = generator or torch.Generator(device).manual_seed(SEED)
     resized = resized_targets(stages, targets, original_image_sizes)
     gt_boxes = [target["boxes"].to(stages.anchors) for target in resized]
+    levels = anchor_levels(model, stages) or []
+    matcher = with_context(model.rpn.proposal_matcher, level_sizes=[level.size for level in levels])
     labels, matched_gt_boxes = assign_targets_to_anchors(
-        [stages.anchors] * len(resized), gt_boxes, model.rpn.proposal_matcher
+        [stages.anchors] * len(resized), gt_boxes, matcher
     )
-    positives, negatives = model.rpn.fg_bg_sampler(labels, generator=generator)
+    sampler = with_context(model.rpn.fg_bg_sampler, **scores_and_losses(stages.objectness, labels))
+    positives, negatives = sampler(labels, generator=generator)
     found = []
     for n, boxes in enumerate(gt_boxes):
         best_iou = stages.anchors.new_zeros(len(stages.anchors))
@@ -73,7 +79,7 @@ def rpn_targets(
         found.append(
             RPNTargets(
                 labels[n],
-                model.rpn.proposal_matcher(boxes, stages.anchors),
+                matcher(boxes, stages.anchors),
                 best_iou,
                 best_object,
                 positives[n][positives[n] >= 0],

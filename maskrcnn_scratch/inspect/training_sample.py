@@ -12,9 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from maskrcnn_scratch.call_part import with_context
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.inspect.targets import SEED, rpn_targets
-from maskrcnn_scratch.structures import StageOutputs, Target, list_to_rois
+from maskrcnn_scratch.interfaces import BoxCoder
+from maskrcnn_scratch.structures import StageOutputs, Target, list_to_rois, of_classes
 from maskrcnn_scratch.targets.roi_targets import project_masks_on_boxes, select_training_samples
 
 
@@ -73,13 +75,19 @@ def training_sample(
     anchor_labels = rpn.labels[anchors]
     shares = {
         "loss_objectness": loss_shares(
-            model.rpn.loss_objectness, stages.objectness[0, anchors], anchor_labels
+            model.rpn.loss_objectness,
+            stages.objectness[0, anchors],
+            anchor_labels,
+            box_coder=model.rpn.box_coder,
+            anchors=stages.anchors[anchors],
         ),
         "loss_rpn_box_reg": loss_shares(
             model.rpn.loss_rpn_box_reg,
             stages.pred_bbox_deltas[0, anchors],
             anchor_labels,
             rpn.regression_targets[anchors],
+            box_coder=model.rpn.box_coder,
+            anchors=stages.anchors[anchors],
         ),
     }
 
@@ -87,7 +95,7 @@ def training_sample(
     _, resized = model.transform([image], [target])
     assert resized is not None
     proposals = model.rpn.propose(
-        model.rpn(stages.images, stages.features), stages.images.sizes, phase="training"
+        model.rpn.predict(stages.images, stages.features), stages.images.sizes, phase="training"
     )
     samples = select_training_samples(
         proposals,
@@ -95,14 +103,24 @@ def training_sample(
         heads.proposal_matcher,
         partial(heads.fg_bg_sampler, generator=generator),
         heads.box_coder,
+        lambda boxes: heads.predict_boxes(stages.features, list_to_rois(boxes), padded_size)[0],
     )
     drawn = samples.labels[0] >= 0
     boxes, labels = samples.proposals[0][drawn], samples.labels[0][drawn]
     objects = samples.matched_idxs[0][drawn]
     logits, deltas = heads.predict_boxes(stages.features, list_to_rois([boxes]), padded_size)
     regression_targets = samples.regression_targets[0][drawn]
-    shares["loss_classifier"] = loss_shares(heads.loss_classifier, logits, labels)
-    shares["loss_box_reg"] = loss_shares(heads.loss_box_reg, deltas, labels, regression_targets)
+    shares["loss_classifier"] = loss_shares(
+        heads.loss_classifier, logits, labels, box_coder=heads.box_coder, proposals=boxes
+    )
+    shares["loss_box_reg"] = loss_shares(
+        heads.loss_box_reg,
+        deltas,
+        labels,
+        regression_targets,
+        box_coder=heads.box_coder,
+        proposals=boxes,
+    )
     with_mask = (labels > 0).nonzero().squeeze(1)
     mask_targets = masks = None
     if heads.has_mask() and "masks" in resized[0] and len(with_mask):
@@ -114,8 +132,15 @@ def training_sample(
         )
         own = labels[with_mask]
         each = torch.arange(len(own), device=own.device)
-        masks = mask_logits[each, own].sigmoid()
-        shares["loss_mask"] = loss_shares(heads.loss_mask, mask_logits, own, mask_targets)
+        masks = of_classes(mask_logits, each, own).sigmoid()
+        shares["loss_mask"] = loss_shares(
+            heads.loss_mask,
+            mask_logits,
+            own,
+            mask_targets,
+            box_coder=heads.box_coder,
+            proposals=of_object,
+        )
     return TrainingSample(
         losses,
         anchors,
@@ -132,15 +157,25 @@ def training_sample(
     )
 
 
-def loss_shares(loss: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+def loss_shares(
+    loss: Callable[..., Tensor], *arguments: Tensor, box_coder: BoxCoder, **boxes: Tensor
+) -> Tensor:
     """The part of each of ``B`` samples in ``loss(*arguments)``, ``[B]``.
 
     Computed by the loss itself, for one sample at a time; right for a mean over the samples.
+
+    Args:
+        loss: which may ask for ``box_coder`` and ``boxes``.
+        arguments: ``[B, ...]`` each.
+        box_coder: of the loss's stage.
+        boxes: ``[B, 4]``: ``anchors`` or ``proposals``.
     """
     count = len(arguments[0])
-    alone = [
-        loss(*(argument[i : i + 1] for argument in arguments)).reshape(()) for i in range(count)
-    ]
+    alone = []
+    for i in range(count):
+        one = {name: values[i : i + 1] for name, values in boxes.items()}
+        of_sample = with_context(loss, box_coder=box_coder, **one)
+        alone.append(of_sample(*(values[i : i + 1] for values in arguments)).reshape(()))
     return torch.stack(alone) / count if alone else arguments[0].new_zeros(0)
 
 

@@ -28,8 +28,10 @@ from maskrcnn_scratch.interfaces import (
 )
 from maskrcnn_scratch.ops import batched_nms_padded
 from maskrcnn_scratch.ops.boxes import BoxCoder as DeltaBoxCoder
+from maskrcnn_scratch.roi_heads.branches import Branches, check_names
 from maskrcnn_scratch.roi_heads.detections import select_detections
 from maskrcnn_scratch.roi_heads.stage import RoIHeadsStage
+from maskrcnn_scratch.stage_interfaces import Branch
 from maskrcnn_scratch.structures import (
     IGNORE_LABEL,
     Detections,
@@ -51,7 +53,7 @@ from maskrcnn_scratch.targets.roi_targets import (
 from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler
 
 
-class RoIHeads(RoIHeadsStage, nn.Module):
+class RoIHeads(RoIHeadsStage, Branches, nn.Module):
     """Classifies the proposals, refines their boxes and predicts a mask for each detection.
 
     Called as a stage, it has torchvision's interface: see ``stage``.
@@ -71,6 +73,7 @@ class RoIHeads(RoIHeadsStage, nn.Module):
             ``interfaces``.
         loss_classifier, loss_box_reg, loss_mask: replacements for those in ``losses``; see
             ``interfaces.Loss``.
+        branches: further branches by name, modules; see ``stage_interfaces.Branch``.
     """
 
     min_size = 1e-2  # pixels; detections with a shorter side are dropped
@@ -99,6 +102,7 @@ class RoIHeads(RoIHeadsStage, nn.Module):
         loss_classifier: Loss = losses.loss_classifier,
         loss_box_reg: Loss = losses.loss_box_reg,
         loss_mask: Loss = losses.loss_mask,
+        branches: Mapping[str, Branch] | None = None,
     ) -> None:
         super().__init__()
         self.box_roi_pool = box_roi_pool
@@ -119,6 +123,7 @@ class RoIHeads(RoIHeadsStage, nn.Module):
         self.loss_classifier = loss_classifier
         self.loss_box_reg = loss_box_reg
         self.loss_mask = loss_mask
+        self.branches = nn.ModuleDict(branches)  # type: ignore[arg-type]  # modules that fit it
 
     def has_mask(self) -> bool:
         """Whether the model has a mask branch."""
@@ -245,6 +250,8 @@ class RoIHeads(RoIHeadsStage, nn.Module):
     ) -> dict[str, Tensor]:
         """``loss_classifier``, ``loss_box_reg``, ``loss_mask``: L_cls + L_box + L_mask (section 3).
 
+        And the losses of further branches.
+
         Args:
             features: ``[N, F, H_l, W_l]`` by name.
             proposals: from the RPN.
@@ -273,7 +280,9 @@ class RoIHeads(RoIHeadsStage, nn.Module):
         }
         if self.has_mask():
             found["loss_mask"] = self.compute_mask_loss(features, samples, padded_size, targets)
-        return found
+        others = self.branch_losses(features, samples, targets, padded_size)
+        check_names("a branch returns losses", others, found)
+        return {**found, **others}
 
     def compute_mask_loss(
         self,

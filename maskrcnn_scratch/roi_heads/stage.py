@@ -43,8 +43,8 @@ class RoIHeadsStage:
 
         Returns:
             A dict per image: ``boxes`` ``[D, 4]``, ``labels`` ``[D]``, ``scores`` ``[D]`` and, with
-            a mask branch, ``masks`` ``[D, 1, M, M]`` in 0-1; boxes in the pixels of the resized
-            image. And the losses by name.
+            a mask branch, ``masks`` ``[D, 1, M, M]`` in 0-1, and the outputs of further branches;
+            boxes in the pixels of the resized image. And the losses by name.
 
         Raises:
             ValueError: targets that are missing in training mode, or lack a field.
@@ -61,6 +61,7 @@ class RoIHeadsStage:
         outputs = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
         if self.has_mask():
             outputs["masks"] = self.detect_masks(features, found, images)
+        outputs |= self.detect_branches(features, found, size)
         by_image = {name: unpad(values, found.counts) for name, values in outputs.items()}
         return [
             {name: values[n] for name, values in by_image.items()} for n in range(len(proposals))

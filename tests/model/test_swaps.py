@@ -17,9 +17,16 @@ from maskrcnn_scratch import (
     MaskRCNN,
     MaskRCNNPredictor,
     Matcher,
+    MultiScaleRoIAlign,
+    Predictor,
 )
 from maskrcnn_scratch.call_part import asks_for, with_context
+from maskrcnn_scratch.component_check import loss as check_of_loss
+from maskrcnn_scratch.export.program import Detector, ExportOptions
+from maskrcnn_scratch.inference.optimize import optimize
+from maskrcnn_scratch.inspect.training_sample import training_sample
 from maskrcnn_scratch.ops import batched_nms_padded
+from maskrcnn_scratch.structures import Detections, Result, boxes_to_rois, list_to_rois
 from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler
 
 SIZES = ((16,), (32,), (64,))
@@ -364,3 +371,162 @@ def test_class_agnostic_predictors_equal_those_with_equal_classes(
     torch.testing.assert_close(
         gradients[0].unflatten(0, (3, 4)).sum(0), gradients[1], rtol=1e-3, atol=1e-5
     )
+
+
+class Offset(nn.Module):
+    """From each box to the point that it predicts; its target is the centre of the object."""
+
+    def __init__(self, pool: MultiScaleRoIAlign) -> None:
+        super().__init__()
+        self.pool = pool
+        self.layer = nn.Linear(8 * 7 * 7, 2)
+        self.samples: Any = None
+
+    def predict(self, features: Any, rois: Tensor, padded_size: tuple[int, int]) -> Tensor:
+        offsets = self.layer(self.pool(features, rois, [padded_size]).flatten(1))
+        return (rois[:, 1:3] + rois[:, 3:5]) / 2 + offsets  # [R, 2]
+
+    def losses(
+        self, features: Any, samples: Any, targets: Any, padded_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        self.samples = samples
+        boxes, matched, _ = samples.of_objects()
+        points = self.predict(features, list_to_rois(boxes), padded_size)
+        centers = [
+            (target["boxes"][of_image, :2] + target["boxes"][of_image, 2:]) / 2
+            for target, of_image in zip(targets, matched, strict=True)
+            if len(of_image)
+        ]
+        expected = torch.cat(centers) if centers else points
+        return {"loss_point": F.l1_loss(points, expected, reduction="sum")}
+
+    def detect(
+        self, features: Any, detections: Detections, padded_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        points = self.predict(features, boxes_to_rois(detections.boxes), padded_size)
+        return {"points": points.unflatten(0, detections.scores.shape)}
+
+    def postprocess(
+        self, result: Result, image_size: Tensor, original_image_size: tuple[int, int]
+    ) -> Result:
+        scale = torch.tensor(original_image_size) / image_size  # (height, width)
+        return {**result, "points": result["points"] * scale.flip(0)}
+
+
+def with_branch(**parts: Any) -> MaskRCNN:
+    pool = MultiScaleRoIAlign(["0", "1", "2"], 7, 2)
+    return build(branches={"point": Offset(pool)}, **parts)
+
+
+def test_a_branch_has_losses_from_the_same_samples() -> None:
+    model = with_branch()
+    losses = train(model)
+    assert list(losses)[3] == "loss_point" and losses["loss_point"] > 0
+    branch = model.roi_heads.branches["point"]
+    assert branch.layer.weight.grad.abs().sum() > 0
+    assert "roi_heads.branches.point.layer.weight" in model.state_dict()
+    for name, loss in train(build()).items():  # the others have not changed
+        assert torch.equal(loss, losses[name])
+
+
+def test_outputs_of_a_branch_travel_to_the_results() -> None:
+    model = with_branch(min_size=32)  # the images are resized
+    nn.init.zeros_(model.roi_heads.branches["point"].layer.weight)
+    nn.init.zeros_(model.roi_heads.branches["point"].layer.bias)
+    model.roi_heads.score_thresh = 0.0
+    predictor = Predictor(model, score_threshold=0.0)
+    for results in (detect(model), predictor(images())):
+        for result in results:
+            centers = (result["boxes"][:, :2] + result["boxes"][:, 2:]) / 2
+            assert len(centers) > 0
+            torch.testing.assert_close(result["points"], centers)
+    kept = Predictor(model, score_threshold=0.36)(images()[0])
+    assert len(kept["points"]) == len(kept["scores"])
+    with torch.no_grad():
+        optimized = optimize(model)
+        for one, other in zip(optimized.detect(images()), detect(model), strict=True):
+            torch.testing.assert_close(one["points"], other["points"], rtol=1e-3, atol=1e-2)
+
+
+def test_a_branch_with_nothing_to_do() -> None:
+    for result in detect(with_branch(box_nms=select_nothing)):
+        assert result["points"].shape == (0, 2)
+
+
+def test_outputs_of_a_branch_called_as_a_stage() -> None:
+    model = with_branch().eval()
+    batch, _ = model.transform(images())
+    with torch.no_grad():
+        features = model.extract_features(batch.tensors)
+        proposals, _ = model.rpn(batch, features)
+        results, _ = model.roi_heads(features, proposals, batch.image_sizes)
+    assert all(len(result["points"]) == len(result["boxes"]) for result in results)
+
+
+def test_names_of_branches_are_not_taken_twice() -> None:
+    class Boxes(Offset):
+        def detect(self, *args: Any) -> dict[str, Tensor]:
+            return {"boxes": super().detect(*args)["points"]}
+
+    class Short(Offset):
+        def detect(self, *args: Any) -> dict[str, Tensor]:
+            return {"points": super().detect(*args)["points"][:, :3]}
+
+    class Losses(Offset):
+        def losses(self, *args: Any) -> dict[str, Tensor]:
+            return {"loss_mask": super().losses(*args)["loss_point"]}
+
+    pool = MultiScaleRoIAlign(["0", "1", "2"], 7, 2)
+    with pytest.raises(ValueError, match="branch 'a' returns 'boxes': the name is taken"):
+        detect(build(branches={"a": Boxes(pool)}))
+    with pytest.raises(ValueError, match=r"'points' \[2, 3, 2\]: expected \[2, 10, ...\]"):
+        detect(build(branches={"a": Short(pool)}))
+    with pytest.raises(ValueError, match="losses 'loss_mask': the name is taken"):
+        build(branches={"a": Losses(pool)})
+
+
+def test_an_export_says_that_it_loses_the_outputs_of_branches() -> None:
+    options = ExportOptions(image_size=(64, 64))
+    with pytest.warns(UserWarning, match="branches point are lost"):
+        Detector(with_branch(), options)
+
+
+def test_inspect_gives_parts_what_they_ask_for() -> None:
+    class PerLevel(Matcher):
+        def __call__(self, gt_boxes: Tensor, boxes: Tensor, *, level_sizes: list[int]) -> Tensor:
+            assert sum(level_sizes) == len(boxes)
+            return super().__call__(gt_boxes, boxes)
+
+    def corners(deltas: Tensor, targets: Tensor, boxes: Tensor, box_coder: BoxCoder) -> Tensor:
+        difference = box_coder.decode(deltas, boxes) - box_coder.decode(targets, boxes)
+        return difference.abs().mean(1)
+
+    def rpn_loss(
+        deltas: Tensor, labels: Tensor, targets: Tensor, anchors: Tensor, box_coder: BoxCoder
+    ) -> Tensor:
+        return (corners(deltas, targets, anchors, box_coder) * (labels > 0)).mean()
+
+    def box_loss(
+        deltas: Tensor, labels: Tensor, targets: Tensor, proposals: Tensor, box_coder: BoxCoder
+    ) -> Tensor:
+        return (corners(deltas, targets, proposals, box_coder) * (labels > 0)).mean()
+
+    model = class_agnostic(
+        rpn_proposal_matcher=PerLevel(0.7, 0.3, True),
+        rpn_fg_bg_sampler=Hardest(64, 0.5),
+        box_fg_bg_sampler=Hardest(64, 0.5),
+        rpn_loss_box_reg=rpn_loss,
+        box_loss_box_reg=box_loss,
+    ).eval()
+    with torch.no_grad():
+        stages = model.run_stages(images()[:1])
+    sample = training_sample(model, images()[0], targets()[0], stages)
+    assert sample.losses["loss_box_reg"] > 0 and sample.masks is not None
+    assert all(share is not None for share in sample.shares.values())
+
+
+def test_the_check_of_a_loss_gives_it_what_it_asks_for() -> None:
+    def loss(deltas: Tensor, labels: Tensor, anchors: Tensor, box_coder: BoxCoder) -> Tensor:
+        return (box_coder.decode(deltas, anchors) - anchors).abs().sum()
+
+    assert float(check_of_loss.call(loss, torch.zeros(5, 4), torch.ones(5))) < 1e-2

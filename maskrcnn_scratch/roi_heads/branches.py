@@ -1,0 +1,103 @@
+"""Further branches of the RoI heads, beside boxes and masks: see ``stage_interfaces.Branch``.
+
+Shapes: see ``structures``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from maskrcnn_scratch.structures import Detections, Result, Target
+from maskrcnn_scratch.targets.roi_targets import TrainingSamples
+
+# Fields of a result that a branch can't have.
+OWN_OUTPUTS = ("boxes", "labels", "scores", "masks")
+
+
+class Branches:
+    """What ``RoIHeads``, which inherits it, does with its ``branches``.
+
+    ``self`` is a ``RoIHeads``: mypy allows no other annotation of it than Any.
+    """
+
+    def branch_losses(
+        self: Any,
+        features: Mapping[str, Tensor],
+        samples: TrainingSamples,
+        targets: Sequence[Target],
+        padded_size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """The losses of all branches by name; all of them use the same samples."""
+        found: dict[str, Tensor] = {}
+        for name, branch in self.branches.items():
+            losses = branch.losses(features, samples, targets, padded_size)
+            check_names(f"branch {name!r} returns losses", losses, found)
+            found |= losses
+        return found
+
+    def detect_branches(
+        self: Any,
+        features: Mapping[str, Tensor],
+        detections: Detections,
+        padded_size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """The outputs ``[N, D, ...]`` of all branches by name; padding included.
+
+        Raises:
+            ValueError: an output with a name that is taken, or without an entry per detection.
+        """
+        found: dict[str, Tensor] = {}
+        for name, branch in self.branches.items():
+            outputs = branch.detect(features, detections, padded_size)
+            check_names(f"branch {name!r} returns", outputs, (*OWN_OUTPUTS, *found))
+            for output, values in outputs.items():
+                expected = detections.scores.shape
+                if values.shape[:2] != expected:
+                    raise ValueError(
+                        f"branch {name!r} returns {output!r} {list(values.shape)}: expected "
+                        f"[{expected[0]}, {expected[1]}, ...], an entry per detection"
+                    )
+            found |= outputs
+        return found
+
+    def postprocess_branches(
+        self: Any,
+        results: list[Result],
+        outputs: Mapping[str, Tensor],
+        image_sizes: Tensor,
+        original_image_sizes: Sequence[tuple[int, int]],
+    ) -> list[Result]:
+        """Adds ``outputs [N, D, ...]`` to the results, each as its branch's ``postprocess`` says.
+
+        Args:
+            results: a dict per image, in the pixels of the original images.
+            outputs: from ``detect_branches``.
+            image_sizes: (height, width) after the resize, ``[N, 2]``.
+            original_image_sizes: (height, width) before the resize, per image.
+        """
+        results = [
+            {
+                **result,
+                **{name: values[n, : len(result["scores"])] for name, values in outputs.items()},
+            }
+            for n, result in enumerate(results)
+        ]
+        for branch in self.branches.values():
+            if hasattr(branch, "postprocess"):
+                results = [
+                    branch.postprocess(result, size, original)
+                    for result, size, original in zip(
+                        results, image_sizes, original_image_sizes, strict=True
+                    )
+                ]
+        return results
+
+
+def check_names(what: str, names: Iterable[str], taken: Iterable[str]) -> None:
+    """Raises a ValueError if one of ``names`` is ``taken``."""
+    twice = sorted(set(names) & set(taken))
+    if twice:
+        raise ValueError(f"{what} {', '.join(map(repr, twice))}: the name is taken")
