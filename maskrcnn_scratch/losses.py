@@ -103,7 +103,9 @@ def _mean_binary_cross_entropy(logits: Tensor, targets: Tensor, takes_part: Tens
     weight = takes_part.to(logits.dtype).reshape(-1, *[1] * (logits.dim() - 1))
     mean = F.binary_cross_entropy_with_logits(logits, targets, weight)
     # The factor is exactly 1 where all take part: the result then equals the plain mean bit by bit.
-    return mean * (len(takes_part) / _count(takes_part)).to(mean.dtype)
+    # A tensor divides it: Python's len(...) / count would be count.reciprocal() * len(...) in float32.
+    count = _count(takes_part).to(mean.dtype)
+    return mean * (torch.full_like(count, len(takes_part)) / count)
 
 
 def _smooth_l1_sum(deltas: Tensor, targets: Tensor, is_object: Tensor) -> Tensor:
