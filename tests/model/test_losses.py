@@ -84,6 +84,6 @@ def test_means_over_any_number_of_boxes_equal_the_plain_mean(dtype):
     """Bit by bit: 1 / 41 * 41 is not 1 in float32."""
     torch.manual_seed(0)
     for count in range(1, 130):
-        logits, labels = torch.randn(count, dtype=dtype), torch.randint(2, (count,)).float()
-        expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.to(dtype))
+        logits, labels = torch.randn(count, dtype=dtype), torch.randint(2, (count,)).to(dtype)
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
         assert torch.equal(losses.loss_objectness(logits, labels), expected), count
