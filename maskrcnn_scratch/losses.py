@@ -103,7 +103,7 @@ def _mean_binary_cross_entropy(logits: Tensor, targets: Tensor, takes_part: Tens
     weight = takes_part.to(logits.dtype).reshape(-1, *[1] * (logits.dim() - 1))
     mean = F.binary_cross_entropy_with_logits(logits, targets, weight)
     # The factor is exactly 1 where all take part: the result then equals the plain mean bit by bit.
-    # Not len(...) / count, which PyTorch computes as count.reciprocal() * len(...): 1 / 41 * 41 < 1.
+    # Not len(...) / count, which is count.reciprocal() * len(...) in PyTorch: 1 / 41 * 41 < 1.
     count = _count(takes_part).to(mean.dtype)
     return mean * (torch.full_like(count, len(takes_part)) / count)
 
