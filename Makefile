@@ -20,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workstea
 CSRC := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-fast fuzz cuda-report demo lint format clean check
+.PHONY: docs help setup test test-fast fuzz cuda-report demo lint format clean check
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,9 @@ cuda-report: $(VENV)/installed ## registers, spills and shared memory of each CU
 
 demo: setup ## from nothing to a picture
 	$(BIN)/python tools/demo.py
+
+docs: setup $(VENV)/docs ## the documentation site, in docs/_build/html; trains the tour's small model once
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 lint: $(VENV)/installed ## what continuous integration checks before the tests
 	$(BIN)/ruff check
@@ -85,6 +88,10 @@ $(VENV)/bin/python: | check
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" pybind11 ninja torch torchvision
 	MASKRCNN_BUILD=none $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[test,dev]'
+	@touch $@
+
+$(VENV)/docs: pyproject.toml | $(VENV)/installed
+	MASKRCNN_BUILD=none $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[docs]'
 	@touch $@
 
 $(VENV)/built: $(VENV)/installed setup.py $(CSRC)

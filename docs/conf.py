@@ -56,7 +56,9 @@ autodoc_inherit_docstrings = False  # torch's docstrings link to pages of torch
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-napoleon_custom_sections = [("Return values", "params_style")]
+napoleon_custom_sections = [
+    (name, "params_style") for name in ("Return values", "May ask for", "Positional arguments")
+]
 default_role = "code"
 nitpicky = False
 

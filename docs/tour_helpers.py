@@ -1,10 +1,12 @@
 """What the pages of the tour share: the trained model, its images, and a few pictures.
 
-The model is the demo's: trained once, on generated shapes, and kept in ``build/tour``.
+The model is the demo's: trained once, on generated shapes, and kept in ``build/tour``. With
+``TOUR_MODEL=untrained`` in the environment it is an untrained one, to see whether the pages run.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from maskrcnn_scratch.builders.from_config import TrainedModel, load_trained  # noqa: E402
+from maskrcnn_scratch.builders.small import small_maskrcnn  # noqa: E402
 from maskrcnn_scratch.data.shapes import ShapesDataset  # noqa: E402
 from maskrcnn_scratch.structures import StageOutputs, Target  # noqa: E402
 
@@ -40,6 +43,10 @@ plt.rcParams.update(
 @cache
 def trained() -> TrainedModel:
     """The demo's model; it is trained first where no run of the demo is found (some minutes)."""
+    if os.environ.get("TOUR_MODEL") == "untrained":
+        torch.manual_seed(0)
+        untrained = small_maskrcnn(4, min_size=128, max_size=128).eval()
+        return TrainedModel(untrained, ShapesDataset.class_names, ShapesDataset.category_labels)
     for path in CHECKPOINTS:
         if path.is_file():
             return load_trained(path)

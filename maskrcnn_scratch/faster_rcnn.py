@@ -39,18 +39,20 @@ class FasterRCNN(GeneralizedRCNN):
         rpn_head: by default ``RPNHead``.
         rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test: candidates per level before NMS.
         rpn_post_nms_top_n_train, rpn_post_nms_top_n_test: proposals per image after NMS.
-        rpn_nms_thresh, rpn_fg_iou_thresh, rpn_bg_iou_thresh, rpn_batch_size_per_image,
-        rpn_positive_fraction, rpn_score_thresh: see ``RegionProposalNetwork``.
+        rpn_nms_thresh, rpn_fg_iou_thresh, rpn_bg_iou_thresh: see ``RegionProposalNetwork``.
+        rpn_batch_size_per_image, rpn_positive_fraction, rpn_score_thresh: likewise.
         box_roi_pool: by default 7 x 7 from the levels "0" to "3".
         box_head, box_predictor: by default ``TwoMLPHead`` and ``FastRCNNPredictor``.
-        box_score_thresh, box_nms_thresh, box_detections_per_img, box_fg_iou_thresh,
-        box_bg_iou_thresh, box_batch_size_per_image, box_positive_fraction, bbox_reg_weights: see
-            ``RoIHeads``.
+        box_score_thresh, box_nms_thresh, box_detections_per_img: see ``RoIHeads``.
+        box_fg_iou_thresh, box_bg_iou_thresh, box_batch_size_per_image: likewise.
+        box_positive_fraction, bbox_reg_weights: likewise.
         mask_roi_pool, mask_head, mask_predictor: a mask branch; see ``MaskRCNN``.
-        rpn_box_coder, rpn_nms, rpn_proposal_matcher, rpn_fg_bg_sampler, rpn_loss_objectness,
-        rpn_loss_box_reg: parts of the RPN; by default those of ``RegionProposalNetwork``.
-        box_coder, box_nms, box_proposal_matcher, box_fg_bg_sampler, box_loss_classifier,
-        box_loss_box_reg, mask_loss: parts of the RoI heads; by default those of ``RoIHeads``.
+        rpn_box_coder, rpn_nms, rpn_proposal_matcher, rpn_fg_bg_sampler: parts of the RPN; by
+            default those of ``RegionProposalNetwork``.
+        rpn_loss_objectness, rpn_loss_box_reg: likewise.
+        box_coder, box_nms, box_proposal_matcher, box_fg_bg_sampler: parts of the RoI heads; by
+            default those of ``RoIHeads``.
+        box_loss_classifier, box_loss_box_reg, mask_loss: likewise.
         branches: further branches of the RoI heads by name; see ``stage_interfaces.Branch``.
         rpn, roi_heads, transform: a whole stage, see ``stage_interfaces``; then none of the
             arguments that describe its parts may be given. ``roi_heads`` replaces ``num_classes``.

@@ -189,6 +189,8 @@ class Sampler(Protocol):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Samples positives and negatives.
 
+        What it may ask for (for OHEM and its kin) has no gradient and is a tensor per image.
+
         Args:
             labels: ``[A]`` per image: 1 or more is positive, 0 negative, ``IGNORE_LABEL`` neither.
             generator: source of random numbers; the global one by default.
@@ -199,7 +201,7 @@ class Sampler(Protocol):
             (``targets.sampler``) for missing ones, and may put negatives after the positives in the
             first tensor.
 
-        May ask for (without gradient, a tensor per image; for OHEM and its kin):
+        May ask for:
             losses: ``[A]``, the cross entropy of each box's label; 0 for ``IGNORE_LABEL``.
             scores: in the RPN, objectness in 0-1, ``[A]``; in the RoI heads, class probabilities
                 ``[A, C]``. The RoI heads compute both with a pass of the box head over all
@@ -214,13 +216,15 @@ class Loss(Protocol):
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """A scalar; 0, with a zero gradient, where no box takes part.
 
-        Arguments, by position:
+        IoU losses ask for what they decode the deltas with.
+
+        Positional arguments:
             predictions: of the sampled boxes, ``[B, ...]``.
             labels: ``[B]``; ``IGNORE_LABEL`` takes no part.
             targets: deltas ``[B, 4]`` or masks ``[B, M, M]``; ``loss_objectness`` and
                 ``loss_classifier`` have none.
 
-        May ask for (IoU losses decode the deltas):
+        May ask for:
             anchors: in the RPN, the sampled anchors ``[B, 4]``.
             proposals: in the RoI heads, the sampled proposals ``[B, 4]``.
             box_coder: of that stage.

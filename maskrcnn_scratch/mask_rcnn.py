@@ -20,7 +20,8 @@ class MaskRCNN(FasterRCNN):
 
     Args:
         backbone, num_classes: as for ``FasterRCNN``.
-        *args, **kwargs: all other arguments of ``FasterRCNN``.
+        *args: the arguments of ``FasterRCNN`` that follow.
+        **kwargs: all other arguments of ``FasterRCNN``.
         mask_roi_pool: by default 14 x 14 from the levels "0" to "3".
         mask_head, mask_predictor: by default ``MaskRCNNHeads`` and ``MaskRCNNPredictor``; none if
             the whole stage is passed in as ``roi_heads``.
