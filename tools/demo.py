@@ -2,9 +2,10 @@
 
     make demo        or        python tools/demo.py [--output DIR]
 
-Offline and on the CPU. First it builds Mask R-CNN ResNet-50-FPN and torchvision's with the same
-calibrated weights, and compares them stage by stage. Then it trains a small Mask R-CNN, made of the
-same parts, on generated shapes, evaluates it on others and draws what it finds.
+On the CPU. First it builds Mask R-CNN ResNet-50-FPN and torchvision's with the published weights,
+or offline with calibrated random ones, and compares them stage by stage. Then it trains a small
+Mask R-CNN, made of the same parts, on generated shapes, evaluates it on others, and draws what it
+finds.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where tools lies
 
+from maskrcnn_scratch import maskrcnn_resnet50_fpn
 from maskrcnn_scratch.builders.from_config import ModelConfig, load_trained
 from maskrcnn_scratch.cli.inspect import inspect
 from maskrcnn_scratch.cli.train import train
@@ -31,6 +33,7 @@ from maskrcnn_scratch.data.augment import Augmentation
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 from maskrcnn_scratch.inference.visualize import draw_detections
+from maskrcnn_scratch.ops.boxes import box_iou
 from maskrcnn_scratch.parity import report
 from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
 from maskrcnn_scratch.parity.model import model_check
@@ -39,6 +42,7 @@ from maskrcnn_scratch.parity.reference import Recording, reference_of
 from maskrcnn_scratch.parity.stages import stage_checks
 from maskrcnn_scratch.structures import Result
 from maskrcnn_scratch.training.config import TrainConfig
+from maskrcnn_scratch.weights import WeightsError
 from maskrcnn_scratch.weights.categories import COCO_CATEGORIES
 
 matplotlib.use("Agg")
@@ -87,10 +91,18 @@ def main() -> None:
 
 
 def compare_with_torchvision(output: Path) -> None:
-    """Both models on a photograph, stage by stage; the table and a picture."""
+    """Both models on a photograph, stage by stage; with the published weights also a picture."""
     print("1. Mask R-CNN ResNet-50-FPN and torchvision's, same weights, same photograph\n")
     photograph = photographs()[0]
-    model = calibrated_maskrcnn(0, photograph, background_logit=6.0, min_size=480, max_size=800)
+    sizes = {"min_size": 480, "max_size": 800}
+    published = True
+    try:
+        model = maskrcnn_resnet50_fpn(weights="DEFAULT", **sizes).eval()
+    except (OSError, WeightsError) as error:
+        published = False
+        reason = str(error).partition(";")[0]
+        print(f"Calibrated random weights serve instead of the published ones: {reason}\n")
+        model = calibrated_maskrcnn(0, photograph, background_logit=6.0, **sizes)
     recording = Recording(reference_of(model), [photograph])
     with torch.no_grad():
         checks = list(stage_checks(model, recording, [photograph]))
@@ -102,10 +114,13 @@ def compare_with_torchvision(output: Path) -> None:
     print(report.verdict(checks))
     if not all(check.passed for check in checks):
         raise SystemExit(1)
-    picture = output / "photograph.png"
-    best = {key: value[:10] for key, value in stages.results[0].items()}
-    draw_detections(photograph, best, COCO_CATEGORIES).save(picture)
-    print(f"{picture}: the ten best of them. The weights are random, so the names mean nothing.\n")
+    if published:
+        sure = stages.results[0]["scores"] > 0.5
+        found = {name: values[sure] for name, values in stages.results[0].items()}
+        picture = output / "photograph.png"
+        draw_detections(photograph, found, COCO_CATEGORIES).save(picture)
+        print(f"{picture}: the detections with a score above 0.5")
+    print()
 
 
 def learn_shapes(output: Path) -> None:
@@ -148,22 +163,42 @@ every stage of the model on one of these images, a page to open in a browser:"""
 
 
 def draw_shapes(checkpoint: Path, annotations: Path, picture: Path) -> None:
-    """Some images with their ground truth, and below them what the model finds."""
+    """A row of images with their ground truth, and a row with what the model finds."""
     trained = load_trained(checkpoint)
     names = ["background", *trained.class_names.values()]
     images = CocoDataset(annotations, annotations.parent)
-    columns = []
+    truths, predictions = [], []
     for index in range(SHOWN_IMAGES):
         image, target = images[index]
         with torch.no_grad():
             result = trained.model([image])[0]
-        sure = result["scores"] > 0.5
-        rows = [
-            draw_detections(*enlarged(image, truth_as_result(target)), names),
-            draw_detections(*enlarged(image, {k: v[sure] for k, v in result.items()}), names),
-        ]
-        columns.append(np.concatenate([framed(row) for row in rows]))
-    Image.fromarray(np.concatenate(columns, axis=1)).save(picture)
+        result = {name: values[result["scores"] > 0.5] for name, values in result.items()}
+        truth, result = truth_as_result(target), in_order_of(target["boxes"], result)
+        truths.append(framed(draw_detections(*enlarged(image, truth), names)))
+        predictions.append(framed(draw_detections(*enlarged(image, result), names)))
+    rows = [
+        part
+        for title, row in (("Ground truth", truths), ("Prediction", predictions))
+        for part in (titled(title, 520 * SHOWN_IMAGES), np.concatenate(row, axis=1))
+    ]
+    Image.fromarray(np.concatenate(rows)).save(picture)
+
+
+def in_order_of(truth: torch.Tensor, result: Result) -> Result:
+    """Detections in the order of the objects ``truth [G, 4]`` that they overlap most.
+
+    The pictures colour by label and order, so that an object has one colour in both rows.
+    """
+    owner = box_iou(result["boxes"], truth).argmax(1)  # [D]
+    order = owner.argsort(stable=True)
+    return {name: values[order] for name, values in result.items()}
+
+
+def titled(title: str, width: int) -> np.ndarray:
+    """A white strip with a title, [56, width, 3]."""
+    strip = Image.new("RGB", (width, 56), "white")
+    ImageDraw.Draw(strip).text((8, 10), title, "black", ImageFont.load_default(32))
+    return np.asarray(strip)
 
 
 def enlarged(image: torch.Tensor, result: Result) -> tuple[torch.Tensor, Result]:

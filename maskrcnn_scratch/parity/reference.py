@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from maskrcnn_scratch import MaskRCNN
 
 def reference_of(model: MaskRCNN) -> ReferenceMaskRCNN:
     """torchvision's Mask R-CNN ResNet-50-FPN with the weights and sizes of ``model``."""
-    norm_layer: type[nn.Module] = FrozenBatchNorm2d
-    if isinstance(model.get_submodule("backbone.body.bn1"), nn.BatchNorm2d):
+    norm = model.get_submodule("backbone.body.bn1")
+    norm_layer: Callable[[int], nn.Module] = partial(FrozenBatchNorm2d, eps=norm.eps)
+    if isinstance(norm, nn.BatchNorm2d):
         norm_layer = nn.BatchNorm2d
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=norm_layer)
     reference = ReferenceMaskRCNN(

@@ -190,14 +190,12 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
 
         The deltas of a class-agnostic predictor are ``[N, P, 1, 4]``. ``P`` may be 0.
         """
-        num_images, num_proposals = proposals.scores.shape
+        by_image = proposals.scores.shape  # [N, P]
         rois = boxes_to_rois(proposals.boxes)  # [N * P, 5]
         class_logits, box_regression = self.predict_boxes(features, rois, images.padded_size)
         # Explicit sizes: without proposals none of them can be inferred.
-        by_image = (num_images, num_proposals)
-        class_logits = class_logits.unflatten(0, by_image)  # [N, P, C]
-        box_regression = box_regression.unflatten(0, by_image)  # [N, P, C * 4]
-        box_regression = box_regression.unflatten(2, (box_regression.shape[2] // 4, 4))
+        class_logits = class_logits.reshape(*by_image, class_logits.shape[1])  # [N, P, C]
+        box_regression = box_regression.reshape(*by_image, box_regression.shape[1] // 4, 4)
         detections = self.select_detections(class_logits, box_regression, proposals, images.sizes)
         return class_logits, box_regression, detections
 
