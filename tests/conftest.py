@@ -12,7 +12,7 @@ import torch
 from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
 
-# What --fast leaves out: parts of a node id.
+# What --fast skips: parts of a node id.
 SLOW = (
     "tests/parity/test_parity.py::test_modules_stages_and_model",
     "tests/parity/test_parity.py::test_unusual_sizes",
@@ -29,6 +29,14 @@ SLOW = (
     "tests/export/test_errors.py::test_component_whose_op_has_no_translation",
     "tests/weights/test_loading.py::test_another_file_of_the_published_name",
     "tests/export/test_program.py::test_package_runs_from_cpp",
+    "tests/export/test_program.py::test_program_in_a_fresh_process",
+    "tests/inspect/test_report.py::test_300_detections",
+    "tests/component_check/test_own_parts.py::test_loss_falls",
+    "tests/export/test_onnx.py::test_deformable",
+    "tests/inference/test_winograd.py::test_optimized_model_compiles",
+    "tests/cuda/test_emulation.py",
+    "tests/test_readme.py::test_example_runs",
+    "tests/cli/test_train.py::test_killed_and_resumed",
     "test_compiled_model_finds_the_same",
     "test_compiled_parts_give_the_same_losses",
     "test_torchrun_ends_when_a_process_dies",

@@ -151,7 +151,7 @@ def test_verification_report_file(single):
 
 
 def test_legacy_call_of_torchvisions_documentation(model, photos, tmp_path):
-    x = [torch.rand(3, 300, 400), torch.rand(3, 500, 400)]
+    x = [photos[2][:, :300, :400], photos[0][:, :500, 100:500]]
     path = tmp_path / "mask_rcnn.onnx"
     torch.onnx.export(model, (x,), path, opset_version=11, dynamo=False)
     proto = onnx.load(path)
