@@ -16,7 +16,7 @@ from torchvision.models.detection import MaskRCNN as ReferenceMaskRCNN
 from maskrcnn_scratch import MaskRCNN, resnet_fpn_backbone
 from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
 from maskrcnn_scratch.parity.compare import Check
-from maskrcnn_scratch.parity.reference import reference_of
+from maskrcnn_scratch.parity.reference import in_channels_last, reference_of
 from maskrcnn_scratch.parity.stages import pad_proposals
 from maskrcnn_scratch.structures import Target
 from maskrcnn_scratch.targets.sampler import ReplaySampler, SampledIndices
@@ -138,15 +138,8 @@ def trainable_maskrcnn(norm_layer: type[nn.Module], photograph: Tensor) -> MaskR
 
 
 def training_reference(model: MaskRCNN) -> ReferenceMaskRCNN:
-    """torchvision's model, sampling ``SAMPLES`` proposals per image, which takes less time.
-
-    Its images are channels-last, as ours are. In another layout convolutions round differently, and
-    batch statistics over the few pixels of one small image would amplify that.
-    """
-    reference = reference_of(model).requires_grad_(True)
-    reference.backbone.register_forward_pre_hook(
-        lambda _, args: args[0].contiguous(memory_format=torch.channels_last)
-    )
+    """torchvision's model, sampling ``SAMPLES`` proposals per image, which takes less time."""
+    reference = in_channels_last(reference_of(model)).requires_grad_(True)
     reference.roi_heads.fg_bg_sampler.batch_size_per_image = SAMPLES
     return reference
 
