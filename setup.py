@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import setup
 
 COMMON_FLAGS = [
     "-O3",
@@ -54,7 +54,6 @@ def build_arguments() -> dict[str, object]:
         return {}
 
     find_cuda_home()
-    import pybind11
     import torch
     from torch.utils import cpp_extension
 
@@ -91,24 +90,6 @@ def build_arguments() -> dict[str, object]:
                 ["csrc/cuda_module.cpp", *cuda_sources],
                 extra_compile_args={"cxx": CPU_FLAGS, "nvcc": CUDA_FLAGS},
                 py_limited_api=True,
-            )
-        )
-    if mask_rle := sources("mask_rle/*.cpp"):
-        extensions.append(
-            Extension(
-                "maskrcnn_scratch._mask_rle",
-                mask_rle,
-                include_dirs=[pybind11.get_include()],
-                depends=sources("*/*.h"),
-                # Rounds like the op paste_masks, whose masks it encodes.
-                extra_compile_args=[
-                    "-O3",
-                    "-std=c++20",
-                    "-fvisibility=hidden",
-                    "-ffp-contract=off",
-                    "-pthread",
-                ],
-                language="c++",
             )
         )
     return {
