@@ -24,6 +24,17 @@ STABLE_TORCH_LIBRARY(maskrcnn_scratch, library) {
   library.def(
       "paste_masks_packed(Tensor masks, Tensor boxes, SymInt height, SymInt width, "
       "float threshold) -> Tensor");
+  library.def("rle_area(str counts, int height, int width) -> int");
+  library.def("rle_bounding_box(str counts, int height, int width) -> float[]");
+  library.def("rle_decode(str counts, Tensor(a!) zeros) -> ()");
+  library.def("rle_encode(Tensor mask) -> str");
+  library.def("rle_from_counts(Tensor counts, int height, int width) -> str");
+  library.def("rle_from_packed(Tensor masks, int height, int width, int num_threads) -> str[]");
+  library.def("rle_from_polygon(Tensor xy, int height, int width) -> str");
+  library.def("rle_merge(str[] counts, int height, int width, bool intersect) -> str");
+  library.def(
+      "rle_paste(Tensor masks, Tensor boxes, int height, int width, float threshold, "
+      "int num_threads) -> str[]");
   library.def("top_k_of_levels(Tensor values, int[] level_sizes, int k) -> Tensor");
 }
 

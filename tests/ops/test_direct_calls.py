@@ -79,6 +79,27 @@ def arguments_of(name: str) -> dict[str, Any]:
             "boxes": torch.rand(3, 4),
             "find_low_quality_matches": True,
         },
+        "rle_area": {"counts": "64", "height": 2, "width": 5},
+        "rle_bounding_box": {"counts": "64", "height": 2, "width": 5},
+        "rle_decode": {"counts": "64", "zeros": torch.zeros(2, 5, dtype=torch.uint8)},
+        "rle_encode": {"mask": torch.ones(2, 5, dtype=torch.uint8)},
+        "rle_from_counts": {"counts": torch.tensor([6, 4]), "height": 2, "width": 5},
+        "rle_from_packed": {
+            "masks": torch.ones(2, 5, 1, dtype=torch.int64),
+            "height": 2,
+            "width": 5,
+            "num_threads": 2,
+        },
+        "rle_from_polygon": {"xy": torch.rand(8).double(), "height": 2, "width": 5},
+        "rle_merge": {"counts": ["64", "64"], "height": 2, "width": 5, "intersect": True},
+        "rle_paste": {
+            "masks": torch.rand(3, 5, 5),
+            "boxes": rois[:, 1:].contiguous(),
+            "height": 12,
+            "width": 10,
+            "threshold": 0.5,
+            "num_threads": 2,
+        },
         "top_k_of_levels": {"values": torch.rand(2, 9), "level_sizes": [4, 5], "k": 3},
     }[name]
 
@@ -91,6 +112,15 @@ NAMES = [
     "nms_padded",
     "paste_masks",
     "paste_masks_packed",
+    "rle_area",
+    "rle_bounding_box",
+    "rle_decode",
+    "rle_encode",
+    "rle_from_counts",
+    "rle_from_packed",
+    "rle_from_polygon",
+    "rle_merge",
+    "rle_paste",
     "top_k_of_levels",
 ]
 BACKWARD = "multiscale_roi_align_backward"
@@ -163,6 +193,15 @@ def test_arguments_that_fit_are_taken(name: str) -> None:
         ("max_iou", {"gt_boxes": torch.rand(0, 4)}, "gt_boxes must be"),
         ("max_iou", {"gt_boxes": torch.rand(2, 4).half()}, "gt_boxes must be Float"),
         ("max_iou", {"boxes": torch.rand(4)}, "boxes must be"),
+        ("rle_decode", {"zeros": torch.zeros(2, 5)}, "zeros must be Byte"),
+        ("rle_decode", {"zeros": torch.zeros(10).byte()}, r"zeros must be \[H, W\]"),
+        ("rle_encode", {"mask": torch.ones(2, 5)}, "mask must be Byte"),
+        ("rle_encode", {"mask": torch.ones(10).byte()}, r"mask must be \[H, W\]"),
+        ("rle_from_counts", {"counts": torch.tensor([6.0, 4])}, "counts must be Long"),
+        ("rle_from_packed", {"masks": torch.ones(2, 5, 1)}, "packed masks must be Long"),
+        ("rle_from_polygon", {"xy": torch.rand(8)}, "xy must be Double"),
+        ("rle_paste", {"masks": torch.rand(3, 5, 5).double()}, "masks must be Float"),
+        ("rle_paste", {"boxes": torch.rand(3, 4).double()}, "boxes must be Float"),
         ("top_k_of_levels", {"level_sizes": [HUGE] * 4 + [9]}, "level_sizes add up to"),
         ("top_k_of_levels", {"level_sizes": [2**63 - 1, 2**63 - 1, 11]}, "level_sizes add up to"),
         ("top_k_of_levels", {"level_sizes": [4, 4]}, "level_sizes add up to 8"),
@@ -196,6 +235,7 @@ TENSORS = st.builds(
     st.sampled_from([torch.float32, torch.float64, torch.float16, torch.int64, torch.bool]),
     st.sampled_from([0.0, 1.0, -1.0, 3.0, 1e30, float("nan"), float("inf")]),
 )
+TEXTS = st.text(alphabet=[chr(c) for c in range(47, 113)], max_size=9)
 # No large image, for which a box may really be pasted.
 SMALL = {"height", "width", "max_out", "heights", "widths", "pooled_height", "pooled_width"}
 
@@ -217,9 +257,13 @@ def test_any_arguments_raise_or_give_a_result(data: st.DataObject, name: str) ->
             arguments[key] = data.draw(st.floats())
         elif isinstance(value[0], torch.Tensor):
             arguments[key] = data.draw(st.lists(TENSORS, max_size=3))
+        elif isinstance(value, str):
+            arguments[key] = data.draw(TEXTS)
+        elif isinstance(value[0], str):
+            arguments[key] = data.draw(st.lists(TEXTS, max_size=3))
         elif isinstance(value[0], int):
             arguments[key] = data.draw(st.lists(numbers, max_size=3))
         else:
             arguments[key] = data.draw(st.lists(st.floats(), max_size=3))
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError, ValueError):
         getattr(OPS, name)(**arguments)
