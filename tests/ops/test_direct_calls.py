@@ -60,6 +60,7 @@ def arguments_of(name: str) -> dict[str, Any]:
             "iou_threshold": 0.5,
             "max_out": 3,
             "num_groups": 2,
+            "offset_limit": 0,
         },
         "paste_masks": {
             "masks": torch.rand(3, 1, 5, 5),
@@ -177,6 +178,7 @@ def test_arguments_that_fit_are_taken(name: str) -> None:
         ("nms_padded", {"num_groups": 2**63 - 1}, r"num_groups must be in \[0, 2147483647\]"),
         ("nms_padded", {"num_groups": -1}, "num_groups must be in"),
         ("nms_padded", {"num_groups": 0}, r"groups\[0, 0\] is 0, but num_groups is 0"),
+        ("nms_padded", {"offset_limit": -1}, "offset_limit must not be negative"),
         ("nms_padded", {"scores": torch.rand(1, 3).half()}, "scores must be Float"),
         (
             "nms_padded",
