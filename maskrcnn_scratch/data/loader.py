@@ -41,7 +41,7 @@ class TrainingBatches(Sampler[list[Draw]]):
     last batch of an epoch is completed with the epoch's first images, so that all processes take
     the same number of steps.
 
-    A sampler that repeats or leaves out images overrides ``order`` and ``images_per_epoch``.
+    A sampler that repeats or skips images overrides ``order`` and ``images_per_epoch``.
 
     Args:
         sizes: (height, width) of each image, ``[images, 2]``.
