@@ -222,6 +222,23 @@ def test_an_image_without_rows_takes_no_memory_per_column() -> None:
     assert OPS.paste_masks(torch.ones(1, 1, 5, 5), boxes, 0, 2**31 - 1).numel() == 0
 
 
+def test_no_channels_take_no_time_per_pixel() -> None:
+    """Nor is a pointer computed into memory that there is none of, which UBSan reports."""
+    arguments = arguments_of("multiscale_roi_align")
+    arguments["features"] = [torch.zeros(2, 0, 40, 40), torch.zeros(2, 0, 5, 5)]
+    assert OPS.multiscale_roi_align(**arguments).shape == (3, 0, 2, 3)
+    sizes = {"heights": [2**28, 5], "widths": [2**28, 5]}
+    grads = OPS.multiscale_roi_align_backward(
+        **{**arguments_of(BACKWARD), "grad": torch.zeros(3, 0, 2, 3), **sizes}
+    )
+    assert [grad.shape for grad in grads] == [(2, 0, 2**28, 2**28), (2, 0, 5, 5)]
+
+
+def test_an_image_without_columns() -> None:
+    boxes = torch.tensor([[7.0, 0, 9, 9]])
+    assert OPS.paste_masks(torch.ones(1, 1, 5, 5), boxes, 12, 0).shape == (1, 1, 12, 0)
+
+
 def test_num_groups_is_a_bound_and_takes_no_memory() -> None:
     arguments = arguments_of("nms_padded")
     expected = OPS.nms_padded(**arguments)
