@@ -26,7 +26,6 @@ from maskrcnn_scratch.backbone import FeaturePyramidNetwork
 from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.conventions import Conventions, paste_masks_subpixel
 from maskrcnn_scratch.evaluation.model_results import evaluate_model
-from maskrcnn_scratch.inference.winograd import reason_to_keep
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
 from maskrcnn_scratch.ops import batched_nms_padded, roi_align
 from maskrcnn_scratch.ops.boxes import BoxCoder, box_iou
@@ -34,6 +33,7 @@ from maskrcnn_scratch.rpn.anchors import anchors_of_location
 from maskrcnn_scratch.structures import StageOutputs
 from maskrcnn_scratch.targets.matcher import Matcher
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
+from maskrcnn_scratch.winograd import reason_to_keep
 
 ANSWERS: dict[str, Callable[[], None]] = {}
 IMAGES = 40

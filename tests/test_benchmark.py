@@ -28,13 +28,15 @@ def cannot_run() -> Callable[[], object]:
 def test_a_peer_that_cannot_run_has_a_row(
     load: Callable[[], Callable[[], object]], reason: str
 ) -> None:
-    timing = time_peer(Clock(torch.device("cpu"), 0.0), "backbone", lambda: None, load)
+    timing = time_peer(Clock(torch.device("cpu"), 0.0), "peers", "backbone", lambda: None, load)
     assert timing.name == f"backbone: {reason}"
     assert reason in row(timing) and reason in markdown({}, [timing])
     assert json.loads(json.dumps(as_json(timing), allow_nan=False))["ratio"] is None
 
 
 def test_a_peer_that_runs_is_timed() -> None:
-    timing = time_peer(Clock(torch.device("cpu"), 0.0), "backbone", lambda: 1, lambda: lambda: 2)
+    timing = time_peer(
+        Clock(torch.device("cpu"), 0.0), "peers", "backbone", lambda: 1, lambda: lambda: 2
+    )
     assert timing.name == "backbone" and timing.ratio > 0
     assert as_json(timing)["ratio"] == timing.ratio

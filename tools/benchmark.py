@@ -1,7 +1,7 @@
 """Times ops, stages and the model against torchvision's, on the same inputs and weights.
 
     python tools/benchmark.py [ops] [stages] [e2e] [options] [train] [launches]
-                              [growth] [peers] [memory] [winograd]
+                              [growth] [peers] [memory] [winograd] [pipeline]
                               [--device cpu|cuda] [--json FILE] [--markdown FILE] [--plot FILE]
 
 The two sides run in turn in one process. A figure is the median of the runs; the ratio is given
@@ -33,11 +33,12 @@ from tools.benchmarks.memory import measure_memory
 from tools.benchmarks.model import time_model, time_options, time_training
 from tools.benchmarks.ops import time_ops
 from tools.benchmarks.peers import time_peers
+from tools.benchmarks.pipeline import time_pipeline
 from tools.benchmarks.stages import time_stages
 from tools.benchmarks.winograd import time_winograd
 
 DEFAULT_GROUPS = ("ops", "stages", "e2e", "options", "train", "launches")
-GROUPS = (*DEFAULT_GROUPS, "growth", "peers", "memory", "winograd")
+GROUPS = (*DEFAULT_GROUPS, "growth", "peers", "memory", "winograd", "pipeline")
 WITH_MODEL: dict[str, Callable[[Clock, MaskRCNN, Tensor], Iterator[Timing]]] = {
     "stages": time_stages,
     "e2e": time_model,
@@ -45,6 +46,7 @@ WITH_MODEL: dict[str, Callable[[Clock, MaskRCNN, Tensor], Iterator[Timing]]] = {
     "peers": time_peers,
     "train": time_training,
     "winograd": time_winograd,
+    "pipeline": time_pipeline,
 }
 MEMORY_SIZES = (IMAGE_SIZE, (2000, 3000), (4000, 8000))
 
@@ -109,7 +111,7 @@ def row(timing: Timing) -> str:
     low, high = timing.spread
     return (
         f"{timing.group + ' ' + timing.name:66}{timing.ours:9.2f} ms{timing.theirs:11.2f} ms"
-        f"{timing.ratio:8.1f}x   {low:.1f}-{high:.1f}"
+        f"{timing.ratio:8.2f}x   {low:.2f}-{high:.2f}"
     )
 
 
@@ -130,7 +132,7 @@ def markdown(machine: dict[str, object], timings: Sequence[Timing]) -> str:
         low, high = timing.spread
         lines.append(
             f"| {timing.group} | {timing.name} | {timing.ours:.1f} ms | {timing.theirs:.1f} ms | "
-            f"**{timing.ratio:.1f}x** | {low:.1f}-{high:.1f} |"
+            f"**{timing.ratio:.2f}x** | {low:.2f}-{high:.2f} |"
         )
     facts = "; ".join(f"{name}: {value}" for name, value in machine.items())
     return "\n".join([*lines, "", facts]) + "\n"

@@ -20,8 +20,9 @@ from maskrcnn_scratch.inference.conv_epilogues import fuse_epilogues
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
 from maskrcnn_scratch.inference.fold_batch_norm import fold_batch_norms
 from maskrcnn_scratch.inference.verify_optimized import probe_outputs, verify
-from maskrcnn_scratch.inference.winograd import describe_kept, use_winograd
+from maskrcnn_scratch.inference.winograd import use_winograd
 from maskrcnn_scratch.rpn.head import RPNHead
+from maskrcnn_scratch.winograd import describe_kept
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -39,7 +39,8 @@ SUFFIXES: dict[Format, str] = {
 }  # fmt: skip
 COCO_RESULTS = "coco_results.json"
 _SAVE_OPTIONS: dict[Format, dict[str, Any]] = {
-    "png": {"format": "PNG"},
+    # Pillow's default of 6 takes over twice as long for files that are 3% smaller.
+    "png": {"format": "PNG", "compress_level": 3},
     "jpg": {"format": "JPEG", "quality": 92, "subsampling": 0},  # thin coloured lines stay sharp
 }
 

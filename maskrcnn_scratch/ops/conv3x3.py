@@ -53,12 +53,13 @@ def conv3x3(
     return (kernels if on_cpu else reference).conv3x3(input, weight, bias, relu)
 
 
-def transform_conv3x3_weight(weight: Tensor, m: int) -> Tensor:
-    """The weight of a convolution in the form that ``conv3x3`` takes, computed in float64.
+def transform_conv3x3_weight(weight: Tensor, m: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The weight of a convolution in the form that ``conv3x3`` takes.
 
     Args:
         weight: ``[O, C, 3, 3]``; ``C`` is a multiple of 16 and ``O`` a multiple of 32.
         m: outputs of a tile along each axis, 2 or 4.
+        dtype: to compute it in.
 
     Returns:
         ``[(m + 2)^2, O / 32, C, 32]`` in the weight's dtype: 1.8 or 4 times its size.
@@ -73,7 +74,7 @@ def transform_conv3x3_weight(weight: Tensor, m: int) -> Tensor:
             f"weight must be [O, C, 3, 3] with C a multiple of {IN_CHANNELS_MULTIPLE} and O of "
             f"{OUT_CHANNELS_MULTIPLE}, not {list(weight.shape)}"
         )
-    return transform_weight(weight, m)
+    return transform_weight(weight, m, dtype)
 
 
 def can_conv3x3(weight: Tensor) -> bool:

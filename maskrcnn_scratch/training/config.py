@@ -69,6 +69,9 @@ class TrainConfig:
     compile: bool = False
     """Compile backbone and heads with torch.compile. It takes minutes at the start, and losses
     differ by rounding."""
+    winograd: bool = False
+    """Compute 3x3 convolutions and the gradients of their inputs by Winograd's algorithm (CPU,
+    fp32). Losses differ by rounding, and transformed weights need memory."""
     device_sampling: bool = False
     """Sample anchors and proposals for the losses on the GPU, without a host synchronisation inside
     a step. The distribution is torchvision's, but not the numbers for a seed."""
@@ -108,6 +111,8 @@ class TrainConfig:
             self, "epochs", "batch_size", "accumulate", "learning_rate", "clip_grad_norm",
             "validate_every", "save_every", "log_every", "patience",
         )  # fmt: skip
+        if self.winograd and (self.precision != "fp32" or self.compile):
+            raise ValueError("winograd needs precision fp32, and no compile")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup must be in 0 to 1, got {self.warmup}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:

@@ -42,6 +42,7 @@ from maskrcnn_scratch.training.run_log import RunLog
 from maskrcnn_scratch.training.schedule import schedule_for
 from maskrcnn_scratch.training.step_context import autocast, seed_torch
 from maskrcnn_scratch.training.validation import validation_losses
+from maskrcnn_scratch.training.winograd import train_with_winograd
 
 
 class Trainer:
@@ -108,6 +109,8 @@ class Trainer:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         # The layout of the features. Gradients then have the layout that processes exchange.
         self.model: Any = model.to(self.device).to(memory_format=torch.channels_last)
+        if config.winograd:
+            train_with_winograd(self.model)
         if config.device_sampling:
             use_device_sampler(self.model)
         self.ema = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None

@@ -14,13 +14,10 @@ from maskrcnn_scratch import MaskRCNN
 from maskrcnn_scratch.conv import Conv2dNormActivation
 from maskrcnn_scratch.export import ExportOptions, export_program
 from maskrcnn_scratch.inference import optimize
-from maskrcnn_scratch.inference.winograd import (
-    WinogradConv2d,
-    reason_to_keep,
-    use_winograd,
-)
+from maskrcnn_scratch.inference.winograd import WinogradConv2d, use_winograd
 from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
 from maskrcnn_scratch.parity.photographs import photographs
+from maskrcnn_scratch.winograd import reason_to_keep
 from tests.weights.same_detections import assert_same_detections
 
 # Relative error of one layer, float32 against float32: twice that of tests/ops/test_conv3x3.py.

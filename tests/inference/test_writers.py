@@ -117,7 +117,7 @@ def test_a_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
     writer.write(CAT, torch.zeros(3, 7, 9), RESULT, paths)
     before = paths["png"].read_bytes()
 
-    def full_disk(picture, stream, format):
+    def full_disk(picture, stream, **options):
         stream.write(b"half")
         raise OSError(28, "No space left on device")
 

@@ -40,11 +40,11 @@ def time_peers(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]
                 ("backbone and FPN", lambda: backbone_fp32(batch.tensors), backbone, batch.tensors),
             ):
                 yield time_peer(
-                    clock, f"{name}, against {runtime}", ours,
+                    clock, "peers", f"{name}, against {runtime}", ours,
                     lambda load=load, file=file, x=argument: load(file, x, "f32"),
                 )  # fmt: skip
         yield time_peer(
-            clock, "backbone and FPN in bfloat16, against OpenVINO",
+            clock, "peers", "backbone and FPN in bfloat16, against OpenVINO",
             lambda: backbone_bf16(batch.tensors),
             lambda: openvino_model(backbone, batch.tensors, "bf16"),
         )  # fmt: skip
@@ -52,19 +52,20 @@ def time_peers(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]
 
 def time_peer(
     clock: Clock,
+    group: str,
     title: str,
     ours: Callable[[], object],
     load: Callable[[], Callable[[], object]],
 ) -> Timing:
     """Ours against what ``load`` returns; a row of NaN with the reason where it fails."""
     try:
-        return clock.pair("peers", title, ours, load())
+        return clock.pair(group, title, ours, load())
     except ImportError as error:
         reason = f"{error.name} is not installed"
     except Exception as error:  # of the runtime, of any type
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     nan = float("nan")
-    return Timing("peers", f"{title}: {reason}", nan, nan, nan, (nan, nan))
+    return Timing(group, f"{title}: {reason}", nan, nan, nan, (nan, nan))
 
 
 class Maps(nn.Module):

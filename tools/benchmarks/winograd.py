@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch import MaskRCNN
 from maskrcnn_scratch.inference import optimize
-from maskrcnn_scratch.inference.winograd import WinogradConv2d, reason_to_keep
+from maskrcnn_scratch.inference.winograd import WinogradConv2d
+from maskrcnn_scratch.winograd import reason_to_keep
 from tools.benchmarks.clock import Clock, Timing
 
 

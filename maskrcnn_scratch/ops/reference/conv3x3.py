@@ -56,17 +56,17 @@ def conv3x3(input: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     return (outputs.relu() if relu else outputs).contiguous(memory_format=torch.channels_last)
 
 
-def transform_weight(weight: Tensor, m: int) -> Tensor:
+def transform_weight(weight: Tensor, m: int, dtype: torch.dtype) -> Tensor:
     """``[O, C, 3, 3]`` -> ``G g G^T`` of each filter, ``[t * t, O / 32, C, 32]``.
 
-    It is computed in float64. Output channels lie side by side in panels of 32, in the order in
+    It is computed in ``dtype``. Output channels lie side by side in panels of 32, in the order in
     which the kernel reads them.
     """
     _, g, _ = matrices(m)
-    g = g.to(weight.device)
-    values = torch.einsum("ij,ocjk,lk->ilco", g, weight.double(), g)  # [t, t, C, O]
-    panels = values.flatten(0, 1).unflatten(2, (-1, PANEL))  # [t * t, C, O / 32, 32]
-    return panels.transpose(1, 2).to(weight.dtype).contiguous()
+    both_axes = torch.kron(g, g).to(weight.device, dtype)  # [t * t, 3 * 3]
+    taps = weight.to(dtype).unflatten(0, (-1, PANEL)).permute(3, 4, 0, 2, 1)
+    values = both_axes @ taps.reshape(9, -1)  # taps: [3, 3, O / 32, C, 32]
+    return values.to(weight.dtype).reshape(-1, *taps.shape[2:])
 
 
 def outputs_per_axis(weight: Tensor) -> int:

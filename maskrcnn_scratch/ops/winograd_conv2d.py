@@ -1,0 +1,122 @@
+"""A differentiable 3x3 convolution by Winograd's algorithm.
+
+Letters as in ``ops/conv3x3.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from maskrcnn_scratch.ops import reference
+from maskrcnn_scratch.ops.conv3x3 import can_conv3x3, conv3x3, transform_conv3x3_weight
+
+
+class TransformedWeight:
+    """Transforms a weight for ``conv3x3``, and keeps the result until the weight changes.
+
+    It is computed in the weight's dtype: float64 would take a fifth of the time of a convolution
+    that it serves for one step only.
+
+    An optimizer's step changes the weight, and so does loading a state dict. Writing through
+    ``weight.data`` goes unnoticed.
+
+    Args:
+        m: outputs of a tile along each axis, 2 or 4.
+    """
+
+    def __init__(self, m: int) -> None:
+        self.m = m
+        self.kept: dict[bool, tuple[tuple[int, int], Tensor]] = {}
+
+    def __call__(self, weight: Tensor, transposed: bool) -> Tensor:
+        """As ``transform_conv3x3_weight``, of ``weight [O, C, 3, 3]``.
+
+        Args:
+            transposed: of the convolution that gives the gradient of the input instead: its input
+                channels are ``O`` and its filters are turned by 180 degrees.
+        """
+        if weight.is_inference():  # has no version
+            return self.transform(weight, transposed)
+        key = weight.data_ptr(), weight._version
+        if transposed not in self.kept or self.kept[transposed][0] != key:
+            self.kept[transposed] = key, self.transform(weight, transposed)
+        return self.kept[transposed][1]
+
+    def transform(self, weight: Tensor, transposed: bool) -> Tensor:
+        """The result, computed anew."""
+        weight = weight.detach()
+        if transposed:
+            weight = weight.transpose(0, 1).flip(2, 3)
+        return transform_conv3x3_weight(weight, self.m, weight.dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TransformedWeight, (self.m,)  # copies have weights of their own
+
+
+def winograd_conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None, transform: Callable[[Tensor, bool], Tensor]
+) -> Tensor:
+    """``F.conv2d(input, weight, bias, padding=1)`` with Winograd also in the backward pass.
+
+    The output and the gradient of the input are computed by ``conv3x3``, which has the errors. The
+    gradient of the weight is PyTorch's, and so is that of the input if ``C`` is no multiple of 32.
+    There are first derivatives only.
+
+    Args:
+        input: ``[N, C, H, W]``; ``C`` is a multiple of 16. float32, or float64 for the reference
+            implementation.
+        weight: ``[O, C, 3, 3]`` of the same dtype; ``O`` is a multiple of 32.
+        bias: ``[O]`` or None.
+        transform: such as a ``TransformedWeight``.
+
+    Returns:
+        ``[N, O, H, W]``, channels-last; empty if the input is.
+
+    Raises:
+        RuntimeError, ValueError: as ``conv3x3`` and ``transform_conv3x3_weight``.
+    """
+    return _WinogradConv2d.apply(input, weight, bias, transform)
+
+
+class _WinogradConv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        transform: Callable[[Tensor, bool], Tensor],
+    ) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.transform = transform
+        return _convolve(input, transform(weight, False), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        for_input, for_weight, for_bias, _ = ctx.needs_input_grad
+        by_winograd = for_input and can_conv3x3(weight.transpose(0, 1))
+        grad_input = None
+        if by_winograd:
+            grad_input = _convolve(grad, ctx.transform(weight, True), None)
+        needed = [for_input and not by_winograd, for_weight, for_bias]
+        rest = [None] * 3
+        if any(needed):
+            sides = [1, 1]
+            rest = torch.ops.aten.convolution_backward(
+                grad, input, weight, [len(weight)], sides, sides, sides, False, [0, 0], 1, needed
+            )
+        return grad_input if by_winograd else rest[0], rest[1], rest[2], None
+
+
+def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if input.dtype == torch.float32:
+        return conv3x3(input, weight, bias)
+    bias = weight.new_zeros(weight.shape[1] * weight.shape[3]) if bias is None else bias
+    return reference.conv3x3(input, weight, bias, False)
