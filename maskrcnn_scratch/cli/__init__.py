@@ -31,7 +31,15 @@ COMMANDS = {
     "weights convert": "convert weights for torchvision, detectron2, timm or to safetensors",
 }
 
-EXTRAS = ("train", "export", "inspect", "parity")  # extras with the name of their command
+# Command -> the extra with what it needs; for the others that is "cli".
+EXTRAS = {
+    "train": "train",
+    "evaluate": "evaluate",
+    "export": "export",
+    "data": "evaluate",
+    "inspect": "inspect",
+    "parity": "parity",
+}
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130  # exit status
 
@@ -118,8 +126,7 @@ def _run(command: str, args: Sequence[str]) -> int:
             raise
         message = str(error) or ("out of memory" if isinstance(error, MemoryError) else "")
         if isinstance(error, ModuleNotFoundError):
-            extra = words[0] if words[0] in EXTRAS else "cli"
-            message += f": pip install 'maskrcnn_scratch[{extra}]'"
+            message += f": pip install 'maskrcnn_scratch[{EXTRAS.get(words[0], 'cli')}]'"
         return _complain(program, message, USAGE if isinstance(error, UsageError) else FAILURE)
     finally:
         warnings.formatwarning = plain
