@@ -181,3 +181,22 @@ def test_extras_that_are_named_exist() -> None:
         ):
             named = set("".join(names).split(","))
             assert named <= set(extras()), f"{file}: no extra {named - set(extras())}"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("nm"), reason="needs Linux and nm")
+@pytest.mark.parametrize("name", ["_cpu", "_cuda"])
+def test_the_binary_fits_every_python_and_torch(name: str) -> None:
+    """It uses the limited API of Python, and torch's C functions only, no C++ of torch."""
+    binaries = list((ROOT / "maskrcnn_scratch").glob(f"{name}.*"))
+    if not binaries:
+        pytest.skip(f"{name} was not built")
+    (binary,) = binaries
+    assert binary.name == f"{name}.abi3.so"
+    listing = subprocess.check_output(["nm", "-D", "--undefined-only", str(binary)], text=True)
+    symbols = [line.split()[-1] for line in listing.splitlines()]
+    assert [symbol for symbol in symbols if symbol.startswith(("Py", "_Py"))] == [
+        "PyModule_Create2"
+    ]
+    torch_symbols = [symbol for symbol in symbols if "torch" in symbol or "c10" in symbol]
+    assert torch_symbols
+    assert all(symbol.startswith(("aoti_torch_", "torch_")) for symbol in torch_symbols)
