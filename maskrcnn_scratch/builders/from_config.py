@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -20,18 +19,20 @@ from maskrcnn_scratch.backbone import (
 )
 from maskrcnn_scratch.builders.resnet50_fpn import load_model
 from maskrcnn_scratch.builders.small import small_fasterrcnn, small_maskrcnn
+from maskrcnn_scratch.builders.transform_by_scale import TransformByScale
 from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.conventions import Conventions, paste_masks_subpixel
 from maskrcnn_scratch.faster_rcnn import FasterRCNN
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
 from maskrcnn_scratch.plain_values import check_positive, from_dict, shown
 from maskrcnn_scratch.rpn import AnchorGenerator
-from maskrcnn_scratch.transform import GeneralizedRCNNTransform
+from maskrcnn_scratch.user_code import UserCodeError
 from maskrcnn_scratch.weights import (
     FasterRCNN_ResNet50_FPN_Weights,
     MaskRCNN_ResNet50_FPN_Weights,
     ResNet50_Weights,
     WeightsEnum,
+    WeightsError,
     read_state_dict,
 )
 from maskrcnn_scratch.weights.categories import COCO_CATEGORIES
@@ -43,6 +44,7 @@ from maskrcnn_scratch.weights.loading import (
 )
 
 PYRAMID_LEVELS = 5  # P2 to P6
+_CLASSES = "roi_heads.box_predictor.cls_score.bias"  # one per class
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class ModelConfig:
     ] = "resnet50_fpn"
     """The paper's Mask R-CNN, or one with 1.8 million parameters that trains on a CPU in minutes;
     or the same without the mask branch, for boxes only (Faster R-CNN)."""
+    model: str | None = None
+    """Your function build(config, num_classes) that returns the model, as FILE.py:NAME or
+    package.module:NAME. config has these options, num_classes counts the background. The name is
+    stored; no command runs the file unless it is given --model again."""
     weights: str = "imagenet"
     """Starting weights: coco (the whole model with a ResNet), imagenet (its ResNet), none, or a
     weights file, with any number of classes."""
@@ -134,6 +140,11 @@ def split_over_levels(anchor_sizes: Sequence[float]) -> tuple[tuple[float, ...],
     return tuple(tuple(anchor_sizes[first : first + per_level]) for first in firsts)
 
 
+# Makes a model of its options and the number of classes, background included: ``build_model``, or
+# the function that ``--model`` names.
+Builder: TypeAlias = Callable[[ModelConfig, int], FasterRCNN]
+
+
 class TrainedModel(NamedTuple):
     """A model and the meaning of its labels."""
 
@@ -142,15 +153,21 @@ class TrainedModel(NamedTuple):
     category_labels: dict[int, int]  # label by COCO category id
 
 
-def load_trained(path: str | PathLike[str]) -> TrainedModel:
+def load_trained(path: str | PathLike[str], build: Builder | None = None) -> TrainedModel:
     """The model of a checkpoint that ``maskrcnn train`` wrote, or of a weights file.
 
     A weights file must belong to a model of ``builders.resnet50_fpn``. If that has 91 classes,
     labels are COCO's category ids; otherwise the class names are the labels as text.
 
+    Args:
+        build: makes the model in place of ``build_model``. The file's weights must fit it; a
+            weights file must have torchvision's names.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError, WeightsError: it cannot be read, or belongs to no such model.
+        ValueError, WeightsError: it cannot be read, or belongs to no such model, or was trained
+            with ``--model`` and ``build`` is missing.
+        UserCodeError: ``build`` is the function of a file (``builders.custom``) and raised.
     """
     try:
         checkpoint = load_checkpoint(Path(path))
@@ -158,12 +175,14 @@ def load_trained(path: str | PathLike[str]) -> TrainedModel:
         checkpoint = {}
     if "category_labels" in checkpoint:
         try:
-            return _load_run(checkpoint, path)
+            return _load_run(checkpoint, path, build)
+        except UserCodeError:
+            raise
         except Exception as error:  # what a damaged configuration breaks first is open
             reason = shown(str(error) or type(error).__name__, 300)
             raise ValueError(f"{path}: no model can be made of it: {reason}") from error
-    model = load_model(path)
-    outputs = len(model.state_dict()["roi_heads.box_predictor.cls_score.bias"])
+    model = load_model(path) if build is None else _load_into(build, Path(path))
+    outputs = len(model.state_dict()[_CLASSES])
     if outputs == len(COCO_CATEGORIES):
         names = {label: name for label, name in enumerate(COCO_CATEGORIES) if name != "N/A"}
         del names[0]
@@ -172,7 +191,28 @@ def load_trained(path: str | PathLike[str]) -> TrainedModel:
     return TrainedModel(model, names, {label: label for label in names})
 
 
-def _load_run(checkpoint: dict[str, Any], path: str | PathLike[str]) -> TrainedModel:
+def model_reference(path: str | PathLike[str]) -> str | None:
+    """What ``--model`` was for the run of a checkpoint; None for other runs and files."""
+    try:
+        model = load_checkpoint(Path(path))["config"]["model"]["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if model is None else shown(model, 200)
+
+
+def _load_into(build: Builder, path: Path) -> FasterRCNN:
+    """The model of ``build`` with the weights of a file."""
+    state_dict = read_state_dict(path)
+    if _CLASSES not in state_dict:
+        raise WeightsError(f"{path}: no {_CLASSES}, which tells the number of classes")
+    model = build(with_resolved_eps(ModelConfig(weights=str(path))), len(state_dict[_CLASSES]))
+    load_pretrained(model, state_dict, source=str(path))
+    return model.eval()
+
+
+def _load_run(
+    checkpoint: dict[str, Any], path: str | PathLike[str], build: Builder | None
+) -> TrainedModel:
     """The model of a checkpoint; the weights are compared with it before it has memory."""
     for section in ("config", "class_names", "category_labels", "model"):
         if not isinstance(checkpoint.get(section), dict):
@@ -187,11 +227,20 @@ def _load_run(checkpoint: dict[str, Any], path: str | PathLike[str]) -> TrainedM
     if config.is_small and sum(config.blocks) > len(weights):
         raise ValueError(f"blocks are {config.blocks}, with {len(weights)} tensors")
     num_classes = max(names, default=0) + 1
-    with torch.device("meta"):  # no memory
-        expected = build_model(config, num_classes).state_dict()
-    check_same_shapes(expected, weights)
+    if build is None:
+        if config.model is not None:
+            raise ValueError(
+                f"it was trained with --model {shown(config.model, 200)}: give --model again, "
+                "which runs that code"
+            )
+        with torch.device("meta"):  # no memory
+            expected = build_model(config, num_classes).state_dict()
+        check_same_shapes(expected, weights)
+        model = build_model(config, num_classes)
+    else:
+        model = build(config, num_classes)
+        check_same_shapes(model.state_dict(), weights)
     warn_of_values(weights, path)
-    model = build_model(config, num_classes)
     model.load_state_dict(weights)
     return TrainedModel(model.eval(), names, labels)
 
@@ -222,30 +271,6 @@ def build_model(config: ModelConfig, num_classes: int) -> FasterRCNN:
     if config.test_scale is not None:
         model.transform = TransformByScale(model.transform, config.test_scale)
     return model
-
-
-class TransformByScale(GeneralizedRCNNTransform):
-    """Resizes by a factor in inference; otherwise the same as ``transform``."""
-
-    def __init__(self, transform: GeneralizedRCNNTransform, test_scale: float) -> None:
-        super().__init__(
-            transform.min_size,
-            transform.max_size,
-            transform.image_mean,
-            transform.image_std,
-            transform.size_divisible,
-            transform.fixed_size,
-            paste=transform.paste,
-        )
-        self.test_scale = test_scale
-
-    def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        if self.training:
-            return super().resized_size(height, width)
-        # Sizes may be symbols, as in the base class.
-        scale = torch.sym_min(self.test_scale, self.max_size / torch.sym_max(height, width))
-        sides: list[Any] = [math.trunc(side * scale + 0.5) for side in (height, width)]
-        return torch.sym_max(sides[0], 1), torch.sym_max(sides[1], 1)
 
 
 def resnet50_fpn(config: ModelConfig) -> BackboneWithFPN:
@@ -297,6 +322,13 @@ def load_starting_weights(model: FasterRCNN, config: ModelConfig) -> None:
         FileNotFoundError, WeightsError: there is no such file, or it belongs to another model.
     """
     weights = starting_weights(config)
+    if isinstance(weights, ResNet50_Weights) and "backbone.body.conv1.weight" not in (
+        model.state_dict()
+    ):
+        raise WeightsError(
+            "--weights imagenet is for a ResNet-50 at backbone.body, which the model does not have:"
+            " use --weights none"
+        )
     if isinstance(weights, Path):
         load_pretrained(model, read_state_dict(weights), source=str(weights))
     elif isinstance(weights, ResNet50_Weights):

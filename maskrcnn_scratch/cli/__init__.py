@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from maskrcnn_scratch import __version__
+from maskrcnn_scratch.user_code import PartNotFoundError, UserCodeError, locate
 
 # Command -> help. The first word is the file in this folder, the last the function in it.
 COMMANDS = {
@@ -41,6 +42,8 @@ EXTRAS = {
     "parity": "parity",
 }
 
+# Errors that are shown in one line. Others are errors of this package, and have a traceback.
+EXPECTED = (OSError, ValueError, ArithmeticError, RuntimeError, ImportError, MemoryError)
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130  # exit status
 
 
@@ -119,15 +122,17 @@ def _run(command: str, args: Sequence[str]) -> int:
         return int(tyro.cli(function, prog=program, args=args))
     except KeyboardInterrupt:
         return _complain(program, "interrupted", INTERRUPTED)
-    except (
-        OSError, ValueError, ArithmeticError, RuntimeError, ImportError, MemoryError
-    ) as error:  # fmt: skip
-        if os.environ.get("MASKRCNN_TRACEBACK"):
+    except Exception as error:
+        located = None if isinstance(error, UserCodeError) else locate(error)
+        if os.environ.get("MASKRCNN_TRACEBACK") or not (located or isinstance(error, EXPECTED)):
             raise
-        message = str(error) or ("out of memory" if isinstance(error, MemoryError) else "")
-        if isinstance(error, ModuleNotFoundError):
+        message = (
+            located or str(error) or ("out of memory" if isinstance(error, MemoryError) else "")
+        )
+        if isinstance(error, ModuleNotFoundError) and not located:
             message += f": pip install 'maskrcnn_scratch[{EXTRAS.get(words[0], 'cli')}]'"
-        return _complain(program, message, USAGE if isinstance(error, UsageError) else FAILURE)
+        wrong_usage = isinstance(error, (UsageError, PartNotFoundError))
+        return _complain(program, message, USAGE if wrong_usage else FAILURE)
     finally:
         warnings.formatwarning = plain
 

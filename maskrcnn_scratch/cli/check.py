@@ -10,7 +10,6 @@ from typing import Annotated
 import tyro
 
 from maskrcnn_scratch.cli import UsageError
-from maskrcnn_scratch.component_check.load import PartNotFoundError
 from maskrcnn_scratch.component_check.loss import UnknownLossError
 from maskrcnn_scratch.component_check.result import row, verdict
 from maskrcnn_scratch.component_check.run import Kind, check_reference
@@ -60,7 +59,7 @@ def check(
         for result in check_reference(part, kind, arguments, setting, train=train, quick=quick):
             results.append(result)
             print(row(result), flush=True)
-    except (PartNotFoundError, UnknownLossError) as error:
+    except UnknownLossError as error:
         raise UsageError(str(error)) from error
     if json is not None:
         write_json(json, [asdict(result) for result in results], indent=1)

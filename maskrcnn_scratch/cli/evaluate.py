@@ -28,6 +28,7 @@ def evaluate(
     annotations: Path,
     results: Path | None = None,
     weights: Path | None = None,
+    model: str | None = None,
     images: Path | None = None,
     iou_type: IouType | None = None,
     min_score: float = 0.0,
@@ -52,6 +53,7 @@ def evaluate(
         annotations: COCO annotation file with the ground truth.
         results: COCO results file to score.
         weights: Weights or checkpoint of the model to score.
+        model: Your function build(config, num_classes), as for maskrcnn train: FILE.py:NAME.
         images: Folder of the images; by default it is searched near the annotation file.
         iou_type: Score only boxes or only masks; by default both, if the results have both.
         min_score: Drop detections with lower scores.
@@ -92,8 +94,8 @@ def evaluate(
         found = read_json(results)
     elif weights is not None and results is None:
         scores = evaluate_weights(
-            weights, annotations, images or find_image_folder(annotations), pick_device(device),
-            iou_type, allow_outside,
+            weights, model, annotations, images or find_image_folder(annotations),
+            pick_device(device), iou_type, allow_outside,
             batch_size=batch_size, num_workers=num_workers, results_file=save_results,
             on_results=found.extend, **options,
         )  # fmt: skip
@@ -142,6 +144,7 @@ def iou_types_of(results: object) -> tuple[IouType, ...]:
 
 def evaluate_weights(
     weights: Path,
+    model: str | None,
     annotations: Path,
     images: Path,
     device: str,
@@ -152,12 +155,13 @@ def evaluate_weights(
     """Runs the model of a weights file on a data set and scores it; as ``evaluate_model``."""
     from tqdm import tqdm
 
+    from maskrcnn_scratch.builders.custom import find_builder
     from maskrcnn_scratch.builders.from_config import load_trained
     from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
     from maskrcnn_scratch.data.coco import CocoDataset
     from maskrcnn_scratch.evaluation.model_results import evaluate_model
 
-    trained = load_trained(weights)
+    trained = load_trained(weights, None if model is None else find_builder(model))
     dataset = CocoDataset(
         annotations,
         images,

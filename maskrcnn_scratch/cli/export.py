@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from maskrcnn_scratch.builders.custom import find_builder
 from maskrcnn_scratch.builders.from_config import load_trained
 from maskrcnn_scratch.export import ExportOptions, VerificationReport, export_to_file
 from maskrcnn_scratch.export.to_file import Format
@@ -17,6 +18,7 @@ def export(
     output: tyro.conf.Positional[Path],
     weights: Path,
     image_size: tuple[int, int],
+    model: str | None = None,
     format: Format = "onnx",
     batch: int = 1,
     dynamic: bool = False,
@@ -34,6 +36,7 @@ def export(
     Args:
         output: File to write.
         weights: Weights or checkpoint of the model.
+        model: Your function build(config, num_classes), as for maskrcnn train: FILE.py:NAME.
         image_size: Height and width of the images; with --dynamic, of typical ones.
         format: onnx; pt2, for torch.export.load; or aoti, a package that AOTInductor has compiled,
             for C++ as well.
@@ -45,7 +48,7 @@ def export(
         images: Images that the file is verified on; by default generated ones.
     """
     report = export_to_file(
-        load_trained(weights).model,
+        load_trained(weights, None if model is None else find_builder(model)).model,
         output,
         ExportOptions(image_size, batch, dynamic, preprocessed, raw_masks, opset),
         format,

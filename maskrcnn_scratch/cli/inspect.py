@@ -25,6 +25,7 @@ def inspect(
         tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint=""),
     ],
     weights: str = "COCO_V1",
+    model: str | None = None,
     annotations: Path | None = None,
     out: Path = Path("report.html"),
     training: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -42,6 +43,8 @@ def inspect(
     Args:
         images: Image files, folders of images, or glob patterns in quotes.
         weights: COCO_V1 (downloaded), a weights file, or a checkpoint of maskrcnn train.
+        model: Your function build(config, num_classes), as for maskrcnn train: FILE.py:NAME. It
+            also builds the model of --compare if that was trained with --model.
         annotations: COCO annotation file with the objects of the images.
         out: HTML file to write; one that is there is replaced.
         training: Show each image as a training sample as well; needs annotations.
@@ -60,11 +63,11 @@ def inspect(
         raise UsageError(f"--score-threshold is {score_threshold}; it must be between 0 and 1")
     files = find_images(images)
     _check_out(out, files)
-    trained = load(weights, score_threshold)
+    trained = load(weights, score_threshold, model)
     targets: Sequence[Target | None] = [None] * len(files)
     if annotations is not None:
         targets = read_targets(annotations, files, trained)
-    other, other_name = _other_model(trained, compare, set, score_threshold)
+    other, other_name = _other_model(trained, compare, set, score_threshold, model)
     place = pick_device(device)
     trained.model.to(place)
     if other is not None:
@@ -121,13 +124,20 @@ def read_targets(annotations: Path, files: Sequence[Path], trained: TrainedModel
 
 
 def _other_model(
-    trained: TrainedModel, compare: str | None, settings: tuple[str, ...], score_threshold: float
+    trained: TrainedModel,
+    compare: str | None,
+    settings: tuple[str, ...],
+    score_threshold: float,
+    model: str | None,
 ) -> tuple[GeneralizedRCNN | None, str]:
+    from maskrcnn_scratch.builders.from_config import model_reference
     from maskrcnn_scratch.inspect.settings import with_settings
 
     if compare is None and not settings:
         return None, ""
-    other = trained if compare is None else load(compare, score_threshold)
+    other = trained
+    if compare is not None:
+        other = load(compare, score_threshold, model if model_reference(compare) else None)
     if other.class_names != trained.class_names:
         raise UsageError(f"--compare {compare}: it has other classes than --weights")
     name = ", ".join(filter(None, [compare and Path(compare).name, *settings]))

@@ -28,6 +28,7 @@ def predict(
         tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint=""),
     ] = (),
     weights: str = "COCO_V1",
+    model: str | None = None,
     annotations: Path | None = None,
     score_threshold: float = 0.5,
     format: Annotated[
@@ -64,6 +65,7 @@ def predict(
         images: Images, videos, folders, or glob patterns in quotes. Folders are searched
             recursively. May be left out with --annotations.
         weights: COCO_V1 (downloaded), a weights file, or a checkpoint of maskrcnn train.
+        model: Your function build(config, num_classes), as for maskrcnn train: FILE.py:NAME.
         annotations: COCO annotation file. Results get its image ids, file names and category ids;
             images that it does not list are ignored.
         score_threshold: Drop detections with lower scores.
@@ -131,17 +133,15 @@ def predict(
         planned = [path for paths in chain(*plan(out)) for path in paths.values()]
         check_outputs([*(job.file for job in jobs), *videos], planned, overwrite)
 
-    trained = load(weights, score_threshold)
+    trained = load(weights, score_threshold, model)
     category_labels = trained.category_labels
     if annotations is not None and listed is not None:
         category_labels = match_categories(listed.categories, trained.class_names, category_labels)
         warn_about_classes(
             annotations, listed.categories, category_labels, trained.class_names, "the model"
         )
-    model = optimize(trained.model.to(place), dtype=PRECISIONS[precision], winograd=winograd)
-    predictor = (
-        Predictor(model) if tile is None else TiledPredictor(model, tile, overlap, batch_size)
-    )
+    fast = optimize(trained.model.to(place), dtype=PRECISIONS[precision], winograd=winograd)
+    predictor = Predictor(fast) if tile is None else TiledPredictor(fast, tile, overlap, batch_size)
     images_per_batch = batch_size if tile is None else 1
     draw = partial(draw_detections, labels=labels, color_by=color_by)
     writer = ResultWriter(trained.class_names, category_labels, draw)
@@ -198,18 +198,20 @@ def _check_options(
         raise UsageError("give either --all-pages or --annotations: these have one id per file")
 
 
-def load(weights: str, score_threshold: float) -> TrainedModel:
-    """The model of ``--weights``, with this score threshold."""
+def load(weights: str, score_threshold: float, model: str | None = None) -> TrainedModel:
+    """The model of ``--weights`` and ``--model``, with this score threshold."""
+    from maskrcnn_scratch.builders.custom import find_builder
     from maskrcnn_scratch.builders.from_config import load_trained
     from maskrcnn_scratch.weights import MaskRCNN_ResNet50_FPN_Weights, WeightsError
     from maskrcnn_scratch.weights.download import download_weights
 
+    build = None if model is None else find_builder(model)
     file = Path(weights)
     if weights in MaskRCNN_ResNet50_FPN_Weights.__members__:
         try:
             file = download_weights(MaskRCNN_ResNet50_FPN_Weights[weights].url)
         except WeightsError as error:
             raise WeightsError(f"{error}, or elsewhere and pass it with --weights FILE") from error
-    trained = load_trained(file)
+    trained = load_trained(file, build)
     trained.model.roi_heads.score_thresh = score_threshold
     return trained

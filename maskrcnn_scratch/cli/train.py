@@ -17,6 +17,7 @@ import torch
 import tyro
 from torch import nn
 
+from maskrcnn_scratch.builders.custom import find_builder
 from maskrcnn_scratch.builders.from_config import (
     build_model,
     load_starting_weights,
@@ -33,7 +34,7 @@ from maskrcnn_scratch.dataset_check.report import Report, format_problems
 from maskrcnn_scratch.evaluation.coco_ap import NOT_COMPUTED, IouType
 from maskrcnn_scratch.evaluation.evaluator import Evaluator
 from maskrcnn_scratch.files import write_json
-from maskrcnn_scratch.plain_values import from_dict
+from maskrcnn_scratch.plain_values import from_dict, shown
 from maskrcnn_scratch.training import distributed
 from maskrcnn_scratch.training.callbacks import Callback, MLflow, TensorBoard, WeightsAndBiases
 from maskrcnn_scratch.training.config import TrainConfig
@@ -78,6 +79,8 @@ def train(
     else:
         if config.train_annotations is None:
             raise UsageError("--train-annotations is missing: give a file or folder to train on")
+        if config_file is not None:
+            check_model(config, read_config(config_file), config_file)
         config = replace(config, model=with_resolved_eps(config.model))
     if config.val_annotations is not None and config.best_metric not in METRICS:
         raise UsageError(
@@ -121,10 +124,24 @@ def with_stored_defaults(args: Sequence[str]) -> Callable[..., int]:
     if len(options) == 2:
         raise UsageError("--resume uses the configuration of the run: do not give --config")
     if "--config" in options:
-        return partial(train, config=read_config(Path(options["--config"])))
+        return partial(train, config=without_model(read_config(Path(options["--config"]))))
     if "--resume" in options:
-        return partial(train, config=stored_config(Path(options["--resume"])))
+        return partial(train, config=without_model(stored_config(Path(options["--resume"]))))
     return train
+
+
+def without_model(config: TrainConfig) -> TrainConfig:
+    """``config`` without ``--model``, whose code runs only if the command line has it."""
+    return replace(config, model=replace(config.model, model=None))
+
+
+def check_model(config: TrainConfig, stored: TrainConfig, source: Path) -> None:
+    """Raises a UsageError if ``source`` has a ``--model`` and ``config`` has none."""
+    if stored.model.model is not None and config.model.model is None:
+        raise UsageError(
+            f"{source} has the model of {shown(stored.model.model, 200)}: give --model again, "
+            "which runs that code"
+        )
 
 
 def stored_config(folder: Path) -> TrainConfig:
@@ -142,11 +159,14 @@ def config_of_resumed(config: TrainConfig, folder: Path) -> TrainConfig:
         UsageError: something else than ``CHANGEABLE`` differs.
     """
     stored = stored_config(folder)
+    check_model(config, stored, folder)
     if config == TrainConfig():
         return stored
+    same_code = bool(config.model.model) == bool(stored.model.model)  # which may have moved
+    before, now = (without_model(each) if same_code else each for each in (stored, config))
     for field in fields(TrainConfig):
         name = field.name
-        if name not in CHANGEABLE and getattr(config, name) != getattr(stored, name):
+        if name not in CHANGEABLE and getattr(now, name) != getattr(before, name):
             options = ", ".join(f"--{each.replace('_', '-')}" for each in CHANGEABLE)
             raise UsageError(
                 "--resume uses the configuration of the run: do not give other options than "
@@ -221,8 +241,15 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
             "regions only (iscrowd 1), which are not trained on: if they are single objects, use "
             "--crowds-as-objects"
         )
+    torch.manual_seed(config.seed)
+    build = build_model if config.model.model is None else find_builder(config.model.model)
+    model = build(config.model, images.num_classes)
+    new = not (Path(config.output) / "last.pt").exists()
+    if new:
+        load_starting_weights(model, config.model)
+    has_masks = model.roi_heads.has_mask()
     objects = data["train"].report.objects
-    if config.model.has_masks and not images.masks_exist and objects and objects.names:
+    if has_masks and not images.masks_exist and objects and objects.names:
         warnings.warn(
             f"{config.train_annotations}: no object has a mask, so the mask branch does not learn; "
             "--architecture fasterrcnn_resnet50_fpn has none",
@@ -244,11 +271,11 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
             images.class_names,
             "the training set",
         )
-        if config.best_metric == "segm/AP" and not (config.model.has_masks and val_set.masks_exist):
+        if config.best_metric == "segm/AP" and not (has_masks and val_set.masks_exist):
             config = replace(config, best_metric="bbox/AP")
     evaluator = None
     if val_set is not None:
-        kinds: tuple[IouType, ...] = ("bbox", "segm") if config.model.has_masks else ("bbox",)
+        kinds: tuple[IouType, ...] = ("bbox", "segm") if has_masks else ("bbox",)
         evaluator = Evaluator(val_set, kinds, device, config.num_workers, details=config.pictures)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
@@ -257,11 +284,6 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         computed = {name for name, value in metrics.items() if value != NOT_COMPUTED}
         return {name: metrics[name] for name in METRICS if name in computed}
 
-    torch.manual_seed(config.seed)
-    model = build_model(config.model, images.num_classes)
-    new = not (Path(config.output) / "last.pt").exists()
-    if new:
-        load_starting_weights(model, config.model)
     trainer = Trainer(
         model,
         AugmentedDataset(images, config.augmentation.build(), config.seed),

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 from torch import Tensor
 
-from maskrcnn_scratch.builders.from_config import load_trained
+from maskrcnn_scratch.builders.from_config import load_trained, model_reference
 from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.cli import UsageError
 from maskrcnn_scratch.conventions import frozen_batch_norm_eps_of
@@ -93,10 +93,14 @@ def show_run(file: Path) -> bool:
         return False
     if "class_names" not in checkpoint:
         return False
-    trained = load_trained(file)
-    names = list(trained.class_names.values())
+    custom = model_reference(file)  # its code is not run
+    if custom:
+        names = [str(name) for name in checkpoint["class_names"].values()]
+        architecture = f"--model {custom}"
+    else:
+        names = list(load_trained(file).class_names.values())
+        architecture = checkpoint["config"]["model"]["architecture"]
     more = f" and {len(names) - 8} more" * (len(names) > 8)
-    architecture = checkpoint["config"]["model"]["architecture"]
     print(f"  run:     {architecture}, step {shown(checkpoint.get('step', 'unknown'))}")
     print(f"  classes: {', '.join(map(shown, names[:8]))}{more}")
     return True

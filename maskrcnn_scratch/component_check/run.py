@@ -23,12 +23,12 @@ from maskrcnn_scratch.component_check import (
 )
 from maskrcnn_scratch.component_check.capabilities import capabilities
 from maskrcnn_scratch.component_check.in_model import loss_falls, model_checks
-from maskrcnn_scratch.component_check.load import PartNotFoundError, build_part, find_part
 from maskrcnn_scratch.component_check.plan import Plan
 from maskrcnn_scratch.component_check.result import CheckResult, describe, outcome
 from maskrcnn_scratch.component_check.speed import speed_and_memory
 from maskrcnn_scratch.component_check.subject import Setting, Subject
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
+from maskrcnn_scratch.user_code import PartNotFoundError, build_part, find_part
 
 Kind: TypeAlias = Literal[
     "backbone", "anchor_generator", "rpn_head", "nms", "roi_align", "matcher", "sampler",

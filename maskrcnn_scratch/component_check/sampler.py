@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskrcnn_scratch.call_part import with_context
 from maskrcnn_scratch.component_check.common import part_checks, require_equal, require_tensor
 from maskrcnn_scratch.component_check.host import model_around
 from maskrcnn_scratch.component_check.plan import Plan
@@ -72,6 +73,14 @@ def _checks(subject: Subject) -> Iterator[CheckResult]:
 
 
 def sample(part: Any, labels: list[Tensor]) -> Any:
+    """``part(labels)``, with losses and scores of the RPN if it asks for them."""
+    generator = torch.Generator().manual_seed(1)
+    scores = [torch.rand(len(of_image), generator=generator) for of_image in labels]
+    losses = [
+        torch.where(of_image >= 1, -score.log(), -(1 - score).log()).where(of_image >= 0, 0)
+        for of_image, score in zip(labels, scores, strict=True)
+    ]
+    part = with_context(part, losses=losses, scores=scores)
     return part(labels, generator=torch.Generator().manual_seed(0))
 
 

@@ -17,6 +17,8 @@ import torch
 NAMESPACE = "maskrcnn_scratch"
 OPS = (
     "conv3x3",
+    "decode_boxes",
+    "fpn_levels",
     "max_iou",
     "multiscale_roi_align",
     "multiscale_roi_align_backward",

@@ -19,7 +19,7 @@ from maskrcnn_scratch.parity.losses import Batch, losses_checks, random_target
 from maskrcnn_scratch.parity.model import Agreement, model_check, summarize
 from maskrcnn_scratch.parity.ops import op_checks
 from maskrcnn_scratch.parity.photographs import photographs, unusual_images
-from maskrcnn_scratch.parity.reference import Recording, reference_of
+from maskrcnn_scratch.parity.reference import Recording, in_channels_last, reference_of
 from maskrcnn_scratch.parity.stages import stage_checks
 
 # Seed of the weights -> logit added to their background: from a hundred detections per image down
@@ -57,7 +57,7 @@ def model_checks(seed: int, batches: Sequence[list[Tensor]], min_size: int) -> I
         seed, batches[0][0].cpu(), background_logit=WEIGHT_SETS[seed],
         min_size=min_size, max_size=int(min_size * 1333 / 800),
     ).to(batches[0][0].device)  # fmt: skip
-    reference = reference_of(model)
+    reference = in_channels_last(reference_of(model))
     agreements: list[Agreement] = []
     for index, batch in enumerate(batches):
         recording = Recording(reference, batch)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from maskrcnn_scratch.component_check import in_model
-from maskrcnn_scratch.component_check.load import build_part
 from maskrcnn_scratch.component_check.result import verdict
 from maskrcnn_scratch.component_check.run import check_part
 from maskrcnn_scratch.component_check.subject import Setting
+from maskrcnn_scratch.user_code import build_part
 from tests.component_check import broken_parts
 
 SETTING = Setting(side=64)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from maskrcnn_scratch import cli
-from maskrcnn_scratch.component_check.load import PartNotFoundError, build_part, find_part
+from maskrcnn_scratch.user_code import PartNotFoundError, build_part, find_part
 
 GOOD = """
 import torch

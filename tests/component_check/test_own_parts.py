@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from maskrcnn_scratch import losses
 from maskrcnn_scratch.component_check.host import (
@@ -28,6 +29,28 @@ from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler, De
 
 SETTING = Setting(side=64)
 
+
+class HardestFirst(BalancedPositiveNegativeSampler):
+    """Asks for what the model gives it: the losses."""
+
+    def __call__(self, labels, generator=None, *, losses, scores):
+        assert all(len(loss) == len(label) for loss, label in zip(losses, labels, strict=True))
+        assert len(scores) == len(labels)
+        return super().__call__(labels, generator)
+
+
+class AgnosticPredictor(torch.nn.Module):
+    """The deltas of a class are those of all."""
+
+    def __init__(self):
+        super().__init__()
+        self.cls_score = torch.nn.Linear(64, 4)
+        self.bbox_pred = torch.nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.cls_score(x), self.bbox_pred(x)
+
+
 OWN_PARTS = {
     "backbone": [lambda: SmallBackbone(32)],
     "anchor_generator": [
@@ -44,6 +67,7 @@ OWN_PARTS = {
     "sampler": [
         lambda: BalancedPositiveNegativeSampler(64, 0.5),
         lambda: DeviceSampler(64, 0.25),
+        lambda: HardestFirst(64, 0.25),
     ],
     "box_coder": [lambda: BoxCoder((10.0, 10.0, 5.0, 5.0))],
     "loss": [
@@ -57,9 +81,9 @@ OWN_PARTS = {
         lambda: TwoMLPHead(64 * 7 * 7, 32),
         lambda: FastRCNNConvFCHead((64, 7, 7), (16,), (32,)),
     ],
-    "box_predictor": [lambda: FastRCNNPredictor(64, 4)],
+    "box_predictor": [lambda: FastRCNNPredictor(64, 4), AgnosticPredictor],
     "mask_head": [lambda: MaskRCNNHeads(64, (32, 16), dilation=1)],
-    "mask_predictor": [lambda: MaskRCNNPredictor(64, 32, 4)],
+    "mask_predictor": [lambda: MaskRCNNPredictor(64, 32, 4), lambda: MaskRCNNPredictor(64, 32, 1)],
     "model": [lambda: model_around(SETTING)],
 }
 CASES = [(kind, n) for kind, parts in OWN_PARTS.items() for n in range(len(parts))]

@@ -60,6 +60,7 @@ def arguments_of(name: str) -> dict[str, Any]:
             "iou_threshold": 0.5,
             "max_out": 3,
             "num_groups": 2,
+            "offset_limit": 0,
         },
         "paste_masks": {
             "masks": torch.rand(3, 1, 5, 5),
@@ -177,6 +178,7 @@ def test_arguments_that_fit_are_taken(name: str) -> None:
         ("nms_padded", {"num_groups": 2**63 - 1}, r"num_groups must be in \[0, 2147483647\]"),
         ("nms_padded", {"num_groups": -1}, "num_groups must be in"),
         ("nms_padded", {"num_groups": 0}, r"groups\[0, 0\] is 0, but num_groups is 0"),
+        ("nms_padded", {"offset_limit": -1}, "offset_limit must not be negative"),
         ("nms_padded", {"scores": torch.rand(1, 3).half()}, "scores must be Float"),
         (
             "nms_padded",
@@ -218,6 +220,23 @@ def test_bad_arguments_raise(name: str, change: dict[str, Any], message: str) ->
 def test_an_image_without_rows_takes_no_memory_per_column() -> None:
     boxes = torch.tensor([[0.0, 0, 1e18, 1e18]])
     assert OPS.paste_masks(torch.ones(1, 1, 5, 5), boxes, 0, 2**31 - 1).numel() == 0
+
+
+def test_no_channels_take_no_time_per_pixel() -> None:
+    """Nor is a pointer computed into memory that there is none of, which UBSan reports."""
+    arguments = arguments_of("multiscale_roi_align")
+    arguments["features"] = [torch.zeros(2, 0, 40, 40), torch.zeros(2, 0, 5, 5)]
+    assert OPS.multiscale_roi_align(**arguments).shape == (3, 0, 2, 3)
+    sizes = {"heights": [2**28, 5], "widths": [2**28, 5]}
+    grads = OPS.multiscale_roi_align_backward(
+        **{**arguments_of(BACKWARD), "grad": torch.zeros(3, 0, 2, 3), **sizes}
+    )
+    assert [grad.shape for grad in grads] == [(2, 0, 2**28, 2**28), (2, 0, 5, 5)]
+
+
+def test_an_image_without_columns() -> None:
+    boxes = torch.tensor([[7.0, 0, 9, 9]])
+    assert OPS.paste_masks(torch.ones(1, 1, 5, 5), boxes, 12, 0).shape == (1, 1, 12, 0)
 
 
 def test_num_groups_is_a_bound_and_takes_no_memory() -> None:

@@ -6,6 +6,8 @@ are described by the wrappers in ``maskrcnn_scratch.ops``.
 """
 
 from maskrcnn_scratch.ops.reference.conv3x3 import conv3x3
+from maskrcnn_scratch.ops.reference.decode_boxes import decode_boxes
+from maskrcnn_scratch.ops.reference.fpn_levels import fpn_levels
 from maskrcnn_scratch.ops.reference.max_iou import max_iou
 from maskrcnn_scratch.ops.reference.nms import nms_padded
 from maskrcnn_scratch.ops.reference.paste_masks import paste_masks, paste_masks_packed
@@ -28,6 +30,8 @@ from maskrcnn_scratch.ops.reference.top_k import top_k_of_levels
 
 __all__ = [
     "conv3x3",
+    "decode_boxes",
+    "fpn_levels",
     "max_iou",
     "multiscale_roi_align",
     "multiscale_roi_align_backward",

@@ -1,21 +1,32 @@
-"""Finds the part that ``my.py:Part`` names, and builds it."""
+"""Objects of the user's own Python files: finds what ``my.py:Part`` names, and locates errors."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 from typing import Any
 
 
 class PartNotFoundError(ValueError):
     """There is no such file, or no such name in it."""
+
+
+class UserCodeError(RuntimeError):
+    """The user's code raised an error; the message is one line, with file and line number."""
+
+
+class _UserFileLoader(SourceFileLoader):
+    """Marks the modules that ``find_part`` has read from a file."""
 
 
 def find_part(reference: str) -> Any:
@@ -58,6 +69,39 @@ def build_part(found: Any, arguments: Mapping[str, Any]) -> Any:
     return found
 
 
+@contextmanager
+def errors_in_one_line(reference: str) -> Iterator[None]:
+    """Turns what the code of ``reference`` raises into a ``UserCodeError``.
+
+    A ``PartNotFoundError`` passes.
+    """
+    try:
+        yield
+    except PartNotFoundError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserCodeError(locate(error) or f"{reference}: {_in_one_line(error)}") from error
+
+
+def locate(error: BaseException) -> str | None:
+    """``FILE.py, line N: TYPE: MESSAGE``, the innermost line of a file that ``find_part`` read.
+
+    The line may be that of the error's cause. None if both come from elsewhere.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    for raised in filter(None, (error, error.__cause__)):
+        for frame, line in reversed(list(walk_tb(raised.__traceback__))):
+            if isinstance(frame.f_globals.get("__loader__"), _UserFileLoader):
+                return f"{frame.f_code.co_filename}, line {line}: {_in_one_line(error)}"
+    return None
+
+
+def _in_one_line(error: BaseException) -> str:
+    message = " ".join(str(error).split())
+    return type(error).__name__ + (f": {message}" if message else "")
+
+
 def _is_factory(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
     try:
         inspect.signature(function).bind(**arguments)
@@ -77,12 +121,12 @@ def _import_file(path: Path) -> ModuleType:
     name = path.stem if loaded is None else f"{path.stem}_{abs(hash(path))}"
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
-    spec = spec_from_file_location(name, path)
+    loader = _UserFileLoader(name, str(path))
+    spec = spec_from_loader(name, loader)
     assert spec is not None
-    assert spec.loader is not None
     module = sys.modules[name] = module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
