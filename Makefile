@@ -3,9 +3,11 @@
 #   make test PYTHON=python3.12        another Python          make test PYTEST_ARGS="-k nms -x"
 #   make test VENV=/tmp/venv           another environment     make test MASKRCNN_BUILD=cpu
 #   make test WORKERS=1                fewer or more processes (default: the cores, at most 4)
+#   make setup VENV=.venv-oldest TORCH="torch==2.11.* torchvision==0.26.*"
 
 PYTHON ?= python3
 VENV ?= .venv
+TORCH ?= torch torchvision
 PYTEST_ARGS ?=
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 WORKERS ?= $(shell echo $$(($(CORES) < 4 ? $(CORES) : 4)))
@@ -20,7 +22,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workstea
 CSRC := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: docs help setup test test-fast fuzz cuda-report demo lint format clean check
+.PHONY: docs help setup test test-fast test-matrix fuzz cuda-report demo lint format clean check
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +34,10 @@ test: setup ## all tests; set MASKRCNN_DATA to a data folder to test on real dat
 
 test-fast: setup ## each test function once, without the slow ones
 	$(PYTEST) --fast $(PYTEST_ARGS)
+
+MATRIX_ARGS ?=
+test-matrix: setup ## the operators' tests under other instruction sets, threads, compilers, versions
+	$(BIN)/python tools/test_matrix.py $(MATRIX_ARGS)
 
 FUZZ_SECONDS ?= 300
 FUZZ_TARGETS ?= pickle safetensors torch torch-legacy rle polygon
@@ -86,7 +92,7 @@ $(VENV)/bin/python: | check
 
 # torch comes first: setup.py builds against it.
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" ninja torch torchvision
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" ninja $(TORCH)
 	MASKRCNN_BUILD=none $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[test,dev]'
 	@touch $@
 

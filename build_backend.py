@@ -10,6 +10,7 @@ import site
 import sys
 from importlib import metadata, util
 
+import setuptools
 from setuptools import build_meta
 from setuptools.build_meta import (
     build_editable,
@@ -30,6 +31,12 @@ __all__ = [
 ]
 
 OLDEST_TORCH = (2, 11)
+
+if int(setuptools.__version__.split(".")[0]) < 77:  # pyproject.toml would not be understood
+    raise SystemExit(
+        f"setuptools 77 or newer is needed, this is {setuptools.__version__}: "
+        "pip install --upgrade setuptools"
+    )
 
 
 def find_torch() -> bool:

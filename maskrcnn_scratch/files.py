@@ -12,6 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 def write_json(path: str | os.PathLike[str], content: object, indent: int | None = None) -> None:
     """Writes ``content`` as JSON, into a folder that is made where it lacks.
@@ -80,12 +85,13 @@ def _open_part(path: Path) -> tuple[Path, int]:
     holds that, and where files cannot be locked, it has a random name.
     """
     part = path.with_name(f"{path.name}.part")
-    with suppress(OSError):
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        if _lock(descriptor, part):
-            os.truncate(descriptor, 0)
-            return part, descriptor
-        os.close(descriptor)
+    if fcntl is not None:
+        with suppress(OSError):
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            if _lock(descriptor, part):
+                os.truncate(descriptor, 0)
+                return part, descriptor
+            os.close(descriptor)
     part = path.with_name(f"{path.name[:40]}.{secrets.token_hex(8)}.part")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     return part, os.open(part, flags, 0o666)
@@ -93,10 +99,6 @@ def _open_part(path: Path) -> tuple[Path, int]:
 
 def _lock(descriptor: int, part: Path) -> bool:
     """Whether the open file is now this writer's, and still has the name ``part``."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The writer before may have given the file its name between the opening and the lock.

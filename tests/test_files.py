@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -160,3 +161,27 @@ def test_file_systems_that_cannot_synchronise_a_folder(
     monkeypatch.setattr(files.os, "fsync", no_folders)
     write_json(tmp_path / "a.json", 1)
     assert (tmp_path / "a.json").read_text() == "1\n"
+
+
+class Windows:
+    """The module os as far as Windows differs here: folders cannot be opened."""
+
+    name = "nt"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def open(self, path: Any, *arguments: Any) -> int:
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied")
+        return os.open(path, *arguments)
+
+
+def test_as_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "os", Windows())
+    monkeypatch.setattr(files, "fcntl", None)
+    file = tmp_path / "runs" / "scores.json"
+    for value in (1, 2):
+        write_json(file, value)
+    assert json.loads(file.read_text()) == 2
+    assert list(file.parent.iterdir()) == [file]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from maskrcnn_scratch.cli import COMMANDS, EXTRAS
+
 ROOT = Path(__file__).parents[1]
 # Not part of a checkout.
 BUILT = (
-    ".git", ".venv", "*.egg-info", "build", "dist", "runs", "__pycache__", ".*_cache", ".hypothesis",
-    "_build", "jupyter_execute", "*.so", "*.part", "fuzz-findings",
+    ".git", ".venv", "*.egg-info", "build", "dist", "runs", "__pycache__", ".*_cache",
+    ".hypothesis", "_build", "jupyter_execute", "*.so", "*.part", "fuzz-findings",
 )  # fmt: skip
 
 # Predicts, encodes and evaluates with the installed package, which has no kernels.
@@ -126,10 +129,74 @@ assert bool(find_spec("torch")) == bool({folders!r})
 """
 
 
-@pytest.mark.parametrize("there, expected", [(True, "['ninja']"), (False, "['ninja', 'torch>=2.11']")])
+@pytest.mark.parametrize(
+    "there, expected", [(True, "['ninja']"), (False, "['ninja', 'torch>=2.11']")]
+)
 def test_torch_is_asked_for_only_where_there_is_none(there: bool, expected: str) -> None:
     folder = str(Path(torch.__file__).parents[1])
     code = HIDDEN.format(folder=folder, folders=[folder] if there else [])
     assert run("-c", code, cwd=ROOT, MASKRCNN_BUILD="auto").strip() == f"{expected} []"
     code = HIDDEN.format(folder=folder, folders=[])
     assert run("-c", code, cwd=ROOT, MASKRCNN_BUILD="none").strip() == "[] []"
+
+
+def extras() -> dict[str, set[str]]:
+    """Extra -> names of its packages, those of extras that it includes too."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: dict[str, set[str]] = {}
+    for extra, requirements in project["optional-dependencies"].items():  # included ones come first
+        found[extra] = set()
+        for requirement in requirements:
+            name, _, included = re.split(r"[><=]", requirement)[0].rstrip("]").partition("[")
+            packages = [found[part] for part in included.split(",") if part] or [{name}]
+            found[extra].update(*packages)
+    return found
+
+
+@pytest.mark.parametrize(
+    "command, package",
+    [
+        ("predict", "tqdm"),
+        ("train", "torchvision"),
+        ("train", "hotcoco"),
+        ("evaluate", "hotcoco"),
+        ("evaluate", "matplotlib"),
+        ("data", "matplotlib"),
+        ("export", "onnxruntime"),
+        ("inspect", "matplotlib"),
+        ("parity", "scikit-image"),
+    ],
+)
+def test_the_extra_that_an_error_names_has_the_package(command: str, package: str) -> None:
+    assert package in extras()[EXTRAS.get(command, "cli")]
+
+
+def test_extras_that_are_named_exist() -> None:
+    assert set(EXTRAS) <= {command.split()[0] for command in COMMANDS}
+    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/howto").glob("*.md")]
+    for file in [*files, *(ROOT / "maskrcnn_scratch").rglob("*.py")]:
+        for names in re.findall(
+            r"maskrcnn_scratch\[([a-z,]+)\]|'\.\[([a-z,]+)\]'", file.read_text()
+        ):
+            named = set("".join(names).split(","))
+            assert named <= set(extras()), f"{file}: no extra {named - set(extras())}"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("nm"), reason="needs Linux and nm")
+@pytest.mark.parametrize("name", ["_cpu", "_cuda"])
+def test_the_binary_fits_every_python_and_torch(name: str) -> None:
+    """It uses the limited API of Python, and torch's C functions only, no C++ of torch."""
+    binaries = list((ROOT / "maskrcnn_scratch").glob(f"{name}.*"))
+    if not binaries:
+        pytest.skip(f"{name} was not built")
+    (binary,) = binaries
+    assert binary.name == f"{name}.abi3.so"
+    listing = subprocess.check_output(["nm", "-D", "--undefined-only", str(binary)], text=True)
+    symbols = [line.split()[-1] for line in listing.splitlines()]
+    assert [symbol for symbol in symbols if symbol.startswith(("Py", "_Py"))] == [
+        "PyModule_Create2"
+    ]
+    torch_symbols = [symbol for symbol in symbols if "torch" in symbol or "c10" in symbol]
+    assert torch_symbols
+    assert all(symbol.startswith(("aoti_torch_", "torch_")) for symbol in torch_symbols)

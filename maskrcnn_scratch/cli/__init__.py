@@ -32,7 +32,15 @@ COMMANDS = {
     "weights convert": "convert weights for torchvision, detectron2, timm or to safetensors",
 }
 
-EXTRAS = ("train", "export", "inspect", "parity")  # extras with the name of their command
+# Command -> the extra with what it needs; for the others that is "cli".
+EXTRAS = {
+    "train": "train",
+    "evaluate": "evaluate",
+    "export": "export",
+    "data": "evaluate",
+    "inspect": "inspect",
+    "parity": "parity",
+}
 
 # Errors that are shown in one line. Others are errors of this package, and have a traceback.
 EXPECTED = (OSError, ValueError, ArithmeticError, RuntimeError, ImportError, MemoryError)
@@ -122,8 +130,7 @@ def _run(command: str, args: Sequence[str]) -> int:
             located or str(error) or ("out of memory" if isinstance(error, MemoryError) else "")
         )
         if isinstance(error, ModuleNotFoundError) and not located:
-            extra = words[0] if words[0] in EXTRAS else "cli"
-            message += f": pip install 'maskrcnn_scratch[{extra}]'"
+            message += f": pip install 'maskrcnn_scratch[{EXTRAS.get(words[0], 'cli')}]'"
         wrong_usage = isinstance(error, (UsageError, PartNotFoundError))
         return _complain(program, message, USAGE if wrong_usage else FAILURE)
     finally:

@@ -23,7 +23,7 @@ try:
     from torchvision.tv_tensors import BoundingBoxes, Image, Mask, wrap
 except ImportError as error:
     raise ImportError(
-        "augmentation needs torchvision: pip install maskrcnn_scratch[train]"
+        "augmentation needs torchvision: pip install 'maskrcnn_scratch[train]'"
     ) from error
 
 Transform = Callable[[Image, Target], tuple[Image, Target]]

@@ -145,7 +145,7 @@ def _load_annotations(
         from hotcoco import COCO
     except ImportError as error:
         raise ImportError(
-            "evaluation needs hotcoco: pip install maskrcnn_scratch[train]"
+            "evaluation needs hotcoco: pip install 'maskrcnn_scratch[evaluate]'"
         ) from error
     if isinstance(annotations, Mapping):
         name, content = "annotations", coco_content(dict(annotations))

@@ -6,8 +6,10 @@ both cases.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,6 +39,7 @@ RLE_OPS = (  # on the CPU only
     "rle_paste",
 )
 DEVICES = ("cpu", "cuda")  # that have kernels
+OTHER_DEVICES = ("MPS", "XPU", "HPU", "PrivateUse1")  # dispatch keys; they run the references
 
 
 def _import_extension(name: str) -> bool:
@@ -57,6 +60,26 @@ def _raise_no_cuda_kernels(*args: Any) -> None:
     raise RuntimeError(
         "maskrcnn_scratch was built without CUDA kernels; rebuild it with "
         "MASKRCNN_BUILD=cuda pip install --no-build-isolation -e ."
+    )
+
+
+def _reference_for_device(op: str, device: str) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from maskrcnn_scratch.ops import reference
+
+        _warn_without_kernels(device)
+        return getattr(reference, op)(*args, **kwargs)
+
+    return run
+
+
+@functools.cache
+def _warn_without_kernels(device: str) -> None:
+    """Once per device."""
+    warnings.warn(
+        f"maskrcnn_scratch has no kernels for {device}: the pure-PyTorch reference implementations "
+        "run there, which are slow",
+        stacklevel=2,
     )
 
 
@@ -82,3 +105,10 @@ kernels: Any = getattr(torch.ops, NAMESPACE) if compiled else _References()
 if compiled and torch.version.cuda and not _import_extension("_cuda"):
     for _op in OPS:
         torch.library.impl(f"{NAMESPACE}::{_op}", "CUDA", _raise_no_cuda_kernels)
+
+if compiled:
+    for _op in OPS:
+        for _key in OTHER_DEVICES:
+            torch.library.impl(
+                f"{NAMESPACE}::{_op}", _key, _reference_for_device(_op, _key.lower())
+            )

@@ -239,7 +239,7 @@ def test_results_without_what_is_scored():
 
 def test_missing_hotcoco_says_which_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "hotcoco", None)
-    with pytest.raises(ImportError, match=r"pip install maskrcnn_scratch\[train\]"):
+    with pytest.raises(ImportError, match=r"pip install 'maskrcnn_scratch\[evaluate\]'"):
         score({}, [])
 
 

@@ -6,14 +6,19 @@ import hashlib
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet
 
 from maskrcnn_scratch import ops
+from maskrcnn_scratch.ops import _library, reference
 from maskrcnn_scratch.ops.group_offset import offset_boxes_by_group
+from maskrcnn_scratch.ops.reference.nms import _round_down
 from tests.ops.inputs import random_boxes, random_rois, random_scores
+from tests.ops.test_direct_calls import NAMES, arguments_of
 
 OPS = torch.ops.maskrcnn_scratch
 
@@ -160,6 +165,30 @@ def test_instruction_sets_agree_to_the_bit(isa: str) -> None:
         check=True,
     )
     assert result.stdout.strip() == digest()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name in _library.OPS])
+def test_devices_without_kernels_run_the_references_and_warn_once(name: str, monkeypatch) -> None:
+    """As on ``mps``: the dispatcher is told that the tensors are there."""
+    _library._warn_without_kernels.cache_clear()
+    op, arguments = getattr(torch.ops.maskrcnn_scratch, name).default, arguments_of(name)
+    expected = getattr(reference, name)(**arguments)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            result = op.redispatch(DispatchKeySet(DispatchKey.MPS), **arguments)
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
+    (warning,) = (str(warning.message) for warning in caught)
+    assert "no kernels for mps" in warning and "\n" not in warning
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_reference_of_nms_does_not_round_the_threshold(dtype: torch.dtype) -> None:
+    iou = torch.tensor(0.7, dtype=dtype)  # in float32 it is a little less than 0.7
+    for near in (torch.nextafter(iou, iou * 0), iou, torch.nextafter(iou, iou * 2)):
+        for threshold in (0.7, 0.3, 0.1):
+            expected = near.double().item() > threshold
+            assert (near > _round_down(threshold, dtype)).item() == expected
 
 
 WITHOUT_KERNELS = """

@@ -34,12 +34,23 @@ def _greedy(
 ) -> list[int]:
     rest = (scores > -torch.inf).nonzero().squeeze(1)  # without padding
     rest = rest[scores[rest].argsort(descending=True, stable=True)]
+    limit = _round_down(iou_threshold, boxes.dtype)
     kept: list[int] = []
     while rest.numel() > 0 and len(kept) < max_out:
         best, rest = rest[0], rest[1:]
         kept.append(int(best))
         iou = box_iou(boxes[best][None], boxes[rest])[0]
-        # In double, so that a threshold such as 0.7 is not rounded.
-        suppressed = (iou.double() > iou_threshold) & (groups[rest] == groups[best])
+        suppressed = (iou > limit) & (groups[rest] == groups[best])
         rest = rest[~suppressed]
     return kept
+
+
+def _round_down(threshold: float, dtype: torch.dtype) -> float:
+    """The largest number of that dtype which is not above the threshold.
+
+    An IoU is above both or none, so it need not be converted to float64, which some devices lack.
+    """
+    rounded = torch.tensor(threshold, dtype=dtype, device="cpu")
+    if rounded.item() > threshold:
+        rounded = torch.nextafter(rounded, torch.tensor(-torch.inf, dtype=dtype, device="cpu"))
+    return rounded.item()
