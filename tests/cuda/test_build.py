@@ -44,6 +44,37 @@ def test_longest_innermost_loop():
     assert cuda_report.longest_innermost_loop(SASS) == 3
 
 
+def test_instructions_per_unit():
+    """A loop of 9 instructions that stores 4 + 1 elements; a longer one that stores none."""
+    body = (
+        ["@!P1 STG.E.128 [R2.64+0x4], R4"]
+        + ["FADD R1, R1, R2"] * 6
+        + ["STG.E [R2.64], R4", "@P0 BRA 0x10"]
+    )
+    idle = ["FADD R1, R1, R2"] * 20 + ["@P0 BRA 0xa0"]
+    lines = ["EXIT", *body, *idle]
+    sass = "".join(f"/*{16 * i:04x}*/ {text} ;\n" for i, text in enumerate(lines))
+    assert cuda_report.longest_innermost_loop(sass) == 21
+    assert cuda_report.instructions_per_unit(sass, "paste_all<float, float, 4>") == 9 / 5
+    assert cuda_report.instructions_per_unit(sass, "paste_all<double, float, 2>") == 9 / 2.5
+    assert cuda_report.instructions_per_unit(sass, "nms_compare<float>") is None
+    assert cuda_report.instructions_per_unit(sass, "nms_sort<float>") is None
+
+
+@pytest.mark.skipif(
+    cuda_report.nvcc() is None or cuda_report.cuobjdump() is None, reason="needs nvcc, cuobjdump"
+)
+def test_every_unit_is_found_in_some_kernel():
+    """A kernel that is renamed, or whose marker the compiler replaces, must not go unnoticed."""
+    kernels = [
+        kernel
+        for name in ("nms/nms", "paste_masks/paste_masks")
+        for kernel in cuda_report.compile_report(ROOT / f"csrc/{name}_cuda.cu", ["90"])
+    ]
+    counted = {kernel.name.partition("<")[0] for kernel in kernels if kernel.per_unit}
+    assert counted == {"nms_compare", "nms_rank", "paste_all"}
+
+
 def test_kernels_run_on_a_device():
     if not torch.cuda.is_available():
         pytest.skip("no GPU: the CUDA kernels ran emulated only")
