@@ -85,6 +85,8 @@ __device__ __forceinline__ Word keep_in_word(Word alive, Word low, Word high, in
     const Word bits = __ballot_sync(~0u, first);
     return bits | Word(__ballot_sync(~0u, second)) << 32;
   };
+  low &= (Word(1) << lane) - 1;  // only boxes before: no circle, in which the loop would not end
+  high &= (Word(1) << (lane + 32)) - 1;
   Word kept = alive, guess;
   do {
     guess = kept;
