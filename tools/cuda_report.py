@@ -4,8 +4,9 @@
 
 Compiles ``csrc/*/*_cuda.cu`` with the flags of setup.py; needs nvcc, no GPU. Exit status 1 if a
 kernel spills registers. "loop" is the number of machine instructions in the longest loop that has
-no loop inside: what a thread issues per turn, if it takes no branch around some of them. It needs
-cuobjdump (in the CUDA toolkit, or in the package triton); without it the column is empty.
+no loop inside: what a thread issues per turn, if it takes no branch around some of them. "per unit"
+divides the main loop of a kernel by what a turn of it produces (``UNITS``). Both need cuobjdump (in
+the CUDA toolkit, or in the package triton); without it the columns are empty.
 """
 
 from __future__ import annotations
@@ -25,6 +26,19 @@ from pathlib import Path
 
 import torch
 
+# What a kernel produces, and the instruction of which each makes one for a thread. Its main loop is
+# the longest innermost loop that has one. Stores make as many as they are wide.
+STORES = r"ST[GS]\b"
+VOTE = r"VOTE\b"
+DIVISION = r"MUFU\.RCP"
+UNITS = {
+    r"roi_align_forward_vectors<.*, 2, (true|false)>": ("element", STORES),
+    r"nms_compare": ("pair", VOTE),
+    r"nms_rank<float>": ("pair", r"FSETP\.GT"),
+    r"best_of_gt|match_boxes": ("pair", DIVISION),
+    r"paste_packed": ("pixel", VOTE),
+    r"paste_all": ("pixel", STORES),
+}
 ROOT = Path(__file__).parents[1]
 THREADS = 256  # per block: kThreads in csrc/common/cuda_launch.cuh
 SM_THREADS, SM_REGISTERS = 2048, 65536
@@ -40,6 +54,12 @@ class Kernel:
     spill_bytes: int
     shared_bytes: int
     loop: int | None = None  # instructions of its longest innermost loop
+    per_unit: float | None = None  # instructions of its main loop, per UNITS
+
+    @property
+    def unit(self) -> str:
+        """What ``per_unit`` counts; empty for a kernel that ``UNITS`` does not name."""
+        return unit_of(self.name)[0]
 
     @property
     def name(self) -> str:
@@ -80,9 +100,11 @@ def compile_report(source: Path, archs: Sequence[str]) -> list[Kernel]:
             if result.returncode != 0:
                 raise RuntimeError(f"{source.name} does not compile:\n{result.stderr}")
             found = parse(result.stderr, arch)
-            loops = loop_lengths(output)
+            functions = disassemble(output)
             for kernel in found:
-                kernel.loop = loops.get(kernel.symbol)
+                if sass := functions.get(kernel.symbol):
+                    kernel.loop = longest_innermost_loop(sass)
+                    kernel.per_unit = instructions_per_unit(sass, kernel.name)
             kernels += found
     return kernels
 
@@ -97,35 +119,64 @@ def cuobjdump() -> str | None:
     return None
 
 
-def loop_lengths(cubin: Path) -> dict[str, int]:
-    """By mangled name: instructions of the longest innermost loop, 0 without a loop."""
+def disassemble(cubin: Path) -> dict[str, str]:
+    """The machine code of each kernel by its mangled name; empty without cuobjdump."""
     tool = cuobjdump()
     if tool is None:
         return {}
-    sass = subprocess.run(
-        [tool, "-sass", str(cubin)], capture_output=True, text=True, check=True
-    ).stdout
-    lengths = {}
-    for function in sass.split("Function : ")[1:]:
-        lengths[function.split()[0]] = longest_innermost_loop(function)
-    return lengths
+    command = [tool, "-sass", str(cubin)]
+    sass = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {function.split()[0]: function for function in sass.split("Function : ")[1:]}
 
 
-def longest_innermost_loop(sass: str) -> int:
-    """Instructions of the longest loop without another inside; a loop is a branch backwards."""
-    instructions = re.findall(r"/\*([0-9a-f]{4,})\*/ +(.+?);", sass)
-    addresses = [int(address, 16) for address, _ in instructions]
-    loops = []
-    for address, (_, text) in zip(addresses, instructions, strict=True):
+def innermost_loops(sass: str) -> list[list[str]]:
+    """The instructions of each loop without another inside; a loop is a branch backwards."""
+    code = [
+        (int(address, 16), text)
+        for address, text in re.findall(r"/\*([0-9a-f]{4,})\*/ +(.+?);", sass)
+    ]
+    loops = set()
+    for address, text in code:
         target = re.search(r"\bBRA\S* (?:\S+, )?`?\(?(?:\.L_\S+|0x([0-9a-f]+))", text)
         if target and target[1] and int(target[1], 16) < address:  # one to itself ends the code
-            loops.append((int(target[1], 16), address))
-    innermost = [
-        (begin, end)
+            loops.add((int(target[1], 16), address))
+    return [
+        [text for address, text in code if begin <= address <= end]
         for begin, end in loops
         if not any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in loops)
     ]
-    return max((sum(b <= a <= e for a in addresses) for b, e in innermost), default=0)
+
+
+def longest_innermost_loop(sass: str) -> int:
+    """Instructions of the longest loop without another inside, 0 without a loop."""
+    return max(map(len, innermost_loops(sass)), default=0)
+
+
+def unit_of(kernel: str) -> tuple[str, str]:
+    """The entry of ``UNITS`` for the readable name of a kernel; two empty strings without one."""
+    found = [entry for pattern, entry in UNITS.items() if re.match(pattern, kernel)]
+    return found[0] if found else ("", "")
+
+
+def instructions_per_unit(sass: str, kernel: str) -> float | None:
+    """Instructions of the main loop divided by what a turn of it produces; see ``UNITS``."""
+    unit, marker = unit_of(kernel)
+    if not unit:
+        return None
+    element = {"double": 8, "float": 4}.get(kernel.partition("<")[2].split(",")[0], 2)  # bytes
+
+    def produced(text: str) -> float:
+        found = re.search(rf"^(?:@\S+ +)?({marker}\S*)", text)
+        if found is None:
+            return 0
+        if not found[1].startswith("ST"):
+            return 1
+        width = re.search(r"\.(U8|U16|64|128)\b", found[1])
+        return {"U8": 1, "U16": 2, "64": 8, "128": 16}[width[1]] / element if width else 4 / element
+
+    loops = [(len(loop), sum(map(produced, loop))) for loop in innermost_loops(sass)]
+    length, units = max(((n, made) for n, made in loops if made), default=(0, 1))
+    return length / units if length else None
 
 
 def parse(log: str, arch: str) -> list[Kernel]:
@@ -166,12 +217,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lambda source: compile_report(source, options.arch or ["80", "90"]), sources
         )
         kernels = [kernel for report in reports for kernel in report]
-    print(f"{'kernel':54} sm  registers  spilled  shared  threads/SM  loop")
+    print(f"{'kernel':54} sm  registers  spilled  shared  threads/SM  loop  per unit")
     for kernel in sorted(kernels, key=lambda kernel: (kernel.name, kernel.arch)):
         print(
             f"{kernel.name:54} {kernel.arch} {kernel.registers:10} {kernel.spill_bytes:8} "
             f"{kernel.shared_bytes:7} {kernel.threads:11} "
-            f"{'' if kernel.loop is None else kernel.loop:5}"
+            f"{'' if kernel.loop is None else kernel.loop:5} "
+            + ("" if kernel.per_unit is None else f"{kernel.per_unit:9.1f} {kernel.unit}")
         )
     spilled = [kernel.name for kernel in kernels if kernel.spill_bytes]
     print(

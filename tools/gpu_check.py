@@ -64,11 +64,13 @@ def run_small() -> None:
     """Runs every kernel on inputs that a sanitizer completes in seconds."""
     rois, levels = rois_and_levels(12)
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        maps = pyramid(12, dtype, torch.channels_last)
+        maps = pyramid(24, dtype, torch.channels_last)
         for ratio in (0, 2):
             for features in (maps, [map.contiguous() for map in maps]):
                 scaled = rois.to(torch.float64) if dtype == torch.float64 else rois
-                arguments = (features, scaled, levels, SCALES, 7, 7, ratio, False, False)
+                arguments = (features, scaled, levels, SCALES, 7, 7, ratio, False)
+                kernels.multiscale_roi_align(*arguments, True)
+                arguments = (*arguments, False)
                 pooled = kernels.multiscale_roi_align(*arguments)
                 for deterministic in (False, True):
                     kernels.multiscale_roi_align_backward(
@@ -87,6 +89,13 @@ def run_small() -> None:
         ops.top_k_of_levels(torch.randn(2, 9000, device="cuda", dtype=dtype), [8000, 1000], 700)
         boxes = random_boxes(3000, 800, 1333).to(dtype)
         ops.max_iou(boxes[:70], boxes, True)
+        ops.fpn_levels(boxes, 2, 5)
+        coder, size = ops.boxes.BoxCoder((1.0, 1.0, 1.0, 1.0)), torch.tensor([[800, 1333]])
+        ops.decode_boxes(coder, boxes[None] / 1333, boxes[None], size.cuda(), 1.0)
+        ops.batched_nms_padded(
+            boxes[None], torch.rand(1, 3000, device="cuda", dtype=dtype),
+            torch.randint(5, (1, 3000), device="cuda"), 0.5, 300, 5,
+        )  # fmt: skip
     torch.cuda.synchronize()
 
 

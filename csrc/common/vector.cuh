@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 namespace maskrcnn {
 
@@ -12,6 +13,27 @@ struct alignas(sizeof(S) * V) Vector {
   S values[V];
 };
 
+// CUDA's type of so many bytes. An assignment may store its elements one by one, as it did in
+// paste_all; __stwb, the ordinary write-back store, is one instruction.
+template <size_t bytes>
+struct MemoryWord;
+template <>
+struct MemoryWord<16> {
+  using type = uint4;
+};
+template <>
+struct MemoryWord<8> {
+  using type = uint2;
+};
+template <>
+struct MemoryWord<4> {
+  using type = unsigned;
+};
+template <>
+struct MemoryWord<2> {
+  using type = unsigned short;
+};
+
 // `from` and `to` must be aligned to V elements.
 template <typename S, int V>
 __device__ __forceinline__ Vector<S, V> load_vector(const S* from) {
@@ -19,7 +41,9 @@ __device__ __forceinline__ Vector<S, V> load_vector(const S* from) {
 }
 template <typename S, int V>
 __device__ __forceinline__ void store_vector(S* to, const Vector<S, V>& vector) {
-  *reinterpret_cast<Vector<S, V>*>(to) = vector;
+  typename MemoryWord<sizeof(vector)>::type word;
+  memcpy(&word, &vector, sizeof(vector));
+  __stwb(reinterpret_cast<decltype(word)*>(to), word);
 }
 
 inline bool is_aligned(const void* pointer, size_t bytes) {

@@ -41,15 +41,19 @@ void nms(const Tensor& boxes,
   const int words = int(
       std::min<int64_t>(ceil_div<int64_t>(candidates, kWordBits),
                         candidates <= kMaxWords * kWordBits ? kMaxWords : kManyCandidatesWords));
-  Tensor num_valid = torch::stable::new_zeros(groups, {images}, ScalarType::Int);
-  Tensor largest = torch::stable::new_zeros(boxes, {images});  // 0 in bits too
-  Tensor orders = torch::stable::new_zeros(groups, {images, candidates, 4}, ScalarType::Int);
+  // What counts from zero is one allocation, and so one memset: orders, `largest`, num_valid.
+  static_assert(sizeof(Order) == 4 * sizeof(int) && sizeof(SortedBox) == 4 * sizeof(int));
+  constexpr int64_t kIntsOfT = sizeof(T) / sizeof(int);
+  Tensor zeros =
+      torch::stable::new_zeros(groups, {images * (4 * candidates + kIntsOfT + 1)}, ScalarType::Int);
+  int* const orders = zeros.mutable_data_ptr<int>();
+  int* const largest = orders + 4 * images * candidates;
+  int* const num_valid = largest + kIntsOfT * images;
   Tensor valid = ints({images, candidates}), sorted = ints({images, candidates, 4});
   Tensor kept = ints({images, candidates}), kept_by_rank = ints({images, candidates});
   Tensor kept_before = ints({images, candidates}), suppressed = ints({images, candidates});
   Tensor sorted_boxes = torch::stable::empty_like(boxes);
   Tensor masks = torch::stable::new_empty(groups, {images, candidates, words});
-  static_assert(sizeof(Order) == 4 * sizeof(int) && sizeof(SortedBox) == 4 * sizeof(int));
   const NmsArguments<T> arguments{
       boxes.const_data_ptr<T>(),
       scores.const_data_ptr<T>(),
@@ -60,10 +64,10 @@ void nms(const Tensor& boxes,
       offset_limit,
       words,
       round_down<T>(iou_threshold),
-      num_valid.mutable_data_ptr<int>(),
-      reinterpret_cast<ordered_bits_t<T>*>(largest.mutable_data_ptr<T>()),
+      num_valid,
+      reinterpret_cast<ordered_bits_t<T>*>(largest),
       valid.mutable_data_ptr<int>(),
-      reinterpret_cast<Order*>(orders.mutable_data_ptr<int>()),
+      reinterpret_cast<Order*>(orders),
       sorted_boxes.mutable_data_ptr<T>(),
       reinterpret_cast<SortedBox*>(sorted.mutable_data_ptr<int>()),
       reinterpret_cast<Word*>(masks.mutable_data_ptr<int64_t>()),
@@ -106,9 +110,12 @@ std::tuple<Tensor, Tensor> nms_padded(Tensor boxes,
     const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
     check_groups(torch::stable::to(groups, cpu), num_groups);
   }
-  Tensor indices = torch::stable::new_zeros(groups, {boxes.size(0), max_out});
-  Tensor count = torch::stable::new_zeros(groups, {boxes.size(0)});
-  if (boxes.numel() == 0 || max_out == 0) return {indices, count};
+  if (boxes.numel() == 0 || max_out == 0) {
+    return {torch::stable::new_zeros(groups, {boxes.size(0), max_out}),
+            torch::stable::new_zeros(groups, {boxes.size(0)})};
+  }
+  Tensor indices = torch::stable::new_empty(groups, {boxes.size(0), max_out});
+  Tensor count = torch::stable::new_empty(groups, {boxes.size(0)});
   dispatch_float_double(boxes.scalar_type(), "boxes", [&](auto tag) {
     using T = typename decltype(tag)::type;
     nms<T>(boxes, scores, groups, iou_threshold, max_out, offset_limit, indices, count);

@@ -68,7 +68,7 @@ struct NmsArguments {
   int* kept_before;   // at the position where a chunk begins: kept boxes of its group before it
   int* suppressed;    // by position: whether a box kept in an earlier chunk suppresses it
   int* kept_by_rank;  // by rank: index of the box if it is kept, else -1
-  int64_t* indices;   // [N, max_out], zeros
+  int64_t* indices;   // [N, max_out]
   int64_t* num_kept;  // [N]
 
   __device__ int chunk() const { return words * kWordBits; }

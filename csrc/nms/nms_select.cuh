@@ -1,24 +1,25 @@
 // NMS on CUDA, second half: which of the ordered boxes are kept.
 //
-// A mask has one bit per box of the chunk: bit j of box i is set where box i suppresses box j, for
-// j after i.
+// A mask has one bit per box of the chunk, in words. In the words after its own, bit j of box i is
+// set where box i suppresses box j. In its own word, bit j is set where box j, before i, suppresses
+// i. So the word of a box tells what it depends on, and the others what depends on it.
 //
 // Example with words of 4 bits instead of 64: a group of six boxes, best first, in which 0 overlaps
 // 2 and 5, 1 overlaps 3, and 3 overlaps 4. The lowest bit is written on the right.
 //
 //   box i   word 0 (boxes 3 2 1 0)   word 1 (boxes 5 4)
-//     0              0 1 0 0                 1 0
-//     1              1 0 0 0                 0 0
-//     2              0 0 0 0                 0 0
-//     3              0 0 0 0                 0 1
+//     0              0 0 0 0                 1 0
+//     1              0 0 0 0                 0 0
+//     2              0 0 0 1                 0 0
+//     3              0 0 1 0                 0 1
 //     4              not written             0 0       (boxes of word 0 come before 4)
 //     5              not written             0 0
 //
 // The sweep goes word by word. `removed` has a bit per box that a kept box suppresses.
 //
-//   word 0: alive = ~removed = 1111. Keep the lowest bit, box 0, and clear it and its mask 0100:
-//           alive = 1010. Keep box 1, clear it and 1000: alive = 0. Found: 0011.
-//           The masks of 0 and 1 go to the words that follow: removed of word 1 = 10 | 00 = 10.
+//   word 0: alive = ~removed = 1111. Suppose that all are kept; then 2 and 3 are suppressed, and
+//           0011 are kept. Suppose that; again 0011 are kept: done. The masks of 0 and 1 go to the
+//           words that follow: removed of word 1 = 10 | 00 = 10.
 //   word 1: alive = ~10 = 01. Keep box 4. Box 3 does suppress 4, but was not kept. Kept: 0, 1, 4.
 #pragma once
 
@@ -41,7 +42,8 @@ __device__ bool any_suppresses(
 // Writes the mask of each box, from its own word to the last of its chunk.
 //
 // Mapping: warp -> one box; lane -> boxes 64 w + lane and 64 w + 32 + lane for each word w. A
-// ballot gives 32 bits at once, so a word takes two.
+// ballot gives 32 bits at once, so a word takes two. Which of two boxes is the better one does not
+// matter for their IoU, to the bit: the area of a box with NaN is NaN, and so is every IoU with it.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) nms_compare(const NmsArguments<T> a) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -62,8 +64,8 @@ __global__ void __launch_bounds__(kThreads) nms_compare(const NmsArguments<T> a)
       Word word = 0;
       for (int half = 0; half < 2; ++half) {
         const int other = first + half * 32 + lane;
-        const bool bit = other > own && other < end &&
-                         box_suppresses(box, group + 4 * int64_t(other), a.threshold);
+        const bool asked = first > own ? other < end : other < own;
+        const bool bit = asked && box_suppresses(box, group + 4 * int64_t(other), a.threshold);
         word |= Word(__ballot_sync(~0u, bit)) << (half * 32);
       }
       if (lane == 0) mask[(first - chunk) / kWordBits] = word;
@@ -71,34 +73,49 @@ __global__ void __launch_bounds__(kThreads) nms_compare(const NmsArguments<T> a)
   }
 }
 
-// The greedy choice within one word, by one thread: keep the best that is alive, drop what it
-// suppresses, repeat, up to `most` boxes. diagonal[i]: the word's own bits of the mask of its box
-// i.
-__device__ __forceinline__ Word keep_in_word(Word alive, const Word* diagonal, int64_t most) {
-  Word found = 0;
-  for (int64_t n = 0; alive != 0 && n < most; ++n) {
-    const int best = __ffsll(alive) - 1;
-    found |= Word(1) << best;
-    alive &= ~(diagonal[best] | Word(1) << best);
-  }
-  return found;
+// The greedy choice within one word: a box is kept if it is alive and no kept box before it
+// suppresses it, up to `most` boxes. Found as a fixpoint: from a guess of what is kept follows a
+// better one. The first n bits are right after n rounds, but mostly few rounds are enough.
+//
+// Mapping: lane -> boxes lane and lane + 32, whose masks of boxes before them are `low` and `high`.
+// All lanes of the warp call it, and have the result.
+__device__ __forceinline__ Word keep_in_word(Word alive, Word low, Word high, int64_t most) {
+  const int lane = threadIdx.x % 32;
+  const auto vote = [](bool first, bool second) {
+    const Word bits = __ballot_sync(~0u, first);
+    return bits | Word(__ballot_sync(~0u, second)) << 32;
+  };
+  low &= (Word(1) << lane) - 1;  // only boxes before: no circle, in which the loop would not end
+  high &= (Word(1) << (lane + 32)) - 1;
+  Word kept = alive, guess;
+  do {
+    guess = kept;
+    kept = alive & vote((low & guess) == 0, (high & guess) == 0);
+  } while (kept != guess);
+  const auto before = [&](int box) { return __popcll(kept & ((Word(1) << box) - 1)); };
+  return kept & vote(before(lane) < most, before(lane + 32) < most);
+}
+
+// Sets bits of a word in shared memory; the hardware has no such atomic for 64 bits.
+__device__ __forceinline__ void atomic_or(Word* to, Word bits) {
+  unsigned* halves = reinterpret_cast<unsigned*>(to);
+  if (const unsigned low = unsigned(bits)) atomicOr(&halves[0], low);
+  if (const unsigned high = unsigned(bits >> 32)) atomicOr(&halves[1], high);
 }
 
 // Decides about the boxes at the offsets [begin, end) of each group, which are whole chunks.
 //
 // Mapping: block -> one group: the item of the group's first box does the work, the others end at
-// once. Threads share what is parallel: for each word, thread i < 64 loads the diagonal of box i
-// and writes box i if it is kept; all threads merge the masks of the kept boxes into `removed`, one
-// (box, word) pair each. Thread 0 alone does the greedy choice within a word: 64 steps on
-// registers. Shared memory: removed [kMaxWords], one bit per box of the chunk; diagonal [64];
-// kept_word. 4 blocks per multiprocessor: there are often more groups (classes x images) than
-// multiprocessors.
+// once. For each word, thread i < 64 loads the word of box i itself; each warp makes the greedy
+// choice within the word, all the same; thread i < 64 writes box i if it is kept; and all threads
+// merge the masks of the kept boxes into `removed`, one (box, word) pair each.
+// Shared memory: removed [kMaxWords], one bit per box of the chunk; own_words [64]. 4 blocks per
+// multiprocessor: there are often more groups (classes x images) than multiprocessors.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 4)
     nms_sweep(const NmsArguments<T> a, int begin, int end) {
   __shared__ Word removed[kMaxWords];
-  __shared__ Word diagonal[kWordBits];
-  __shared__ Word kept_word;
+  __shared__ Word own_words[kWordBits];
 
   const auto all = [](int64_t boxes) { return boxes; };
   for (BlockItems items(a.num_valid, a.images, all); !items.done(); items.next()) {
@@ -124,7 +141,7 @@ __global__ void __launch_bounds__(kThreads, 4)
       for (int i = threadIdx.x; i < in_chunk && num_kept > 0; i += kThreads) {
         if (suppressed[chunk + i] ||
             any_suppresses(boxes, kept, num_before, num_kept, chunk + i, a.threshold)) {
-          atomicOr(&removed[i / kWordBits], Word(1) << (i % kWordBits));
+          atomic_or(&removed[i / kWordBits], Word(1) << (i % kWordBits));
         }
       }
       const int words = ceil_div(in_chunk, kWordBits);
@@ -132,15 +149,12 @@ __global__ void __launch_bounds__(kThreads, 4)
         const int first = w * kWordBits;
         const int in_word = in_chunk - first < kWordBits ? in_chunk - first : kWordBits;
         const Word* rows = masks + int64_t(chunk + first) * a.words;
-        if (int(threadIdx.x) < in_word) diagonal[threadIdx.x] = rows[threadIdx.x * a.words + w];
-        __syncthreads();
-        if (threadIdx.x == 0) {
-          const Word alive = ~removed[w] & (~Word(0) >> (kWordBits - in_word));
-          kept_word = keep_in_word(alive, diagonal, a.max_out - num_kept);
-        }
-        __syncthreads();
-        const Word found = kept_word;
         const int i = threadIdx.x;
+        if (i < kWordBits) own_words[i] = i < in_word ? rows[i * a.words + w] : 0;
+        __syncthreads();
+        const Word alive = ~removed[w] & (~Word(0) >> (kWordBits - in_word));
+        const Word found =
+            keep_in_word(alive, own_words[i % 32], own_words[i % 32 + 32], a.max_out - num_kept);
         if (i < in_word && found >> i & 1) {
           const SortedBox& box = sorted[chunk + first + i];
           a.kept_by_rank[items.row() * a.candidates + box.rank] = box.index;
@@ -149,7 +163,7 @@ __global__ void __launch_bounds__(kThreads, 4)
         const int later = words - w - 1;
         for (int j = threadIdx.x; j < in_word * later; j += kThreads) {
           const int row = j / later, word = w + 1 + j % later;
-          if (found >> row & 1) atomicOr(&removed[word], rows[int64_t(row) * a.words + word]);
+          if (found >> row & 1) atomic_or(&removed[word], rows[int64_t(row) * a.words + word]);
         }
         num_kept += __popcll(found);
         __syncthreads();
@@ -179,7 +193,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Writes the indices of the kept boxes by rank, that is by score over all groups.
+// Writes the indices of the kept boxes by rank, that is by score over all groups, and zeros as
+// padding.
 //
 // Mapping: block -> one image; thread -> one rank of kThreads at a time. Shared memory: how many
 // kept boxes each warp found, [kWarps].
@@ -197,7 +212,11 @@ __global__ void __launch_bounds__(kThreads) nms_collect(const NmsArguments<T> a)
       if (index >= 0 && to < a.max_out) a.indices[image * a.max_out + to] = index;
       count += total;
     }
-    if (threadIdx.x == 0) a.num_kept[image] = count < a.max_out ? count : a.max_out;
+    const int64_t kept = count < a.max_out ? count : a.max_out;
+    if (threadIdx.x == 0) a.num_kept[image] = kept;
+    for (int64_t i = kept + threadIdx.x; i < a.max_out; i += kThreads) {
+      a.indices[image * a.max_out + i] = 0;
+    }
   }
 }
 

@@ -10,6 +10,15 @@ from tests.cuda.emulation.build import ROOT
 from tools import cuda_report
 
 SOURCES = sorted(ROOT.glob("csrc/*/*_cuda.cu"))
+# Kernels with instructions per unit: one that is renamed, or whose marker the compiler replaces,
+# must not go unnoticed.
+COUNTED = {
+    "max_iou_cuda": {"best_of_gt", "match_boxes"},
+    "nms_cuda": {"nms_compare", "nms_rank"},
+    "paste_masks_cuda": {"paste_all"},
+    "paste_masks_packed_cuda": {"paste_packed"},
+    "roi_align_cuda": {"roi_align_forward_vectors"},
+}
 
 
 @pytest.mark.skipif(cuda_report.nvcc() is None, reason="needs nvcc")
@@ -21,6 +30,8 @@ def test_no_kernel_spills(source):
     assert all(kernel.shared_bytes <= 48 << 10 for kernel in kernels)
     if cuda_report.cuobjdump() is not None:
         assert any(kernel.loop for kernel in kernels)
+        counted = {kernel.name.partition("<")[0] for kernel in kernels if kernel.per_unit}
+        assert counted == COUNTED.get(source.stem, set())
 
 
 SASS = """
@@ -42,6 +53,23 @@ SASS = """
 def test_longest_innermost_loop():
     """Not the loop around another, nor the branch to itself at the end."""
     assert cuda_report.longest_innermost_loop(SASS) == 3
+
+
+def test_instructions_per_unit():
+    """A loop of 9 instructions that stores 4 + 1 elements; a longer one that stores none."""
+    body = (
+        ["@!P1 STG.E.128 [R2.64+0x4], R4"]
+        + ["FADD R1, R1, R2"] * 6
+        + ["STG.E [R2.64], R4", "@P0 BRA 0x10"]
+    )
+    idle = ["FADD R1, R1, R2"] * 20 + ["@P0 BRA 0xa0"]
+    lines = ["EXIT", *body, *idle]
+    sass = "".join(f"/*{16 * i:04x}*/ {text} ;\n" for i, text in enumerate(lines))
+    assert cuda_report.longest_innermost_loop(sass) == 21
+    assert cuda_report.instructions_per_unit(sass, "paste_all<float, float, 4>") == 9 / 5
+    assert cuda_report.instructions_per_unit(sass, "paste_all<double, float, 2>") == 9 / 2.5
+    assert cuda_report.instructions_per_unit(sass, "nms_compare<float>") is None
+    assert cuda_report.instructions_per_unit(sass, "nms_sort<float>") is None
 
 
 def test_kernels_run_on_a_device():

@@ -106,6 +106,18 @@ def test_offset_rounds_the_boxes(cuda):
     assert {-1, -2} < decisions
 
 
+@pytest.mark.parametrize("count", [63, 64, 200])
+def test_chains(cuda, count):
+    """Each box suppresses the next alone: what is kept depends on all boxes before."""
+    x = torch.arange(count) * 4.0
+    boxes = torch.stack([x, x * 0, x + 10, x * 0 + 10], dim=1)[None]
+    scores = torch.linspace(1, 0.5, count)[None]
+    groups = torch.zeros(1, count, dtype=torch.int64)
+    kept = check(cuda, boxes, scores, groups, 0.3, count, 1)
+    assert kept.item() == (count + 1) // 2
+    assert check(cuda, boxes, scores, groups, 0.3, 7, 1).item() == 7
+
+
 def test_all_in_one_place(cuda):
     boxes = torch.tensor([[10.0, 10, 20, 20]]).expand(1, 200, 4)
     scores = torch.ones(1, 200)

@@ -35,6 +35,17 @@ struct dim3 {
   explicit dim3(unsigned x) : x(x) {}
 };
 
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+template <typename T>
+void __stwb(T* to, T value) {
+  *to = value;
+}
+
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
 inline const char* cudaGetErrorString(cudaError_t error) {
