@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from maskrcnn_scratch.builders.from_config import load_trained
+from maskrcnn_scratch.cli.load import load
 from maskrcnn_scratch.export import ExportOptions, VerificationReport, export_to_file
 from maskrcnn_scratch.export.to_file import Format
 from maskrcnn_scratch.export.verification import TOLERANCES
@@ -15,7 +15,7 @@ from maskrcnn_scratch.inference.predictor import to_image_tensor
 
 def export(
     output: tyro.conf.Positional[Path],
-    weights: Path,
+    weights: str,
     image_size: tuple[int, int],
     format: Format = "onnx",
     batch: int = 1,
@@ -33,7 +33,8 @@ def export(
 
     Args:
         output: File to write.
-        weights: Weights or checkpoint of the model.
+        weights: COCO_V1 (downloaded), a weights file or checkpoint, or its address:
+            https://HOST/FILE#sha256=DIGITS or hf://OWNER/NAME/FILE.
         image_size: Height and width of the images; with --dynamic, of typical ones.
         format: onnx; pt2, for torch.export.load; or aoti, a package that AOTInductor has compiled,
             for C++ as well.
@@ -45,7 +46,7 @@ def export(
         images: Images that the file is verified on; by default generated ones.
     """
     report = export_to_file(
-        load_trained(weights).model,
+        load(weights).model,
         output,
         ExportOptions(image_size, batch, dynamic, preprocessed, raw_masks, opset),
         format,

@@ -27,6 +27,7 @@ from maskrcnn_scratch.data.augment import AugmentedDataset
 from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.coco_json import read_json
+from maskrcnn_scratch.data.pixel_limit import pixel_limit
 from maskrcnn_scratch.dataset_check.model_fit import Geometry
 from maskrcnn_scratch.dataset_check.prepare import BadDatasetError, Prepared, prepare
 from maskrcnn_scratch.dataset_check.report import Report, format_problems
@@ -50,8 +51,8 @@ METRICS = tuple(f"{kind}/{name}" for kind in ("bbox", "segm") for name in LOGGED
 SHOWN_PROBLEMS = 5  # of each kind
 # What may differ when a run is resumed: how long it goes on, where, and what it writes.
 CHANGEABLE = (
-    "epochs", "patience", "device", "num_workers", "validate_every", "save_every", "log_every",
-    "tensorboard", "wandb", "mlflow", "pictures",
+    "epochs", "patience", "device", "num_workers", "max_pixels", "validate_every", "save_every",
+    "log_every", "tensorboard", "wandb", "mlflow", "pictures",
 )  # fmt: skip
 
 
@@ -86,6 +87,7 @@ def train(
     with (
         distributed.process_group(torch.device(pick_device(config.device))) as device,
         lock_run(Path(config.output)) if distributed.is_main() else nullcontext(),
+        pixel_limit(config.max_pixels),
     ):
         if resume is None:
             check_output(config)
@@ -191,8 +193,10 @@ def read_data(config: TrainConfig) -> dict[str, Prepared]:
                 None if images is None else Path(images),
                 Path(config.output) / "annotations" / f"{part}.json",
                 skip_bad=config.skip_bad,
-                allow_outside=config.allow_outside,
                 geometry=geometry,
+                apply_exif=config.exif,
+                allow_outside=config.allow_outside,
+                crowds_as_objects=config.crowds_as_objects,
             )
         except BadDatasetError as error:
             bad.append(error)
@@ -212,6 +216,7 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     images = CocoDataset(
         data["train"].annotation_file,
         data["train"].image_folder,
+        apply_exif=config.exif,
         crowds_as_objects=crowds,
         allow_outside=config.allow_outside,
     )
@@ -234,6 +239,7 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
             data["val"].annotation_file,
             data["val"].image_folder,
             partial(match_categories, class_names=images.class_names),
+            apply_exif=config.exif,
             crowds_as_objects=crowds,
             allow_outside=config.allow_outside,
         )
@@ -243,6 +249,7 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
             val_set.category_labels,
             images.class_names,
             "the training set",
+            val_set.used_categories,
         )
         if config.best_metric == "segm/AP" and not (config.model.has_masks and val_set.masks_exist):
             config = replace(config, best_metric="bbox/AP")

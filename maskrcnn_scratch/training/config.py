@@ -11,6 +11,7 @@ from typing import Literal
 
 from maskrcnn_scratch.builders.from_config import ModelConfig
 from maskrcnn_scratch.data.augment import Augmentation
+from maskrcnn_scratch.data.pixel_limit import MAX_PIXELS
 from maskrcnn_scratch.plain_values import check_positive
 
 
@@ -20,7 +21,7 @@ class TrainConfig:
 
     train_annotations: str | None = None
     """Annotations to train on: a COCO file, or a file or folder of labelme, Pascal VOC, YOLO, CVAT,
-    VIA, Label Studio or PNG masks."""
+    VIA, Label Studio, Supervisely, FiftyOne or PNG masks."""
     train_images: str | None = None
     """Folder of the training images; by default it is searched near the annotation file."""
     val_annotations: str | None = None
@@ -33,6 +34,10 @@ class TrainConfig:
     """Skip images and annotations with errors, and count them, instead of refusing to train."""
     allow_outside: bool = False
     """Read images whose file_name leads out of their folder."""
+    exif: bool = True
+    """Turn images by their EXIF orientation, as image viewers do."""
+    max_pixels: int = MAX_PIXELS
+    """Refuse images with more pixels."""
     output: str = "runs/train"
     """Folder for checkpoints, logs and the configuration; must not contain another run."""
 
@@ -106,7 +111,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_positive(
             self, "epochs", "batch_size", "accumulate", "learning_rate", "clip_grad_norm",
-            "validate_every", "save_every", "log_every", "patience",
+            "validate_every", "save_every", "log_every", "patience", "max_pixels",
         )  # fmt: skip
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup must be in 0 to 1, got {self.warmup}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from maskrcnn_scratch.data.coco_json import read_coco_json, read_json
+from maskrcnn_scratch.data.coco_json import coco_content, read_coco_json, read_json
 from maskrcnn_scratch.data.formats import (
     cvat,
     instance_masks,
@@ -24,14 +25,21 @@ FORMATS = (
 )
 
 
-def read_dataset(source: Path) -> tuple[dict[str, Any], Path]:
+class Source(NamedTuple):
+    """A data set as COCO annotations."""
+
+    content: dict[str, Any]
+    """As ``read_coco_json`` returns it."""
+    image_folder: Path
+    coco_file: Path | None
+    """The annotation file, if it is COCO's format."""
+
+
+def read_dataset(source: Path) -> Source:
     """Reads a data set of any of ``FORMATS``.
 
     Args:
         source: an annotation file, or the folder of the data set.
-
-    Returns:
-        the content of a COCO annotation file, and the folder of its images.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or an image is missing.
@@ -39,14 +47,17 @@ def read_dataset(source: Path) -> tuple[dict[str, Any], Path]:
     """
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
+    if source.is_file() and source.suffix.lower() == ".json":
+        with suppress(ValueError):  # another format; or the message below says what is wrong
+            return _coco_source(source)
     data = _read_file(source) if source.is_file() else _read_folder(source)
-    if isinstance(data, Path):  # COCO's own format
-        content = read_coco_json(data)
-        for annotation in content["annotations"]:
-            if "segmentation" in annotation:
-                annotation["segmentation"] = annotation["segmentation"].unpack()
-        return content, find_image_folder(data)
-    return data.content(), data.folder
+    if isinstance(data, Path):
+        return _coco_source(data)
+    return Source(coco_content(data.content(), str(source)), data.folder, None)
+
+
+def _coco_source(file: Path) -> Source:
+    return Source(read_coco_json(file), find_image_folder(file), file)
 
 
 def _read_file(path: Path) -> Collected | Path:

@@ -180,7 +180,7 @@ ALL = {**WITH_OUTLINE, **BOXES_ONLY}
 
 @pytest.mark.parametrize("write_dataset", ALL.values(), ids=ALL.keys())
 def test_the_object_is_read(write_dataset: Callable[[Path], Path], tmp_path: Path) -> None:
-    content, folder = read_dataset(write_dataset(tmp_path))
+    content, folder, _ = read_dataset(write_dataset(tmp_path))
     (entry,), (annotation,) = content["images"], content["annotations"]
     assert (entry["height"], entry["width"]) == (HEIGHT, WIDTH)
     assert (folder / entry["file_name"]).is_file()
@@ -189,10 +189,11 @@ def test_the_object_is_read(write_dataset: Callable[[Path], Path], tmp_path: Pat
     assert annotation["bbox"] == pytest.approx([10, 5, 20, 20], abs=1e-6)
     assert annotation["area"] == pytest.approx(400)
     if write_dataset in WITH_OUTLINE.values():
-        mask = rle.decode(rle.from_segmentation(annotation["segmentation"], (HEIGHT, WIDTH)))
+        segmentation = annotation["segmentation"].unpack()
+        mask = rle.decode(rle.from_segmentation(segmentation, (HEIGHT, WIDTH)))
         assert np.array_equal(mask, MASK)
     else:
-        assert annotation["segmentation"] == []
+        assert annotation["segmentation"].unpack() == []
 
 
 @pytest.mark.parametrize("write_dataset", WITH_OUTLINE.values(), ids=WITH_OUTLINE.keys())
@@ -272,9 +273,9 @@ def test_shapes_that_have_no_area_are_counted(tmp_path: Path) -> None:
     ]
     write(tmp_path / "a.json", {"shapes": shapes, "imagePath": "a.png"})
     with pytest.warns(UserWarning, match="skipped 1 shapes of type point"):
-        content, _ = read_dataset(tmp_path)
+        content, *_ = read_dataset(tmp_path)
     (annotation,) = content["annotations"]
-    assert len(annotation["segmentation"]) == 2  # one object of two parts
+    assert len(annotation["segmentation"].unpack()) == 2  # one object of two parts
 
 
 def brush(mask: np.ndarray) -> list[int]:
