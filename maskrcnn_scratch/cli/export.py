@@ -45,10 +45,12 @@ def export(
         opset: ONNX operator set; 19 for models with deformable convolutions.
         images: Images that the file is verified on; by default generated ones.
     """
+    trained = load(weights)
+    names = trained.class_names
     report = export_to_file(
-        load(weights).model,
+        trained.model,
         output,
-        ExportOptions(image_size, batch, dynamic, preprocessed, raw_masks, opset),
+        ExportOptions(image_size, batch, dynamic, preprocessed, raw_masks, opset, names),
         format,
         [to_image_tensor(path, str(path)) for path in images] or None,
     )
