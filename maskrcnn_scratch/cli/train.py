@@ -27,6 +27,7 @@ from maskrcnn_scratch.data.augment import AugmentedDataset
 from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.coco_json import read_json
+from maskrcnn_scratch.data.loader import Draw
 from maskrcnn_scratch.data.pixel_limit import pixel_limit
 from maskrcnn_scratch.dataset_check.model_fit import Geometry
 from maskrcnn_scratch.dataset_check.prepare import BadDatasetError, Prepared, prepare
@@ -36,6 +37,7 @@ from maskrcnn_scratch.evaluation.evaluator import Evaluator
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.plain_values import from_dict
 from maskrcnn_scratch.training import distributed
+from maskrcnn_scratch.training.batch_size import automatic_batch_size
 from maskrcnn_scratch.training.callbacks import Callback, MLflow, TensorBoard, WeightsAndBiases
 from maskrcnn_scratch.training.config import TrainConfig
 from maskrcnn_scratch.training.config_file import read_config
@@ -92,6 +94,7 @@ def train(
         if resume is None:
             check_output(config)
         trainer = make_trainer(config, device)
+        config = replace(config, batch_size=trainer.batch_size)  # "auto" as a number
         trainer.resume()
         if distributed.is_main():
             write_json(trainer.output / "config.json", asdict(config), indent=2)
@@ -264,14 +267,20 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         computed = {name for name, value in metrics.items() if value != NOT_COMPUTED}
         return {name: metrics[name] for name in METRICS if name in computed}
 
+    train_set = AugmentedDataset(images, config.augmentation.build(), config.seed)
+    build = partial(build_model, config.model, images.num_classes)
+    if config.batch_size == "auto":
+        samples = [train_set[Draw(0, index)] for index in largest(images)]
+        size = automatic_batch_size(config, build, samples, device, len(images))
+        config = replace(config, batch_size=size)
     torch.manual_seed(config.seed)
-    model = build_model(config.model, images.num_classes)
+    model = build()
     new = not (Path(config.output) / "last.pt").exists()
     if new:
         load_starting_weights(model, config.model)
     trainer = Trainer(
         model,
-        AugmentedDataset(images, config.augmentation.build(), config.seed),
+        train_set,
         images.sizes,
         config,
         device,
@@ -284,6 +293,12 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         if config.pictures and new:
             draw_data(trainer, images, data["train"].report)
     return trainer
+
+
+def largest(images: CocoDataset) -> list[int]:
+    """The index of the image with the most pixels, and of the one with the most objects."""
+    objects = [len(images.boxes_of(index)[1]) for index in range(len(images))]
+    return [int(images.sizes.prod(1).argmax()), objects.index(max(objects))]
 
 
 def make_callbacks(config: TrainConfig, evaluator: Evaluator | None) -> list[Callback]:

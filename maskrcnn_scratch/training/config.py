@@ -46,8 +46,9 @@ class TrainConfig:
 
     epochs: int = 12
     """Passes over the training images."""
-    batch_size: int = 4
-    """Images per step, over all processes and accumulated micro-batches together."""
+    batch_size: int | Literal["auto"] = 4
+    """Images per step, over all processes and accumulated micro-batches together. auto: as many as
+    fit into the GPU's memory, a power of two; the learning rate stays as given."""
     accumulate: int = 1
     """Micro-batches per step, whose gradients are averaged; more need less memory."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -110,9 +111,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_positive(
-            self, "epochs", "batch_size", "accumulate", "learning_rate", "clip_grad_norm",
+            self, "epochs", "accumulate", "learning_rate", "clip_grad_norm",
             "validate_every", "save_every", "log_every", "patience", "max_pixels",
         )  # fmt: skip
+        if self.batch_size != "auto":
+            check_positive(self, "batch_size")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup must be in 0 to 1, got {self.warmup}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
