@@ -1,13 +1,18 @@
-"""The examples of the README and of the how-to pages run as they stand."""
+"""Examples of the README and the how-to pages run as they stand; commands have these options."""
 
 from __future__ import annotations
 
+import functools
 import re
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from maskrcnn_scratch import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
@@ -18,8 +23,34 @@ EXAMPLES = [
 ]
 
 
+COMMANDS = [
+    pytest.param(command.split("#")[0], id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, command in enumerate(
+        re.findall(r"^(maskrcnn .*)$", page.read_text().replace("\\\n", " "), re.MULTILINE)
+    )
+]
+
+
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) >= 2
+    assert len(EXAMPLES) >= 2 and len(COMMANDS) > 20
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_has_these_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arguments are parsed as usual; the function of the command is not called."""
+    words = shlex.split(command)[1:]
+    name = next(name for name in cli.COMMANDS if words[: len(name.split())] == name.split())
+    module = import_module(f"maskrcnn_scratch.cli.{name.split()[0]}")
+    function = getattr(module, name.split()[-1])
+
+    @functools.wraps(function)
+    def parsed(*args: object, **kwargs: object) -> int:
+        return 0
+
+    monkeypatch.setattr(module, name.split()[-1], parsed)
+    monkeypatch.delattr(module, "with_stored_defaults", raising=False)  # reads a run
+    assert cli.main(words) == 0
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

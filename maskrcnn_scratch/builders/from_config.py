@@ -21,7 +21,11 @@ from maskrcnn_scratch.builders.resnet50_fpn import load_model
 from maskrcnn_scratch.builders.small import small_fasterrcnn, small_maskrcnn
 from maskrcnn_scratch.builders.transform_by_scale import TransformByScale
 from maskrcnn_scratch.checkpoint import load_checkpoint
-from maskrcnn_scratch.conventions import Conventions, paste_masks_subpixel
+from maskrcnn_scratch.conventions import (
+    Conventions,
+    frozen_batch_norm_eps_of,
+    paste_masks_subpixel,
+)
 from maskrcnn_scratch.faster_rcnn import FasterRCNN
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
 from maskrcnn_scratch.plain_values import check_positive, from_dict, shown
@@ -42,6 +46,7 @@ from maskrcnn_scratch.weights.loading import (
     load_pretrained,
     warn_of_values,
 )
+from maskrcnn_scratch.weights.remote import weights_file
 
 PYRAMID_LEVELS = 5  # P2 to P6
 _CLASSES = "roi_heads.box_predictor.cls_score.bias"  # one per class
@@ -62,7 +67,8 @@ class ModelConfig:
     stored; no command runs the file unless it is given --model again."""
     weights: str = "imagenet"
     """Starting weights: coco (the whole model with a ResNet), imagenet (its ResNet), none, or a
-    weights file, with any number of classes."""
+    weights file, with any number of classes, or its address: https://HOST/FILE#sha256=DIGITS or
+    hf://OWNER/NAME/FILE."""
     trainable_backbone_layers: int | None = None
     """How many of the five ResNet layers are trained, counted from the last; by default 3, or all
     without starting weights."""
@@ -290,10 +296,12 @@ def resnet50_fpn(config: ModelConfig) -> BackboneWithFPN:
 
 def frozen_batch_norm_eps(config: ModelConfig) -> float:
     """``config.frozen_batch_norm_eps``, or the one that the starting weights were trained with."""
+    if config.frozen_batch_norm_eps is not None:
+        return config.frozen_batch_norm_eps  # nothing is downloaded for a trained model
     weights = starting_weights(config)
     if isinstance(weights, Path) and not weights.is_file():
         weights = None  # load_starting_weights raises the error; a trained model needs no file
-    return Conventions(frozen_batch_norm_eps=config.frozen_batch_norm_eps).eps_for(weights)
+    return frozen_batch_norm_eps_of(weights)
 
 
 def with_resolved_eps(config: ModelConfig) -> ModelConfig:
@@ -305,14 +313,14 @@ def with_resolved_eps(config: ModelConfig) -> ModelConfig:
 
 
 def starting_weights(config: ModelConfig) -> WeightsEnum | Path | None:
-    """What ``config.weights`` names."""
+    """What ``config.weights`` names; an address is downloaded once."""
     coco = MaskRCNN_ResNet50_FPN_Weights if config.has_masks else FasterRCNN_ResNet50_FPN_Weights
     named: dict[str, WeightsEnum | None] = {
         "coco": coco.DEFAULT,
         "imagenet": ResNet50_Weights.IMAGENET1K_V1,
         "none": None,
     }
-    return named[config.weights] if config.weights in named else Path(config.weights)
+    return named[config.weights] if config.weights in named else weights_file(config.weights)
 
 
 def load_starting_weights(model: FasterRCNN, config: ModelConfig) -> None:

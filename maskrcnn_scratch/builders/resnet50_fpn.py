@@ -44,6 +44,7 @@ from maskrcnn_scratch.weights.errors import naming
 from maskrcnn_scratch.weights.identify import BACKBONE, to_torchvision
 from maskrcnn_scratch.weights.layouts import LAYOUTS, detect_layout
 from maskrcnn_scratch.weights.loading import load_backbone, load_pretrained
+from maskrcnn_scratch.weights.remote import is_address, weights_file
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,10 @@ def maskrcnn_resnet50_fpn(
     """Mask R-CNN with a ResNet-50-FPN, as torchvision's function of the same name.
 
     Args:
-        weights: weights of the whole model: the name of published ones, such as ``"DEFAULT"``, or a
-            file as a ``Path``, in any layout of ``weights.layouts``. If the number of classes
-            differs, the last layers of the predictors are initialised at random, and a warning
-            lists them.
+        weights: weights of the whole model: the name of published ones, such as ``"DEFAULT"``, a
+            file as a ``Path``, or an address as text (``weights.remote.weights_file``), in any
+            layout of ``weights.layouts``. If the number of classes differs, the last layers of the
+            predictors are initialised at random, and a warning lists them.
         progress: whether to show a progress bar while downloading.
         num_classes: background included; by default as in ``weights``, or 91.
         weights_backbone: weights of the ResNet, used if there are no ``weights``.
@@ -218,9 +219,13 @@ def _build(
     if unknown := kwargs.keys() - _ARGUMENTS:  # before anything is downloaded
         hint = ": use weights= instead" if "pretrained" in min(unknown) else ""
         raise TypeError(f"{min(unknown)!r} is not an argument of {which.class_.__name__}{hint}")
+    if is_address(weights):
+        weights = weights_file(str(weights))
     whole = weights if isinstance(weights, Path) else which.published.verify(weights)
     source: WeightsEnum | Path | None = whole
-    if source is None and isinstance(weights_backbone, Path):
+    if source is None and is_address(weights_backbone):
+        source = weights_file(str(weights_backbone))
+    elif source is None and isinstance(weights_backbone, Path):
         source = weights_backbone
     elif source is None:
         source = ResNet50_Weights.verify(weights_backbone)

@@ -10,14 +10,15 @@ from typing import Annotated, Any
 import tyro
 
 from maskrcnn_scratch.cli import UsageError
-from maskrcnn_scratch.data.image_folder import find_image_folder
-from maskrcnn_scratch.dataset_check.checks import check_dataset
+from maskrcnn_scratch.data.pixel_limit import MAX_PIXELS, pixel_limit
+from maskrcnn_scratch.dataset_check.checks import ENTRIES, check_dataset, well_formed
 from maskrcnn_scratch.dataset_check.model_fit import Geometry, ModelFit
-from maskrcnn_scratch.dataset_check.report import Report, format_problems
+from maskrcnn_scratch.dataset_check.report import Problem, Report, format_problems
 from maskrcnn_scratch.files import write_json
 
 BAR = 30  # characters of a full bar
 DEFAULT_GEOMETRY = Geometry()
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 WORTHWHILE = 0.02  # gain of mean IoU from which other anchors are suggested
 
 
@@ -29,13 +30,18 @@ def check(
     show: int = 5,
     json: Path | None = None,
     out: Path | None = None,
+    crowds_as_objects: Flag = False,
+    allow_outside: Flag = False,
+    no_exif: Flag = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> int:
     """Check a data set for problems that break or mislead training, and its fit to the model.
 
     The exit status is 1 if there are errors, and 0 if there are only warnings or no problems.
 
     Args:
-        paths: COCO annotation files, or folders that contain them.
+        paths: Annotation files or folders of COCO, labelme, Pascal VOC, YOLO, CVAT, VIA, Label
+            Studio, Supervisely, FiftyOne or PNG masks.
         images: Folder of the images; by default it is searched near the annotation file.
         geometry: Sizes in the model.
         decode: Decode every image, which finds truncated files.
@@ -43,14 +49,27 @@ def check(
         json: Write the report to this file.
         out: Folder for labels.png: classes, sizes and positions of the objects, and anchor fit. Of
             several annotation files, each has a folder in it.
+        crowds_as_objects: Treat annotations with iscrowd 1 as single objects.
+        allow_outside: Read images whose file_name leads out of their folder.
+        no_exif: Read images as they are stored, without the rotation of their EXIF orientation.
+        max_pixels: Refuse images with more pixels.
     """
     if not paths:
-        raise UsageError("give at least one COCO annotation file, or a folder that contains one")
-    reports = [
-        check_dataset(file, images or find_image_folder(file), geometry, decode)
-        for path in paths
-        for file in find_annotation_files(path)
-    ]
+        raise UsageError("give at least one annotation file, or the folder of a data set")
+    with pixel_limit(max_pixels):
+        reports = [
+            check_dataset(
+                file,
+                images,
+                geometry,
+                decode_images=decode,
+                apply_exif=not no_exif,
+                allow_outside=allow_outside,
+                crowds_as_objects=crowds_as_objects,
+            )
+            for path in paths
+            for file in find_annotation_files(path)
+        ]
     for report in reports:
         print("\n".join(format_report(report, show or sys.maxsize)))
     if json is not None:
@@ -75,18 +94,12 @@ def draw_labels(reports: Sequence[Report], folder: Path) -> None:
 
 
 def find_annotation_files(path: Path) -> list[Path]:
-    """The file itself; for a folder ``instances*.json`` in it and in its ``annotations``.
-
-    Raises:
-        FileNotFoundError: the folder has no such file.
-    """
+    """The path itself, or all ``instances*.json`` of a folder and of its ``annotations``."""
     if not path.is_dir():
         return [path]
     folders = (path, path / "annotations")
     files = [file for folder in folders for file in sorted(folder.glob("instances*.json"))]
-    if not files:
-        raise FileNotFoundError(f"{path}: no instances*.json in the folder or in annotations/")
-    return files
+    return files or [path]
 
 
 def format_report(report: Report, show: int) -> Iterator[str]:
@@ -148,12 +161,15 @@ def convert(
     destination: tyro.conf.Positional[Path],
     split: tuple[float, ...] = (),
     seed: int = 0,
+    images: Path | None = None,
+    allow_outside: Flag = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> int:
     """Rewrite a data set of another tool in COCO format.
 
-    Reads labelme, Pascal VOC, YOLO, CVAT XML, VIA, Label Studio, folders of PNG instance masks and
-    COCO; the format is recognised by its content. Images are linked where the file system allows
-    it, and copied otherwise.
+    Reads labelme, Pascal VOC, YOLO, CVAT XML, VIA, Label Studio, Supervisely, FiftyOne, folders of
+    PNG instance masks and COCO; the format is recognised by its content. Images are linked where
+    the file system allows it, and copied otherwise.
 
     Args:
         source: Annotation file, or folder of the data set.
@@ -161,13 +177,24 @@ def convert(
         split: Fractions of the images for training, validation and, if there is a third, test,
             such as 0.8 0.2; by default all images are in one file.
         seed: Of the order in which images are drawn for the split.
+        images: Folder of the images; by default it is searched near the annotations.
+        allow_outside: Read images whose file_name leads out of their folder.
+        max_pixels: Refuse images with more pixels.
     """
     from maskrcnn_scratch.data.convert import split_content, write_dataset
     from maskrcnn_scratch.data.formats import read_dataset
 
     if split and (len(split) not in (2, 3) or min(split) <= 0 or abs(sum(split) - 1) > 1e-6):
         raise UsageError(f"--split takes two or three positive fractions that add up to 1: {split}")
-    content, images = read_dataset(source)
-    for file in write_dataset(split_content(content, split, seed), images, destination):
+    with pixel_limit(max_pixels):
+        content, folder, _ = read_dataset(source)
+    problems: list[Problem] = []
+    for key, kind in ENTRIES:
+        well_formed(content[key], kind, problems)
+    if problems:
+        more = f" and {len(problems) - 1} more" * (len(problems) > 1)
+        raise ValueError(f"{source}: {problems[0].kind}: {problems[0].detail}{more}")
+    subsets = split_content(content, split, seed)
+    for file in write_dataset(subsets, images or folder, destination, allow_outside):
         print(file)
     return 0

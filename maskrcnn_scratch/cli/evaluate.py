@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from maskrcnn_scratch.cli import UsageError, pick_device
+from maskrcnn_scratch.cli.load import load
 from maskrcnn_scratch.data.coco_json import read_json
-from maskrcnn_scratch.data.image_folder import find_image_folder
+from maskrcnn_scratch.data.image_folder import find_image_folder, is_file, sample_file_names
+from maskrcnn_scratch.data.pixel_limit import MAX_PIXELS, pixel_limit
+from maskrcnn_scratch.dataset_check.report import turned_text
 from maskrcnn_scratch.evaluation.coco_ap import (
     METRICS,
     NOT_COMPUTED,
@@ -20,6 +27,9 @@ from maskrcnn_scratch.evaluation.coco_ap import (
 )
 from maskrcnn_scratch.files import write_json
 
+if TYPE_CHECKING:
+    from maskrcnn_scratch.data.coco import CocoDataset
+
 TITLES = {"bbox": "boxes", "segm": "masks"}
 CONFUSIONS = 15  # number of lines shown
 
@@ -27,7 +37,7 @@ CONFUSIONS = 15  # number of lines shown
 def evaluate(
     annotations: Path,
     results: Path | None = None,
-    weights: Path | None = None,
+    weights: str | None = None,
     model: str | None = None,
     images: Path | None = None,
     iou_type: IouType | None = None,
@@ -44,15 +54,19 @@ def evaluate(
     batch_size: int = 1,
     num_workers: int = 2,
     allow_outside: bool = False,
+    no_exif: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> int:
     """Compute COCO's twelve metrics for boxes and masks.
 
     Give either --results, a COCO results file, or --weights, a model that is run first.
 
     Args:
-        annotations: COCO annotation file with the ground truth.
+        annotations: Ground truth: a COCO annotation file, or a file or folder of another format
+            that maskrcnn train reads.
         results: COCO results file to score.
-        weights: Weights or checkpoint of the model to score.
+        weights: Model to score: COCO_V1 (downloaded), a weights file or checkpoint, or its address:
+            https://HOST/FILE#sha256=DIGITS or hf://OWNER/NAME/FILE.
         model: Your function build(config, num_classes), as for maskrcnn train: FILE.py:NAME.
         images: Folder of the images; by default it is searched near the annotation file.
         iou_type: Score only boxes or only masks; by default both, if the results have both.
@@ -75,6 +89,8 @@ def evaluate(
             except for rounding.
         num_workers: Processes that read images.
         allow_outside: Read images whose file_name leads out of the folder.
+        no_exif: Read images as they are stored, without the rotation of their EXIF orientation.
+        max_pixels: Refuse images with more pixels.
     """
     options: dict[str, Any] = {
         "min_score": min_score,
@@ -84,52 +100,102 @@ def evaluate(
         "confusion_matrix": confusion_matrix or out is not None,
         "precision_recall": out is not None,
     }
-    found: list[CocoResult] = []
-    scores: Mapping[IouType, CocoScore]
+    if (results is None) == (weights is None):
+        raise UsageError("give either --results or --weights")
     if results is not None and save_results is not None:
         raise UsageError("--save-results needs --weights")
-    if results is not None and weights is None:
-        kinds = (iou_type,) if iou_type else iou_types_of(read_json(results))
-        scores = {kind: score(annotations, results, kind, **options) for kind in kinds}
-        found = read_json(results)
-    elif weights is not None and results is None:
-        scores = evaluate_weights(
-            weights, model, annotations, images or find_image_folder(annotations),
-            pick_device(device), iou_type, allow_outside,
-            batch_size=batch_size, num_workers=num_workers, results_file=save_results,
-            on_results=found.extend, **options,
-        )  # fmt: skip
-    else:
-        raise UsageError("give either --results or --weights")
-    print("\n".join(format_scores(scores, per_class, confusion_matrix)))
-    if out is not None:
-        draw_pictures(out, scores, found, annotations, images, crowds_as_objects,
-                      allow_outside)  # fmt: skip
+    found: list[CocoResult] = []
+    scores: Mapping[IouType, CocoScore]
+    with TemporaryDirectory() as folder, pixel_limit(max_pixels):
+        truth, image_folder = as_coco(annotations, Path(folder))
+        opened = partial(
+            open_dataset,
+            truth,
+            images or image_folder,
+            apply_exif=not no_exif,
+            crowds_as_objects=crowds_as_objects,
+            allow_outside=allow_outside,
+        )
+        if results is not None:
+            kinds = (iou_type,) if iou_type else iou_types_of(read_json(results))
+            scores = {kind: score(truth, results, kind, **options) for kind in kinds}
+            found = read_json(results)
+        elif weights is not None:
+            scores = evaluate_weights(
+                weights, model, annotations, opened, pick_device(device), iou_type,
+                batch_size=batch_size, num_workers=num_workers, results_file=save_results,
+                on_results=found.extend, **options,
+            )  # fmt: skip
+        print("\n".join(format_scores(scores, per_class, confusion_matrix)))
+        if out is not None:
+            draw_pictures(out, scores, found, opened())
     if json is not None:
         contents = {kind: each.to_json() for kind, each in scores.items()}
         write_json(json, contents[iou_type] if iou_type else contents)
     return 0
 
 
+def as_coco(source: Path, folder: Path) -> tuple[Path, Path]:
+    """A COCO annotation file of the data set, and the folder of its images.
+
+    Args:
+        folder: for the file, if the data set is of another format.
+    """
+    from maskrcnn_scratch.data.convert import plain_content
+    from maskrcnn_scratch.data.formats import read_dataset
+
+    if is_file(source) and sample_file_names(source):  # COCO, which need not be parsed here
+        return source, find_image_folder(source)
+    content, image_folder, file = read_dataset(source)
+    if file is None:
+        file = folder / f"{source.stem}.json"
+        write_json(file, plain_content(content))
+    return file, image_folder
+
+
+def open_dataset(annotations: Path, images: Path, *args: Any, **options: Any) -> CocoDataset:
+    """``CocoDataset`` with these arguments, imported here to keep ``--help`` fast."""
+    from maskrcnn_scratch.data.coco import CocoDataset
+
+    return CocoDataset(annotations, images, *args, **options)
+
+
+def check_files(dataset: CocoDataset) -> None:
+    """Looks at the headers of all images before the model runs.
+
+    It warns of images that are turned by EXIF, where the size does not tell that annotations are
+    for the turned image.
+
+    Raises:
+        FileNotFoundError: images are missing, naming the first.
+        ValueError: one cannot be read, or has too many pixels.
+    """
+    from maskrcnn_scratch.data.image import read_header
+
+    files = [dataset.path(index) for index in range(len(dataset))]
+    missing = [file for file in files if not is_file(file)]
+    if missing:
+        raise FileNotFoundError(
+            f"{missing[0]}: no such image file ({len(missing)} of {len(files)} are missing)"
+        )
+    turned = [
+        file
+        for file, (height, width) in zip(files, dataset.sizes.tolist(), strict=True)
+        if read_header(file, behind_pixels=False).turn_is_uncertain((height, width))
+    ]
+    if turned and dataset.apply_exif:
+        warnings.warn(turned_text(dataset.annotation_file, turned), stacklevel=2)
+
+
 def draw_pictures(
     folder: Path,
     scores: Mapping[IouType, CocoScore],
     results: list[CocoResult],
-    annotations: Path,
-    images: Path | None,
-    crowds_as_objects: bool,
-    allow_outside: bool,
+    dataset: CocoDataset,
 ) -> None:
     """Writes the pictures of an evaluation and prints their names."""
-    from maskrcnn_scratch.data.coco import CocoDataset
     from maskrcnn_scratch.pictures.run_pictures import draw_evaluation
 
-    dataset = CocoDataset(
-        annotations,
-        images or find_image_folder(annotations),
-        crowds_as_objects=crowds_as_objects,
-        allow_outside=allow_outside,
-    )
     for path in draw_evaluation(folder, scores, results, dataset):
         print(path)
 
@@ -143,33 +209,41 @@ def iou_types_of(results: object) -> tuple[IouType, ...]:
 
 
 def evaluate_weights(
-    weights: Path,
+    weights: str,
     model: str | None,
     annotations: Path,
-    images: Path,
+    opened: Callable[..., CocoDataset],
     device: str,
     iou_type: IouType | None,
-    allow_outside: bool,
     **options: Any,
 ) -> Mapping[IouType, CocoScore]:
-    """Runs the model of a weights file on a data set and scores it; as ``evaluate_model``."""
+    """Runs a model on a data set and scores it.
+
+    Args:
+        annotations: what the user calls the data set.
+        opened: returns the data set for a mapping from categories to labels.
+        **options: of ``evaluate_model``.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``check_files``.
+    """
     from tqdm import tqdm
 
-    from maskrcnn_scratch.builders.custom import find_builder
-    from maskrcnn_scratch.builders.from_config import load_trained
     from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
-    from maskrcnn_scratch.data.coco import CocoDataset
     from maskrcnn_scratch.evaluation.model_results import evaluate_model
 
-    trained = load_trained(weights, None if model is None else find_builder(model))
-    dataset = CocoDataset(
-        annotations,
-        images,
-        lambda names: match_categories(names, trained.class_names, trained.category_labels),
-        allow_outside=allow_outside,
+    trained = load(weights, model=model)
+    dataset = opened(
+        lambda names: match_categories(names, trained.class_names, trained.category_labels)
     )
+    check_files(dataset)
     warn_about_classes(
-        annotations, dataset.categories, dataset.category_labels, trained.class_names, "the model"
+        annotations,
+        dataset.categories,
+        dataset.category_labels,
+        trained.class_names,
+        "the model",
+        dataset.used_categories,
     )
     kinds: tuple[IouType, ...] = (
         ("bbox", "segm") if trained.model.roi_heads.has_mask() else ("bbox",)

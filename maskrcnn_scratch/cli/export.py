@@ -6,8 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from maskrcnn_scratch.builders.custom import find_builder
-from maskrcnn_scratch.builders.from_config import load_trained
+from maskrcnn_scratch.cli.load import load
 from maskrcnn_scratch.export import ExportOptions, VerificationReport, export_to_file
 from maskrcnn_scratch.export.to_file import Format
 from maskrcnn_scratch.export.verification import TOLERANCES
@@ -16,7 +15,7 @@ from maskrcnn_scratch.inference.predictor import to_image_tensor
 
 def export(
     output: tyro.conf.Positional[Path],
-    weights: Path,
+    weights: str,
     image_size: tuple[int, int],
     model: str | None = None,
     format: Format = "onnx",
@@ -35,7 +34,8 @@ def export(
 
     Args:
         output: File to write.
-        weights: Weights or checkpoint of the model.
+        weights: COCO_V1 (downloaded), a weights file or checkpoint, or its address:
+            https://HOST/FILE#sha256=DIGITS or hf://OWNER/NAME/FILE.
         model: Your function build(config, num_classes), as for maskrcnn train: FILE.py:NAME.
         image_size: Height and width of the images; with --dynamic, of typical ones.
         format: onnx; pt2, for torch.export.load; or aoti, a package that AOTInductor has compiled,
@@ -47,10 +47,12 @@ def export(
         opset: ONNX operator set; 19 for models with deformable convolutions.
         images: Images that the file is verified on; by default generated ones.
     """
+    trained = load(weights, model=model)
+    names = trained.class_names
     report = export_to_file(
-        load_trained(weights, None if model is None else find_builder(model)).model,
+        trained.model,
         output,
-        ExportOptions(image_size, batch, dynamic, preprocessed, raw_masks, opset),
+        ExportOptions(image_size, batch, dynamic, preprocessed, raw_masks, opset, names),
         format,
         [to_image_tensor(path, str(path)) for path in images] or None,
     )

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from maskrcnn_scratch.cli import UsageError
 
-MAX_PIXELS = 178_956_970  # of an image, as in Pillow
-
 # Suffixes of files in folders. A file given by name may have any suffix.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")

@@ -10,7 +10,8 @@ import tyro
 
 from maskrcnn_scratch.cli import UsageError, pick_device
 from maskrcnn_scratch.cli.images import find_images
-from maskrcnn_scratch.cli.predict import load
+from maskrcnn_scratch.cli.load import load
+from maskrcnn_scratch.data.pixel_limit import MAX_PIXELS, pixel_limit
 
 if TYPE_CHECKING:
     from maskrcnn_scratch.builders.from_config import TrainedModel
@@ -33,6 +34,8 @@ def inspect(
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH=VALUE [PATH=VALUE ...]")] = (),
     score_threshold: float = 0.05,
     device: str = "auto",
+    no_exif: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> int:
     """Show what happens to an image in every stage of the model, in one HTML file.
 
@@ -42,7 +45,8 @@ def inspect(
 
     Args:
         images: Image files, folders of images, or glob patterns in quotes.
-        weights: COCO_V1 (downloaded), a weights file, or a checkpoint of maskrcnn train.
+        weights: COCO_V1 (downloaded), a weights file or checkpoint of maskrcnn train, or its
+            address: https://HOST/FILE#sha256=DIGITS or hf://OWNER/NAME/FILE.
         model: Your function build(config, num_classes), as for maskrcnn train: FILE.py:NAME. It
             also builds the model of --compare if that was trained with --model.
         annotations: COCO annotation file with the objects of the images.
@@ -53,8 +57,10 @@ def inspect(
             second model is the first one with these settings.
         score_threshold: Least score of a detection, of both models.
         device: Where the model runs: auto, cpu, cuda, cuda:1 ...
+        no_exif: Read images as they are stored, without the rotation of their EXIF orientation.
+        max_pixels: Refuse images with more pixels.
     """
-    from maskrcnn_scratch.data.image import read_image
+    from maskrcnn_scratch.inference.image_jobs import JobReader, make_jobs
     from maskrcnn_scratch.inspect.report import ReportOptions, Sample, write_reports
 
     if training and annotations is None:
@@ -65,16 +71,19 @@ def inspect(
     _check_out(out, files)
     trained = load(weights, score_threshold, model)
     targets: Sequence[Target | None] = [None] * len(files)
-    if annotations is not None:
-        targets = read_targets(annotations, files, trained)
+    with pixel_limit(max_pixels):
+        reader = JobReader(apply_exif=not no_exif)
+        pixels = [reader.read(job) for job in make_jobs({file: file.name for file in files})]
+        if annotations is not None:
+            targets = read_targets(annotations, files, trained, apply_exif=not no_exif)
     other, other_name = _other_model(trained, compare, set, score_threshold, model)
     place = pick_device(device)
     trained.model.to(place)
     if other is not None:
         other.to(place)
     samples = [
-        Sample(file.name, read_image(file), target)
-        for file, target in zip(files, targets, strict=True)
+        Sample(file.name, image, target)
+        for file, image, target in zip(files, pixels, targets, strict=True)
     ]
     options = ReportOptions(trained.class_names, Path(weights).name, training, other, other_name)
     for path in write_reports(trained.model, samples, out, options):
@@ -94,7 +103,9 @@ def _check_out(out: Path, files: Sequence[Path]) -> None:
         raise UsageError(f"--out {out} is one of the images")
 
 
-def read_targets(annotations: Path, files: Sequence[Path], trained: TrainedModel) -> list[Target]:
+def read_targets(
+    annotations: Path, files: Sequence[Path], trained: TrainedModel, apply_exif: bool = True
+) -> list[Target]:
     """The objects of each image in a COCO file, found by the end of the image's path.
 
     Raises:
@@ -102,7 +113,7 @@ def read_targets(annotations: Path, files: Sequence[Path], trained: TrainedModel
     """
     from maskrcnn_scratch.data.coco import CocoDataset
 
-    dataset = CocoDataset(annotations, files[0].parent, trained.category_labels)
+    dataset = CocoDataset(annotations, files[0].parent, trained.category_labels, apply_exif)
     by_name: dict[str, list[tuple[PurePosixPath, int]]] = {}
     for index in range(len(dataset)):
         path = PurePosixPath(dataset.file_name(index))

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from maskrcnn_scratch.cli import FAILURE, UsageError, pick_device
-from maskrcnn_scratch.cli.images import MAX_PIXELS, check_outputs, numbered_folder
+from maskrcnn_scratch.cli.images import check_outputs, numbered_folder
+from maskrcnn_scratch.cli.load import load
+from maskrcnn_scratch.data.pixel_limit import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from maskrcnn_scratch.builders.from_config import TrainedModel
     from maskrcnn_scratch.inference.writers import Format
 
 DEFAULT_OUT = Path("runs/predict")
@@ -64,7 +65,8 @@ def predict(
     Args:
         images: Images, videos, folders, or glob patterns in quotes. Folders are searched
             recursively. May be left out with --annotations.
-        weights: COCO_V1 (downloaded), a weights file, or a checkpoint of maskrcnn train.
+        weights: COCO_V1 (downloaded), a weights file or checkpoint of maskrcnn train, or its
+            address: https://HOST/FILE#sha256=DIGITS or hf://OWNER/NAME/FILE.
         model: Your function build(config, num_classes), as for maskrcnn train: FILE.py:NAME.
         annotations: COCO annotation file. Results get its image ids, file names and category ids;
             images that it does not list are ignored.
@@ -94,7 +96,7 @@ def predict(
 
     from maskrcnn_scratch.cli.predict_files import find_inputs, find_listed, run_images, run_videos
     from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
-    from maskrcnn_scratch.data.image import pixel_limit
+    from maskrcnn_scratch.data.pixel_limit import pixel_limit
     from maskrcnn_scratch.inference.image_jobs import JobReader, read_annotations
     from maskrcnn_scratch.inference.optimize import PRECISIONS, optimize
     from maskrcnn_scratch.inference.predictor import Predictor
@@ -138,7 +140,12 @@ def predict(
     if annotations is not None and listed is not None:
         category_labels = match_categories(listed.categories, trained.class_names, category_labels)
         warn_about_classes(
-            annotations, listed.categories, category_labels, trained.class_names, "the model"
+            annotations,
+            listed.categories,
+            category_labels,
+            trained.class_names,
+            "the model",
+            listed.used_categories,
         )
     fast = optimize(trained.model.to(place), dtype=PRECISIONS[precision], winograd=winograd)
     predictor = Predictor(fast) if tile is None else TiledPredictor(fast, tile, overlap, batch_size)
@@ -196,22 +203,3 @@ def _check_options(
         raise UsageError(f"--overlap is {overlap}; it must be between 0 and 0.9")
     if all_pages and annotations is not None:
         raise UsageError("give either --all-pages or --annotations: these have one id per file")
-
-
-def load(weights: str, score_threshold: float, model: str | None = None) -> TrainedModel:
-    """The model of ``--weights`` and ``--model``, with this score threshold."""
-    from maskrcnn_scratch.builders.custom import find_builder
-    from maskrcnn_scratch.builders.from_config import load_trained
-    from maskrcnn_scratch.weights import MaskRCNN_ResNet50_FPN_Weights, WeightsError
-    from maskrcnn_scratch.weights.download import download_weights
-
-    build = None if model is None else find_builder(model)
-    file = Path(weights)
-    if weights in MaskRCNN_ResNet50_FPN_Weights.__members__:
-        try:
-            file = download_weights(MaskRCNN_ResNet50_FPN_Weights[weights].url)
-        except WeightsError as error:
-            raise WeightsError(f"{error}, or elsewhere and pass it with --weights FILE") from error
-    trained = load_trained(file, build)
-    trained.model.roi_heads.score_thresh = score_threshold
-    return trained

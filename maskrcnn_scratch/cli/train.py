@@ -28,6 +28,8 @@ from maskrcnn_scratch.data.augment import AugmentedDataset
 from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.coco_json import read_json
+from maskrcnn_scratch.data.loader import Draw
+from maskrcnn_scratch.data.pixel_limit import pixel_limit
 from maskrcnn_scratch.dataset_check.model_fit import Geometry
 from maskrcnn_scratch.dataset_check.prepare import BadDatasetError, Prepared, prepare
 from maskrcnn_scratch.dataset_check.report import Report, format_problems
@@ -36,6 +38,7 @@ from maskrcnn_scratch.evaluation.evaluator import Evaluator
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.plain_values import from_dict, shown
 from maskrcnn_scratch.training import distributed
+from maskrcnn_scratch.training.batch_size import automatic_batch_size
 from maskrcnn_scratch.training.callbacks import Callback, MLflow, TensorBoard, WeightsAndBiases
 from maskrcnn_scratch.training.config import TrainConfig
 from maskrcnn_scratch.training.config_file import read_config
@@ -51,8 +54,8 @@ METRICS = tuple(f"{kind}/{name}" for kind in ("bbox", "segm") for name in LOGGED
 SHOWN_PROBLEMS = 5  # of each kind
 # What may differ when a run is resumed: how long it goes on, where, and what it writes.
 CHANGEABLE = (
-    "epochs", "patience", "device", "num_workers", "validate_every", "save_every", "log_every",
-    "tensorboard", "wandb", "mlflow", "pictures",
+    "epochs", "patience", "device", "num_workers", "max_pixels", "validate_every", "save_every",
+    "log_every", "tensorboard", "wandb", "mlflow", "pictures",
 )  # fmt: skip
 
 
@@ -89,10 +92,12 @@ def train(
     with (
         distributed.process_group(torch.device(pick_device(config.device))) as device,
         lock_run(Path(config.output)) if distributed.is_main() else nullcontext(),
+        pixel_limit(config.max_pixels),
     ):
         if resume is None:
             check_output(config)
         trainer = make_trainer(config, device)
+        config = replace(config, batch_size=trainer.batch_size)  # "auto" as a number
         trainer.resume()
         if distributed.is_main():
             write_json(trainer.output / "config.json", asdict(config), indent=2)
@@ -211,8 +216,10 @@ def read_data(config: TrainConfig) -> dict[str, Prepared]:
                 None if images is None else Path(images),
                 Path(config.output) / "annotations" / f"{part}.json",
                 skip_bad=config.skip_bad,
-                allow_outside=config.allow_outside,
                 geometry=geometry,
+                apply_exif=config.exif,
+                allow_outside=config.allow_outside,
+                crowds_as_objects=config.crowds_as_objects,
             )
         except BadDatasetError as error:
             bad.append(error)
@@ -232,6 +239,7 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     images = CocoDataset(
         data["train"].annotation_file,
         data["train"].image_folder,
+        apply_exif=config.exif,
         crowds_as_objects=crowds,
         allow_outside=config.allow_outside,
     )
@@ -242,8 +250,9 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
             "--crowds-as-objects"
         )
     torch.manual_seed(config.seed)
-    build = build_model if config.model.model is None else find_builder(config.model.model)
-    model = build(config.model, images.num_classes)
+    builder = build_model if config.model.model is None else find_builder(config.model.model)
+    build = partial(builder, config.model, images.num_classes)
+    model = build()
     new = not (Path(config.output) / "last.pt").exists()
     if new:
         load_starting_weights(model, config.model)
@@ -261,6 +270,7 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
             data["val"].annotation_file,
             data["val"].image_folder,
             partial(match_categories, class_names=images.class_names),
+            apply_exif=config.exif,
             crowds_as_objects=crowds,
             allow_outside=config.allow_outside,
         )
@@ -270,6 +280,7 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
             val_set.category_labels,
             images.class_names,
             "the training set",
+            val_set.used_categories,
         )
         if config.best_metric == "segm/AP" and not (has_masks and val_set.masks_exist):
             config = replace(config, best_metric="bbox/AP")
@@ -284,9 +295,14 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         computed = {name for name, value in metrics.items() if value != NOT_COMPUTED}
         return {name: metrics[name] for name in METRICS if name in computed}
 
+    train_set = AugmentedDataset(images, config.augmentation.build(), config.seed)
+    if config.batch_size == "auto":
+        samples = [train_set[Draw(0, index)] for index in largest(images)]
+        size = automatic_batch_size(config, build, samples, device, len(images))
+        config = replace(config, batch_size=size)
     trainer = Trainer(
         model,
-        AugmentedDataset(images, config.augmentation.build(), config.seed),
+        train_set,
         images.sizes,
         config,
         device,
@@ -299,6 +315,12 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         if config.pictures and new:
             draw_data(trainer, images, data["train"].report)
     return trainer
+
+
+def largest(images: CocoDataset) -> list[int]:
+    """The index of the image with the most pixels, and of the one with the most objects."""
+    objects = [len(images.boxes_of(index)[1]) for index in range(len(images))]
+    return [int(images.sizes.prod(1).argmax()), objects.index(max(objects))]
 
 
 def make_callbacks(config: TrainConfig, evaluator: Evaluator | None) -> list[Callback]:

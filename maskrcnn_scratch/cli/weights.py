@@ -20,6 +20,7 @@ from maskrcnn_scratch.weights.errors import naming
 from maskrcnn_scratch.weights.identify import convert as convert_layout
 from maskrcnn_scratch.weights.identify import nearest_model
 from maskrcnn_scratch.weights.layouts import LAYOUTS, detect_layout, first_three
+from maskrcnn_scratch.weights.remote import weights_file
 
 LayoutName = Literal["torchvision", "torchvision-old", "detectron2", "resnet50", "timm"]
 CLASSES = "roi_heads.box_predictor.cls_score.bias"
@@ -27,7 +28,7 @@ STEM = "backbone.body.conv1.weight"
 
 
 def convert(
-    input: tyro.conf.Positional[Path],
+    input: tyro.conf.Positional[str],
     output: tyro.conf.Positional[Path],
     to: LayoutName,
     source: Annotated[LayoutName | None, tyro.conf.arg(name="from")] = None,
@@ -39,16 +40,18 @@ def convert(
     no place for: an ImageNet classifier, batch counters, the boxes and masks of the background.
 
     Args:
-        input: Weights or a checkpoint: .pth, .pt, .safetensors or a detectron2 .pkl.
+        input: Weights or a checkpoint: .pth, .pt, .safetensors or a detectron2 .pkl; or its
+            address: https://HOST/FILE#sha256=DIGITS or hf://OWNER/NAME/FILE.
         output: Where to write them; the ending says how (.pth, .pt, .safetensors, .pkl).
         to: Layout to write.
         source: Layout of the input; recognised by default.
         overwrite: Replace an output file that is there already.
     """
-    if output.exists() and (not overwrite or output.samefile(input)):
-        hint = "it is the input" if output.samefile(input) else "or --overwrite"
+    file = weights_file(input)
+    if output.exists() and (not overwrite or output.samefile(file)):
+        hint = "it is the input" if output.samefile(file) else "or --overwrite"
         raise UsageError(f"{output} exists: choose another output, {hint}")
-    state_dict = read_state_dict(input)
+    state_dict = read_state_dict(file)
     layout = source or detect_layout(state_dict)
     with naming(input):
         converted = convert_layout(state_dict, layout, to)
@@ -56,20 +59,22 @@ def convert(
     print(f"{input} ({layout}) -> {output} ({to}): {len(state_dict)} -> {len(converted)} tensors")
     if layout == "detectron2" and to != "detectron2":
         print("Run them with conventions=Conventions.detectron2(): the conversion cannot say so.")
-    if frozen_batch_norm_eps_of(input) == 0:
+    if frozen_batch_norm_eps_of(file) == 0:
         print("Run them with conventions=Conventions(frozen_batch_norm_eps=0.0), as the input.")
     return 0
 
 
-def show(file: tyro.conf.Positional[Path], all: bool = False) -> int:
+def show(weights: tyro.conf.Positional[str], all: bool = False) -> int:
     """Show what a weights file or a checkpoint holds, and which model it fits.
 
     The exit status is 1 if it fits none.
 
     Args:
-        file: .pth, .pt, .safetensors or a detectron2 .pkl.
+        weights: .pth, .pt, .safetensors or a detectron2 .pkl, or its address:
+            https://HOST/FILE#sha256=DIGITS or hf://OWNER/NAME/FILE.
         all: List every tensor.
     """
+    file = weights_file(weights)
     state_dict = read_state_dict(file)
     megabytes = file.stat().st_size / 1e6
     values = sum(tensor.numel() for tensor in state_dict.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 
 def match_categories(
@@ -41,6 +41,7 @@ def warn_about_classes(
     labels: Mapping[int, int],
     class_names: Mapping[int, str],
     source: str,
+    used: Collection[int] | None = None,
 ) -> None:
     """Warns if the categories of ``file`` are not the classes of ``source``.
 
@@ -50,14 +51,15 @@ def warn_about_classes(
         labels: its labels by category id.
         class_names: names by label, of ``source``.
         source: such as "the model".
+        used: ids of the categories that have annotations; by default all.
     """
     known = set(labels.values())
     missing = [repr(name) for label, name in class_names.items() if label not in known]
     renamed, unknown = [], []
     for id, name in categories.items():
-        if id not in labels:
+        if id not in labels and (used is None or id in used):
             unknown.append(f"{name!r} (id {id})")
-        elif class_names[labels[id]] not in (name, str(labels[id])):
+        elif id in labels and class_names[labels[id]] not in (name, str(labels[id])):
             renamed.append(f"{name!r} (id {id}), which is {class_names[labels[id]]!r} in {source}")
     for text, found in (
         (f"lacks {{}}, which {source} has", missing),

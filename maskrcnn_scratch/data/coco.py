@@ -64,6 +64,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 
     Attributes:
         categories: the file's names by category id.
+        used_categories: ids of the categories that have annotations.
         crowd_only: names of the labelled categories whose annotations are all crowd regions.
         masks_exist: whether any object has a mask.
 
@@ -107,6 +108,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             for category, label in self.category_labels.items()
         }
         self._index_images(content["images"])
+        found = {repr(annotation.get("category_id")) for annotation in content["annotations"]}
+        self.used_categories = {id for id in self.categories if repr(id) in found}
         annotations = [
             annotation
             for annotation in content["annotations"]
@@ -152,13 +155,17 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         rows = slice(self._first_rows[index], self._first_rows[index + 1])
         return self._boxes[rows].astype(np.float32), self._labels[rows].astype(np.int64)
 
-    def _read_image(self, index: int, size: tuple[int, int]) -> Tensor:
+    def path(self, index: int) -> Path:
+        """The file of an image; raises a ValueError if its name leads out of the folder."""
         try:
-            path = locate_image(self.image_folder, self.file_name(index), self.allow_outside)
+            return locate_image(self.image_folder, self.file_name(index), self.allow_outside)
         except ValueError as error:
             raise ValueError(
                 f"{self.annotation_file}: image id {self.image_ids[index]}: {error}"
             ) from None
+
+    def _read_image(self, index: int, size: tuple[int, int]) -> Tensor:
+        path = self.path(index)
         image = read_image(path, self.apply_exif)
         found = image.shape[1:]
         if found != size:
@@ -166,7 +173,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             raise ValueError(
                 f"{path}: image id {self.image_ids[index]} is {found[0]} x {found[1]} (height x "
                 f"width), but {size[0]} x {size[1]} in {self.annotation_file}"
-                + ("; it fits with apply_exif=False" if fits_unrotated else "")
+                + ("; it fits with --no-exif (apply_exif=False)" if fits_unrotated else "")
             )
         return image
 

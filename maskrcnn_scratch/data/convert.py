@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from maskrcnn_scratch.data.coco_fields import parse_file_name
+from maskrcnn_scratch.data.coco_json import NUMBERS
+from maskrcnn_scratch.data.image_folder import locate_image, name_inside
 from maskrcnn_scratch.files import write_json
 
 SUBSETS = ("train", "val", "test")
@@ -41,32 +44,71 @@ def split_content(
 
 
 def write_dataset(
-    subsets: Mapping[str, Mapping[str, Any]], images: Path, destination: Path
+    subsets: Mapping[str, Mapping[str, Any]],
+    images: Path,
+    destination: Path,
+    allow_outside: bool = False,
 ) -> list[Path]:
     """Writes ``images/`` and ``annotations/instances_NAME.json``; the annotation files come last.
 
+    Names of images become relative paths with slashes. All images are looked for before anything
+    is written.
+
+    Args:
+        subsets: content of ``read_coco_json`` by name.
+        images: folder of the images.
+        allow_outside: read images whose ``file_name`` leads out of ``images``.
+
     Raises:
         FileExistsError: the destination is not empty.
-        FileNotFoundError: an image is missing, naming it.
+        FileNotFoundError: images are missing, naming the first.
+        ValueError: an image has no name, or one that leads out of the folder.
         OSError: a file could not be written.
     """
     if destination.exists() and any(destination.iterdir()):
         raise FileExistsError(f"{destination}: not empty; give a new folder")
-    for content in subsets.values():
-        for image in content["images"]:
-            target = destination / "images" / image["file_name"]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _link_or_copy(images / image["file_name"], target)
-    files = []
+    entries = [image for content in subsets.values() for image in content["images"]]
+    files = [_find(images, image, allow_outside) for image in entries]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{missing[0]}: no such image ({len(missing)} of {len(files)} are missing)"
+        )
+    for file, image in zip(files, entries, strict=True):
+        target = destination / "images" / name_inside(image["file_name"])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link_or_copy(file, target)
+    written = []
     for name, content in subsets.items():
-        files.append(destination / "annotations" / f"instances_{name}.json")
-        write_json(files[-1], content)
-    return files
+        plain = plain_content(content)
+        for image in plain["images"]:
+            image["file_name"] = name_inside(image["file_name"])
+        written.append(destination / "annotations" / f"instances_{name}.json")
+        write_json(written[-1], plain)
+    return written
+
+
+def plain_content(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Images, annotations and categories of ``read_coco_json`` as values that JSON can hold.
+
+    Other tools read the result: ``iscrowd`` is 0 or 1, and other keys of the file are dropped.
+    """
+    plain = {key: [dict(entry) for entry in content[key]] for key in NUMBERS}
+    for annotation in plain["annotations"]:
+        if "segmentation" in annotation:
+            annotation["segmentation"] = annotation["segmentation"].unpack()
+        annotation["iscrowd"] = annotation.get("iscrowd") or 0
+    return plain
+
+
+def _find(images: Path, image: Mapping[str, Any], allow_outside: bool) -> Path:
+    try:
+        return locate_image(images, parse_file_name(image.get("file_name")), allow_outside)
+    except ValueError as error:
+        raise ValueError(f"{images}: image id {image.get('id')}: {error}") from None
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise FileNotFoundError(f"{source}: no such image")
     try:
         os.link(source.resolve(), target)
     except FileExistsError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
+
+from maskrcnn_scratch.data.pixel_limit import current_pixel_limit
 
 _UINT16_MAX = 65535
 _FORMATS = (
@@ -45,12 +46,37 @@ def read_image(path: str | PathLike[str], apply_exif: bool = True, page: int = 0
 class ImageHeader(NamedTuple):
     """What the header of an image file tells.
 
-    ``is_turned``: the EXIF orientation rotates or mirrors the image. ``pages``: number of pages of
-    a document or frames of an animation, else 1.
+    ``size``: (height, width) as stored. ``orientation``: EXIF orientation, 1 (upright) to 8.
+    ``pages``: number of pages of a document or frames of an animation, else 1.
     """
 
-    is_turned: bool
+    size: tuple[int, int]
+    orientation: int
     pages: int
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the EXIF orientation rotates or mirrors the image."""
+        return self.orientation != 1
+
+    @property
+    def swaps_sides(self) -> bool:
+        """Whether the EXIF orientation makes the height of the stored image the width."""
+        return self.orientation >= 5
+
+    def size_of(self, apply_exif: bool) -> tuple[int, int]:
+        """(height, width) of the image that ``read_image`` returns."""
+        height, width = self.size
+        return (width, height) if apply_exif and self.swaps_sides else (height, width)
+
+    def turn_is_uncertain(self, annotated: tuple[int, int] | None) -> bool:
+        """Whether annotations may be for the stored or for the turned image.
+
+        Args:
+            annotated: (height, width) in the annotations; None if they give none.
+        """
+        is_square = self.size[0] == self.size[1]
+        return self.is_turned and (annotated is None or is_square or not self.swaps_sides)
 
 
 def read_image_and_header(
@@ -63,15 +89,26 @@ def read_image_and_header(
             image.seek(page)
         image.load()
         # A PNG file may store it after the pixels.
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+        header = ImageHeader((image.height, image.width), _orientation(image), pages)
         upright = ImageOps.exif_transpose(image) if apply_exif else image
-        return image_to_tensor(upright), ImageHeader(turned, pages)
+        return image_to_tensor(upright), header
 
 
-def count_pages(path: str | PathLike[str]) -> int:
-    """``pages`` of the header of an image file; raises as :func:`read_image`."""
+def read_header(path: str | PathLike[str], behind_pixels: bool = True) -> ImageHeader:
+    """The header of an image file; raises as :func:`read_image`.
+
+    Args:
+        behind_pixels: whether to decode files that may store EXIF after the pixels (PNG).
+    """
     with _open(path) as image:
-        return _count_pages(image)
+        size = (image.height, image.width)
+        return ImageHeader(size, _orientation(image, behind_pixels), _count_pages(image))
+
+
+def _orientation(image: Image.Image, behind_pixels: bool = True) -> int:
+    exif = image.getexif() if behind_pixels else Image.Image.getexif(image)
+    value = exif.get(ExifTags.Base.Orientation, 1)
+    return int(value) if value in range(2, 9) else 1
 
 
 def _count_pages(image: Image.Image) -> int:
@@ -80,32 +117,8 @@ def _count_pages(image: Image.Image) -> int:
 
 
 def image_size(path: str | PathLike[str], apply_exif: bool = True) -> tuple[int, int]:
-    """(height, width) of the image that :func:`read_image` returns.
-
-    Reads only the header, except for formats that may store EXIF after the pixels (PNG).
-    """
-    with _open(path) as image:
-        width, height = image.size
-        # EXIF orientations 5-8 swap the sides.
-        swapped = apply_exif and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return (width, height) if swapped else (height, width)
-
-
-@contextmanager
-def pixel_limit(max_pixels: int) -> Iterator[None]:
-    """Images of up to ``max_pixels`` can be read inside; by default up to 178,956,970.
-
-    The limit is Pillow's and holds for all threads of the process.
-    """
-    before = Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings():
-        # Pillow warns from half of the limit on.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        Image.MAX_IMAGE_PIXELS = max_pixels / 2  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+    """(height, width) of the image that :func:`read_image` returns."""
+    return read_header(path).size_of(apply_exif)
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
@@ -164,9 +177,9 @@ def _open(path: str | PathLike[str]) -> Iterator[Image.Image]:
         with Image.open(path, formats=readable_formats()) as image:
             yield image
     except Image.DecompressionBombError:
-        limit = int(2 * (Image.MAX_IMAGE_PIXELS or 0))
         raise ValueError(
-            f"{path}: too many pixels, the limit is {limit:,}; --max-pixels sets another"
+            f"{path}: too many pixels, the limit is {current_pixel_limit():,}; --max-pixels sets "
+            "another"
         ) from None
     except Exception as error:  # each format raises errors of its own for damaged files
         raise ValueError(f"{path}: cannot be read as an image ({error})") from None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from maskrcnn_scratch.data.coco_json import read_json
@@ -33,7 +33,7 @@ def locate_image(folder: str | PathLike[str], file_name: str, allow_outside: boo
     inside = [name for name in names if allow_outside or not _leads_out(name)]
     for name in inside:
         path = Path(folder) / name
-        if _is_file(path):
+        if is_file(path):
             return path
     if _leads_out(relative) and not allow_outside:
         raise ValueError(
@@ -43,7 +43,8 @@ def locate_image(folder: str | PathLike[str], file_name: str, allow_outside: boo
     return Path(folder) / relative
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """As ``path.is_file()``, and false for names that no file can have."""
     try:
         return path.is_file()
     except OSError:  # a name that is too long
@@ -63,12 +64,12 @@ def find_image_folder(annotation_file: str | PathLike[str]) -> Path:
     decides.
     """
     path = Path(annotation_file)
-    names = _sample_file_names(path)
+    names = sample_file_names(path)
     if not names:
         return path.parent
     folders = list(dict.fromkeys(_candidates(path)))
     hits = [
-        sum(_is_file(locate_image(folder, name, allow_outside=True)) for name in names)
+        sum(is_file(locate_image(folder, name, allow_outside=True)) for name in names)
         for folder in folders
     ]
     return folders[hits.index(max(hits))] if max(hits) else path.parent
@@ -85,6 +86,13 @@ def _candidates(path: Path) -> Iterator[Path]:
             yield from sorted(each for each in (base / "images").iterdir() if each.is_dir())
 
 
+def name_inside(file_name: str) -> str:
+    """A relative path for a copy of the image, which never leads out of a folder."""
+    parts = PurePosixPath(_relative(file_name)).parts
+    inside = [part for part in parts if part not in ("/", "..") and not part.endswith(":")]
+    return "/".join(inside)
+
+
 def _relative(file_name: str) -> str:
     """A file name with slashes; of a URL its path without the leading slash."""
     name = file_name.replace("\\", "/")
@@ -93,8 +101,8 @@ def _relative(file_name: str) -> str:
     return name
 
 
-def _sample_file_names(path: Path) -> list[str]:
-    """Some file names of an annotation file, without parsing it since it may be large."""
+def sample_file_names(path: Path) -> list[str]:
+    """Some values of ``file_name`` in a JSON file. A large file is not parsed for that."""
     try:
         with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
             if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:4]:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from maskrcnn_scratch.data.batch import Target, collate
+from maskrcnn_scratch.data.pixel_limit import current_pixel_limit, set_pixel_limit
 
 
 class Draw(NamedTuple):
@@ -126,7 +128,7 @@ def training_loader(
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=collate,
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=partial(start_worker, max_pixels=current_pixel_limit()),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(batches.seed),
     )
@@ -146,7 +148,7 @@ def evaluation_loader(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=collate,
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=partial(start_worker, max_pixels=current_pixel_limit()),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )
@@ -165,7 +167,13 @@ def without_worker_traceback(loader: Iterable[Any]) -> Iterator[Any]:
         raise type(error)(text[heads[-1].end() :].rstrip()) from None
 
 
-def leave_signals_to_parent(worker: int) -> None:
+def start_worker(worker: int, max_pixels: int | None) -> None:
+    """What each worker begins with; ``max_pixels`` is that of its parent."""
+    set_pixel_limit(max_pixels)
+    leave_signals_to_parent()
+
+
+def leave_signals_to_parent() -> None:
     """Makes a worker ignore signals that are meant for the parent process.
 
     Ctrl-C reaches every process of a terminal, and SIGTERM may reach every process of a job. The

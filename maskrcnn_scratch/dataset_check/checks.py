@@ -1,4 +1,4 @@
-"""The dataset check: finds what would break or mislead training, in a COCO data set.
+"""The dataset check: finds what would break or mislead training, in a data set of any format.
 
 Shapes: G objects of all images of the data set together.
 """
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from maskrcnn_scratch.data.coco_fields import has_type, parse_bbox, parse_file_name
-from maskrcnn_scratch.data.coco_json import read_coco_json
-from maskrcnn_scratch.data.image import image_size, read_image
+from maskrcnn_scratch.data.formats import read_dataset
+from maskrcnn_scratch.data.image import read_header, read_image_and_header
 from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.dataset_check.annotation_checks import (
     Entry,
@@ -27,7 +27,7 @@ from maskrcnn_scratch.dataset_check.annotation_checks import (
     xyxy,
 )
 from maskrcnn_scratch.dataset_check.model_fit import Geometry, fit_model, num_anchors
-from maskrcnn_scratch.dataset_check.report import INCOMPLETE, Objects, Problem, Report
+from maskrcnn_scratch.dataset_check.report import INCOMPLETE, TURNED, Objects, Problem, Report
 from maskrcnn_scratch.plain_values import shown
 
 # Fields that an entry must have for the other checks.
@@ -44,28 +44,31 @@ MIN_SIDE, MAX_SIDE = 1e-3, 1e6  # pixels; in the fit of other boxes float32 has 
 
 
 def check_dataset(
-    annotation_file: str | PathLike[str],
-    image_folder: str | PathLike[str],
+    source: str | PathLike[str],
+    image_folder: str | PathLike[str] | None = None,
     geometry: Geometry | None = None,
-    decode_images: bool = True,
+    **options: Any,
 ) -> Report:
-    """Checks every entry, image file and mask of a COCO data set.
+    """Checks every entry, image file and mask of a data set.
 
     Errors make training or evaluation fail or ignore objects. Warnings are probable mistakes.
-    ``decode_images=False`` reads only the headers of image files, which misses truncated ones.
-    Nothing in the files raises an error: a file that is not COCO annotations is an error in the
-    report.
+    Nothing in the files raises an error: a source that cannot be read is an error in the report.
+
+    Args:
+        source: annotation file or folder, of any of ``data.formats.FORMATS``.
+        image_folder: by default it is searched near the annotations.
+        **options: of ``check_content``.
     """
     try:
         with warnings.catch_warnings(record=True) as converted:
             warnings.simplefilter("always")
-            content = read_coco_json(annotation_file)
+            content, folder, _ = read_dataset(Path(source))
     except (OSError, ValueError) as error:
-        unread = Problem("error", "not COCO annotations", str(error))
-        return Report(str(annotation_file), str(image_folder), [unread])
-    report = check_content(content, annotation_file, image_folder, geometry, decode_images)
+        unread = Problem("error", "annotations that cannot be read", str(error))
+        return Report(str(source), str(image_folder or ""), [unread])
+    report = check_content(content, source, image_folder or folder, geometry, **options)
     for warning in converted:
-        detail = str(warning.message).removeprefix(f"{annotation_file}: ")
+        detail = str(warning.message).removeprefix(f"{source}: ")
         report.problems.insert(0, Problem("warning", "values of an unusual type", detail))
     return report
 
@@ -75,15 +78,24 @@ def check_content(
     name: str | PathLike[str],
     image_folder: str | PathLike[str],
     geometry: Geometry | None = None,
+    *,
     decode_images: bool = True,
+    apply_exif: bool = True,
     allow_outside: bool = False,
+    crowds_as_objects: bool = False,
 ) -> Report:
     """As ``check_dataset``, for what ``read_coco_json`` or ``coco_content`` returned.
 
     Args:
         name: the source of the annotations, for the report.
+        decode_images: whether to decode every image. Headers alone do not show truncated files.
+        apply_exif: whether images are read upright, by their EXIF orientation.
         allow_outside: images whose ``file_name`` leads out of the folder are no error.
+        crowds_as_objects: crowd regions are objects, whatever their ``iscrowd``.
     """
+    if crowds_as_objects:
+        annotations = [{**annotation, "iscrowd": 0} for annotation in content["annotations"]]
+        content = {**content, "annotations": annotations}
     report = Report(str(name), str(image_folder))
     problems = report.problems
     categories, images, annotations = (
@@ -91,7 +103,7 @@ def check_content(
     )
     by_id = {image["id"]: image for image in images}
     problems += _check_categories(categories, annotations)
-    problems += _check_images(images, Path(image_folder), decode_images, allow_outside)
+    problems += _check_images(images, Path(image_folder), decode_images, apply_exif, allow_outside)
     problems += check_annotations(annotations, by_id, {c["id"] for c in categories})
     report.statistics = _statistics(images, annotations, categories)
     usable = [a for a in annotations if not a.get("iscrowd") and _is_usable(a, by_id)]
@@ -147,7 +159,7 @@ def _check_categories(categories: list[Entry], annotations: list[Entry]) -> Iter
 
 
 def _check_images(
-    images: list[Entry], folder: Path, decode: bool, allow_outside: bool
+    images: list[Entry], folder: Path, decode: bool, apply_exif: bool, allow_outside: bool
 ) -> Iterator[Problem]:
     if not images:
         yield Problem("error", "no images")
@@ -162,25 +174,35 @@ def _check_images(
             kind = "image file outside of the folder, or no file name"
             yield Problem("error", kind, str(error), image["file_name"])
             continue
-        for severity, kind, detail in _check_image_file(path, image, decode):
+        for severity, kind, detail in _check_image_file(path, image, decode, apply_exif):
             yield Problem(severity, kind, detail, image["file_name"])
 
 
-def _check_image_file(path: Path, image: Entry, decode: bool) -> Iterator[Finding]:
+def _check_image_file(
+    path: Path, image: Entry, decode: bool, apply_exif: bool
+) -> Iterator[Finding]:
     try:
-        size = tuple(read_image(path).shape[1:]) if decode else image_size(path)
+        header = read_image_and_header(path)[1] if decode else read_header(path)
     except FileNotFoundError:
         yield "error", "image file missing", f"image id {image['id']}: {path}"
         return
     except ValueError as error:
         yield "error", "image file unreadable", str(error)
         return
-    given = image["height"], image["width"]
+    size, given = header.size_of(apply_exif), (image["height"], image["width"])
     if size != given:
         detail = f"file {size[0]} x {size[1]}, annotations {given[0]} x {given[1]} (height x width)"
-        if image_size(path, apply_exif=False) == given:
-            detail += "; they agree without the file's EXIF orientation"
+        if header.size_of(not apply_exif) == given:
+            detail += f"; they agree with {'--no-exif' if apply_exif else '--exif'}"
         yield "error", "image size differs", detail
+    elif apply_exif and header.turn_is_uncertain(given):
+        yield (
+            "warning",
+            TURNED,
+            f"EXIF orientation {header.orientation}; --no-exif does not turn it",
+        )
+    if header.pages > 1:
+        yield "warning", "several pages", f"only the first of {header.pages} is used"
 
 
 def _is_usable(annotation: Entry, images: dict[int, Entry]) -> bool:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_scratch.data.coco_json import coco_content, read_coco_json
+from maskrcnn_scratch.data.convert import plain_content
 from maskrcnn_scratch.data.formats import read_dataset
-from maskrcnn_scratch.data.image_folder import find_image_folder
 from maskrcnn_scratch.dataset_check.checks import ENTRIES, check_content, well_formed
 from maskrcnn_scratch.dataset_check.model_fit import Geometry
-from maskrcnn_scratch.dataset_check.report import Problem, Report
+from maskrcnn_scratch.dataset_check.report import TURNED, Problem, Report, turned_text
 from maskrcnn_scratch.files import write_json
 
 
@@ -43,8 +42,8 @@ def prepare(
     copy: Path,
     *,
     skip_bad: bool = False,
-    allow_outside: bool = False,
     geometry: Geometry | None = None,
+    **options: Any,
 ) -> Prepared:
     """Reads and checks a data set.
 
@@ -56,17 +55,18 @@ def prepare(
         images: folder of the images; by default it is searched near the annotations.
         copy: file for annotations that were converted, or of which some were skipped.
         skip_bad: skip images and annotations with errors, with a warning that counts them.
-        allow_outside: read images whose ``file_name`` leads out of their folder.
         geometry: sizes in the model, for the report.
+        **options: of ``check_content``, such as ``allow_outside``.
 
     Raises:
         BadDatasetError: an image or annotation has an error, and ``skip_bad`` is false; or no image
             or annotation is left.
         FileNotFoundError, ValueError: the source cannot be read; the message names it.
     """
-    content, folder, is_coco = _read(source)
+    content, folder, coco_file = read_dataset(source)
     folder = images or folder
-    report = check_content(content, source, folder, geometry, False, allow_outside)
+    report = check_content(content, source, folder, geometry, decode_images=False, **options)
+    _warn(report)
     bad = report.blocking()
     if bad and not skip_bad:
         raise BadDatasetError(
@@ -84,9 +84,20 @@ def prepare(
         ]
         warnings.warn(f"{source}: skipped {' and '.join(counts)} ({_kinds(bad)})", stacklevel=2)
         content = kept
-    if bad or not is_coco:
-        write_json(copy, {key: _unpacked(content[key]) for key, _ in ENTRIES})
-    return Prepared(copy if bad or not is_coco else source, folder, report)
+    if bad or coco_file is None:
+        write_json(copy, plain_content(content))
+        coco_file = copy
+    return Prepared(coco_file, folder, report)
+
+
+def _warn(report: Report) -> None:
+    """Warns of what is no error of an entry, and makes a run useless all the same."""
+    source = report.annotation_file
+    turned = [problem.image for problem in report.problems if problem.kind == TURNED]
+    if turned:
+        warnings.warn(turned_text(source, turned), stacklevel=3)
+    if report.statistics["annotations"] == 0:
+        warnings.warn(f"{source}: there are no objects in it", stacklevel=3)
 
 
 def without(content: Mapping[str, Any], bad: Sequence[Problem]) -> dict[str, Any]:
@@ -105,26 +116,6 @@ def without(content: Mapping[str, Any], bad: Sequence[Problem]) -> dict[str, Any
         if annotation["id"] not in ids and annotation["image_id"] in images
     ]
     return kept
-
-
-def _read(source: Path) -> tuple[dict[str, Any], Path, bool]:
-    """The content with packed segmentations, the folder of the images, and whether it is COCO."""
-    if source.is_file() and source.suffix.lower() == ".json":
-        try:
-            return read_coco_json(source), find_image_folder(source), True
-        except ValueError:
-            pass  # another format; or the message below says what is wrong
-    content, folder = read_dataset(source)
-    return coco_content(content, str(source)), folder, False
-
-
-def _unpacked(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {**entry, "segmentation": entry["segmentation"].unpack()}
-        if "segmentation" in entry
-        else entry
-        for entry in entries
-    ]
 
 
 def _kinds(problems: Sequence[Problem]) -> str:

@@ -13,6 +13,16 @@ from maskrcnn_scratch.dataset_check.model_fit import ModelFit
 Severity = Literal["error", "warning"]
 ID_GIVEN_TWICE = "annotation id given twice"
 INCOMPLETE = "entry incomplete"
+TURNED = "turned by EXIF, and the size does not tell whether the annotations are for that"
+
+
+def turned_text(source: object, images: Sequence[object]) -> str:
+    """A warning of images of ``source`` that EXIF turns, perhaps unlike their annotations."""
+    return (
+        f"{source}: {len(images)} images, such as {images[0]}, are turned by their EXIF "
+        "orientation, and their size does not tell whether the annotations are for that; "
+        "--no-exif reads images as they are stored"
+    )
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ def format_problems(problems: Sequence[Problem], show: int) -> Iterator[str]:
             names = [problem.image] if problem.image else []
             if problem.annotation_id is not None:
                 names.append(f"annotation {problem.annotation_id}")
-            yield "      " + ": ".join(filter(None, [", ".join(names), problem.detail]))
+            if names or problem.detail:
+                yield "      " + ": ".join(filter(None, [", ".join(names), problem.detail]))
         if len(found) > show:
             yield f"      ... and {len(found) - show} more"

@@ -191,17 +191,30 @@ def _check_results(
         raise ValueError(f"{name}: COCO results are a list, not a {type(results).__name__}")
     sizes = {id: (image["height"], image["width"]) for id, image in truth.imgs.items()}
     categories = set(truth.get_cat_ids())
+    ids = {_stem(image.get("file_name", "")): id for id, image in truth.imgs.items()}
     detections = []
+    without_mask = []
     _compare_files(name, results, truth)
     for index, result in enumerate(results):
         try:
-            detection = _check_result(result, iou_type, sizes, categories)
+            if iou_type == "segm" and _is_box_only(result):
+                without_mask.append(index)
+                continue
+            detection = _check_result(result, iou_type, sizes, categories, ids)
         except (ValueError, TypeError) as error:
             known = isinstance(result, Mapping) and "image_id" in result
             image = f" (image id {result['image_id']})" if known else ""
             raise ValueError(f"{name}: result {index}{image}: {error}") from None
         if detection["score"] >= min_score:
             detections.append(detection)
+    if without_mask and len(without_mask) == len(results):
+        raise ValueError(f"{name}: no result has a 'segmentation': score boxes (bbox)")
+    if without_mask:
+        warnings.warn(
+            f"{name}: {len(without_mask)} of {len(results)} results have no mask, such as result "
+            f"{without_mask[0]}, and are not scored as masks",
+            stacklevel=4,
+        )
     return detections
 
 
@@ -229,11 +242,16 @@ def _stem(file_name: object) -> str:
     return str(file_name).replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
 
+def _is_box_only(result: object) -> bool:
+    return isinstance(result, Mapping) and "bbox" in result and not result.get("segmentation")
+
+
 def _check_result(
     result: CocoResult,
     iou_type: IouType,
     sizes: Mapping[int, tuple[int, int]],
     categories: set[int],
+    ids: Mapping[str, int],
 ) -> CocoResult:
     if not isinstance(result, Mapping):
         raise TypeError(f"not an object but {result!r}")
@@ -242,7 +260,10 @@ def _check_result(
         raise ValueError(f"no {min(missing)!r}")
     image_id, category_id = result["image_id"], result["category_id"]
     if image_id not in sizes:
-        file = f", {result['file_name']!r}" if result.get("file_name") else ""
+        file, name = "", result.get("file_name")
+        if name:
+            known = f" has id {ids[_stem(name)]} there" if _stem(name) in ids else ""
+            file = f"; {name!r}{known}"
         raise ValueError(f"the annotations have no image with id {image_id!r}{file}")
     if category_id not in categories:
         raise ValueError(f"unknown category id {category_id!r}")

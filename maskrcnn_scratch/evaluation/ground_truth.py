@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from maskrcnn_scratch.data.coco_fields import parse_area, parse_bbox, parse_crowd, parse_id
@@ -41,7 +42,28 @@ def ground_truth(
                 raise ValueError(f"{name}: {kind} {entry.get('id')}: no {error}") from None
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{name}: {kind} {entry.get('id')}: {error}") from None
+    _warn_of_nothing(content["annotations"], found["annotations"], name)
     return found
+
+
+def _warn_of_nothing(
+    given: Sequence[Mapping[str, Any]], read: Sequence[Mapping[str, Any]], name: str
+) -> None:
+    """Warns if the score will be empty or 0 for a reason that the annotations tell."""
+    reason = None
+    if not given:
+        reason = "there are no objects in it"
+    elif all(annotation.get("iscrowd") for annotation in given):
+        reason = (
+            "iscrowd is 1 throughout, and crowd regions are not scored: for single objects use "
+            "--crowds-as-objects"
+        )
+    elif all(annotation["iscrowd"] for annotation in read):
+        reason = "no object has a mask, so masks are not scored"
+    elif all(max(annotation.get("bbox") or [2]) <= 1 for annotation in read):
+        reason = "coordinates are in 0-1, which are not pixels"
+    if reason is not None:
+        warnings.warn(f"{name}: {reason}", stacklevel=4)
 
 
 def _image(entry: Mapping[str, Any]) -> dict[str, Any]:

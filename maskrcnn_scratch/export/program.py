@@ -52,6 +52,7 @@ class ExportOptions:
         raw_masks: ``masks`` inside their boxes, ``[D, 1, M, M]``, to be pasted outside the model.
         opset: ONNX operator set; other formats ignore it. onnxruntime runs RoiAlign up to that of
             21; DeformConv needs 19.
+        class_names: by label, from 1; for the metadata of the file.
     """
 
     image_size: tuple[int, int]
@@ -60,6 +61,7 @@ class ExportOptions:
     preprocessed: bool = False
     raw_masks: bool = False
     opset: int = 18
+    class_names: dict[int, str] | None = None
 
     def __post_init__(self) -> None:
         if min(*self.image_size, self.batch) < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from maskrcnn_scratch import __version__
 from maskrcnn_scratch.data.shapes import ShapesDataset
 from maskrcnn_scratch.export.onnx import to_onnx
 from maskrcnn_scratch.export.program import ExportOptions, export_program
@@ -41,8 +43,8 @@ def export_onnx(
         path: the verification report is written to ``path.json``.
         image_size: (height, width) of the images; with ``dynamic``, of typical images.
         images: what the file is verified on, as in :func:`export_to_file`.
-        **options: ``batch``, ``dynamic``, ``preprocessed``, ``raw_masks``, ``opset``; see
-            ``ExportOptions``, which also describes inputs and outputs.
+        **options: ``batch``, ``dynamic``, ``preprocessed``, ``raw_masks``, ``opset``,
+            ``class_names``; see ``ExportOptions``, which also describes inputs and outputs.
 
     Returns:
         the verification report; its ``verdict`` says whether onnxruntime and PyTorch agree.
@@ -129,8 +131,25 @@ def write_onnx(
     outputs = ["boxes", "labels", "scores"]
     outputs += ["masks"] * model.roi_heads.has_mask() + ["num_detections"] * options.batched
     onnx_program = to_onnx(program, options.input_names, outputs, options.opset)
+    onnx_program.model.metadata_props.update(metadata_of(options))
     onnx_program.save(path, external_data=False)
     import_module("onnx").checker.check_model(path, full_check=True)
+
+
+def metadata_of(options: ExportOptions) -> dict[str, str]:
+    """What a file says of itself: version, class names by label (as JSON) and input.
+
+    It is ``metadata_props`` of an ONNX file, in onnxruntime
+    ``session.get_modelmeta().custom_metadata_map``, and ``metadata.json`` of a .pt2 file.
+    """
+    return {
+        "producer": "maskrcnn_scratch",
+        "version": __version__,
+        "names": json.dumps(options.class_names or {}, ensure_ascii=False),
+        "input": "normalised and padded" if options.preprocessed else "RGB in 0-1",
+        "masks": "28 x 28 in their boxes" if options.raw_masks else "of the image's size",
+        "image_size": json.dumps(None if options.dynamic else options.image_size),
+    }
 
 
 def load_onnx(path: Path) -> Run:
@@ -151,7 +170,8 @@ def load_onnx(path: Path) -> Run:
 def write_pt2(
     model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
 ) -> None:
-    torch.export.save(program, path)
+    text = json.dumps(metadata_of(options), ensure_ascii=False)
+    torch.export.save(program, path, extra_files={"metadata.json": text})
 
 
 def load_pt2(path: Path) -> Run:
@@ -187,8 +207,8 @@ def _require(package: str) -> None:
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for package in ("maskrcnn_scratch", "torch", *packages):
+    found = {"maskrcnn_scratch": __version__}
+    for package in ("torch", *packages):
         try:
             found[package] = version(package)
         except PackageNotFoundError:  # run from a checkout

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maskrcnn_scratch.data.coco_fields import parse_file_name, parse_id
 from maskrcnn_scratch.data.coco_json import read_coco_json
-from maskrcnn_scratch.data.image import count_pages, read_image_and_header
+from maskrcnn_scratch.data.image import read_header, read_image_and_header
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,14 @@ class Entry(NamedTuple):
 
 
 class Annotations(NamedTuple):
-    """The images of an annotation file by file name, and its category names by id."""
+    """The images of an annotation file by file name, and its category names by id.
+
+    ``used_categories``: ids of the categories that have annotations.
+    """
 
     entries: dict[str, Entry]
     categories: dict[int, str]
+    used_categories: set[int]
 
 
 def read_annotations(path: str | PathLike[str]) -> Annotations:
@@ -79,7 +83,8 @@ def read_annotations(path: str | PathLike[str]) -> Annotations:
     categories = {
         parse_id(category.get("id")): category["name"] for category in content["categories"]
     }
-    return Annotations(entries, categories)
+    found = {repr(annotation.get("category_id")) for annotation in content["annotations"]}
+    return Annotations(entries, categories, {id for id in categories if repr(id) in found})
 
 
 def _entry(image: Mapping[str, Any]) -> Entry:
@@ -151,7 +156,7 @@ def make_jobs(files: Mapping[Path, str], all_pages: bool = False) -> list[ImageJ
 
 def _pages(file: Path) -> int:
     try:
-        return count_pages(file)
+        return read_header(file).pages
     except (FileNotFoundError, ValueError):
         return 1  # reported when it is read
 
@@ -195,7 +200,7 @@ class JobReader:
                 f"{job.file}: {size[0]} x {size[1]} (height x width), but {job.size[0]} x "
                 f"{job.size[1]} in the annotations" + ("; it fits with --no-exif" if turned else "")
             )
-        if self.apply_exif and header.is_turned and job.size is None:
+        if self.apply_exif and header.turn_is_uncertain(job.size):
             self._warn(
                 f"{job.file}: turned by its EXIF orientation, as in image viewers; --no-exif reads "
                 "images as they are stored"

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from maskrcnn_scratch.inference.fonts import Font, font_for
+from maskrcnn_scratch.pictures.fonts import Font, font_for
 
 LabelMode = Literal["auto", "all", "none"]
 Color = tuple[int, int, int]

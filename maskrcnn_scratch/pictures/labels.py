@@ -64,7 +64,7 @@ def draw_classes(axes: Any, names: list[str], class_names: list[str]) -> None:
             va="center", fontsize=size,
         )  # fmt: skip
     axes.margins(x=0.12, y=0.01 if not few else 0.05)
-    more = f", and {left_out} other classes" if left_out else ""
+    more = f" ({left_out} more classes are not shown)" if left_out else ""
     axes.set_title(f"objects per class{more}", fontsize=10)
     plain(axes)
     axes.tick_params(axis="y", labelsize=size)

@@ -45,6 +45,7 @@ def draw_objects(axes: Any, image: np.ndarray, objects: Drawn, names: Mapping[in
         mask = (rle.decode(given) if isinstance(given, Mapping) else given)[::step, ::step] > 0
         tint = np.array(to_rgb(class_color(label)), np.float32)
         pixels[mask] = (1 - OPACITY) * pixels[mask] + OPACITY * tint
+        pixels[outline(mask)] = tint
     frame = (-0.5, width - 0.5, height - 0.5, -0.5)
     axes.imshow(pixels, interpolation="nearest", aspect="equal", extent=frame)
     taken: list[tuple[float, float, float]] = []  # left, right and bottom of each name
@@ -58,8 +59,9 @@ def draw_objects(axes: Any, image: np.ndarray, objects: Drawn, names: Mapping[in
             text = short(names.get(label, str(label)), 14)
             if objects.scores is not None:
                 text += f" {objects.scores[index]:.2f}"
-            left, bottom = min(max(x1, 0), 0.72 * width), max(y1, HEIGHT * height)
-            right = left + len(text) * HEIGHT / 2 * width
+            length = len(text) * HEIGHT / 2 * width
+            left, bottom = max(min(x1, width - length), 0), max(y1, HEIGHT * height)
+            right = left + length
             while any(left < r and right > a and abs(bottom - b) < HEIGHT * height
                       for a, r, b in taken) and bottom < height:  # fmt: skip
                 bottom += HEIGHT * height
@@ -70,3 +72,10 @@ def draw_objects(axes: Any, image: np.ndarray, objects: Drawn, names: Mapping[in
             )  # fmt: skip
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     axes.set_axis_off()
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask, bool ``[H, W]``, that have a neighbour outside of it."""
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inside

@@ -92,7 +92,7 @@ def draw_precision(axes: Any, curves: Mapping[str, Any], title: str) -> None:
     mean = np.mean(list(precision.values()), 0)
     if len(precision) > 1:
         label = f"mean of {len(precision)} classes  {mean.mean():.3f}"
-        axes.plot(recall, mean, color=BLUE, lw=2.8, label=label)
+        axes.plot(recall, mean, color="black", lw=2.2, ls="--", label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1.03))
     axes.set_xlabel("recall", fontsize=9)
     axes.set_ylabel("precision", fontsize=9)

@@ -11,6 +11,7 @@ from typing import Literal
 
 from maskrcnn_scratch.builders.from_config import ModelConfig
 from maskrcnn_scratch.data.augment import Augmentation
+from maskrcnn_scratch.data.pixel_limit import MAX_PIXELS
 from maskrcnn_scratch.plain_values import check_positive
 
 
@@ -20,7 +21,7 @@ class TrainConfig:
 
     train_annotations: str | None = None
     """Annotations to train on: a COCO file, or a file or folder of labelme, Pascal VOC, YOLO, CVAT,
-    VIA, Label Studio or PNG masks."""
+    VIA, Label Studio, Supervisely, FiftyOne or PNG masks."""
     train_images: str | None = None
     """Folder of the training images; by default it is searched near the annotation file."""
     val_annotations: str | None = None
@@ -33,6 +34,10 @@ class TrainConfig:
     """Skip images and annotations with errors, and count them, instead of refusing to train."""
     allow_outside: bool = False
     """Read images whose file_name leads out of their folder."""
+    exif: bool = True
+    """Turn images by their EXIF orientation, as image viewers do."""
+    max_pixels: int = MAX_PIXELS
+    """Refuse images with more pixels."""
     output: str = "runs/train"
     """Folder for checkpoints, logs and the configuration; must not contain another run."""
 
@@ -41,8 +46,9 @@ class TrainConfig:
 
     epochs: int = 12
     """Passes over the training images."""
-    batch_size: int = 4
-    """Images per step, over all processes and accumulated micro-batches together."""
+    batch_size: int | Literal["auto"] = 4
+    """Images per step, over all processes and accumulated micro-batches together. auto: as many as
+    fit into the GPU's memory, a power of two; the learning rate stays as given."""
     accumulate: int = 1
     """Micro-batches per step, whose gradients are averaged; more need less memory."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -108,9 +114,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_positive(
-            self, "epochs", "batch_size", "accumulate", "learning_rate", "clip_grad_norm",
-            "validate_every", "save_every", "log_every", "patience",
+            self, "epochs", "accumulate", "learning_rate", "clip_grad_norm",
+            "validate_every", "save_every", "log_every", "patience", "max_pixels",
         )  # fmt: skip
+        if self.batch_size != "auto":
+            check_positive(self, "batch_size")
         if self.winograd and (self.precision != "fp32" or self.compile):
             raise ValueError("winograd needs precision fp32, and no compile")
         if not 0 <= self.warmup <= 1:

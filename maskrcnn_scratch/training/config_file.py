@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -82,8 +83,11 @@ def _convert(value: Any, kind: Any) -> Any:
     if origin in (Union, UnionType):
         if value is None and type(None) in arguments:
             return None
-        (kind,) = (each for each in arguments if each is not type(None))
-        return _convert(value, kind)
+        *others, last = (each for each in arguments if each is not type(None))
+        for each in others:
+            with suppress(ValueError, TypeError):
+                return _convert(value, each)
+        return _convert(value, last)
     if origin is Literal:
         if value not in arguments:
             raise ValueError

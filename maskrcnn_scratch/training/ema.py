@@ -12,7 +12,8 @@ class ExponentialMovingAverage:
     """Keeps ``average = decay * average + (1 - decay) * weights`` (Polyak averaging).
 
     The decay of update n is at most (1 + n) / (10 + n), so that the initial weights do not dominate
-    the first averages.
+    the first averages. ``torch.optim.swa_utils.AveragedModel`` gives other values: its first update
+    is a copy, and its decay is constant.
 
     Args:
         model: is copied. ``module`` is the copy, in eval mode, with the averaged weights.

@@ -64,7 +64,8 @@ class Trainer:
             ``order`` may be another one.
 
     Raises:
-        ValueError: ``config.batch_size`` is not a multiple of processes times micro-batches.
+        ValueError: ``config.batch_size`` is not a multiple of processes times micro-batches, or is
+            "auto".
     """
 
     def __init__(
@@ -86,6 +87,9 @@ class Trainer:
         self.output = Path(config.output)
         self.output.mkdir(parents=True, exist_ok=True)
 
+        if config.batch_size == "auto":
+            raise ValueError("batch_size is auto: give a number, or use maskrcnn train")
+        self.batch_size = config.batch_size
         processes = distributed.world_size()
         micro_batch, rest = divmod(config.batch_size, processes * config.accumulate)
         if rest:
@@ -160,7 +164,7 @@ class Trainer:
                         self.step == self.total_steps or self.step % validation_steps == 0
                     )
                     log.train_step(
-                        self.step, losses, self.learning_rate, config.batch_size,
+                        self.step, losses, self.learning_rate, self.batch_size,
                         self.validation_due,
                     )  # fmt: skip
                     ahead = self.read_step(micro_batches)

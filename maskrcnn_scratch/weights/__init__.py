@@ -11,6 +11,7 @@ from maskrcnn_scratch.weights.enums import (
 )
 from maskrcnn_scratch.weights.errors import WeightsError
 from maskrcnn_scratch.weights.loading import LoadReport, load_pretrained
+from maskrcnn_scratch.weights.remote import weights_file
 from maskrcnn_scratch.weights.state_dict import read_state_dict, write_state_dict
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "WeightsError",
     "load_pretrained",
     "read_state_dict",
+    "weights_file",
     "write_state_dict",
 ]

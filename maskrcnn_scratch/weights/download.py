@@ -34,7 +34,12 @@ _CONNECTION_ERRORS = (URLError, HTTPException, TimeoutError, ConnectionError, ss
 
 
 def download_weights(
-    url: str, *, progress: bool = True, check_hash: bool = True, timeout: float = 30.0
+    url: str,
+    *,
+    progress: bool = True,
+    check_hash: bool = True,
+    timeout: float = 30.0,
+    sha256: str | None = None,
 ) -> Path:
     """The file's path in torch.hub's cache folder; downloads the file if it is not there yet.
 
@@ -44,12 +49,16 @@ def download_weights(
         check_hash: whether to compare a download with the SHA-256 digits in its name
             (``x-0123abcd.pth``), as torch.hub does. A file in the cache is not checked again.
         timeout: seconds without data after which the connection counts as broken.
+        sha256: the first digits of the file's SHA-256, instead of those in its name. They name a
+            folder of the cache, so that files of one name do not mix.
 
     Raises:
         WeightsError: no connection, an HTTP error, a wrong hash, or a cache folder that cannot be
             written. The next call resumes the download, except after a wrong hash.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if sha256 is not None:
+        folder /= f"sha256-{sha256}"
     file = folder / PurePosixPath(urlparse(url).path).name
     if file.exists():
         return file
@@ -60,7 +69,7 @@ def download_weights(
             if not file.exists():  # another process may have downloaded it meanwhile
                 _fetch(url, part, progress=progress, timeout=timeout)
                 if check_hash:
-                    _verify(part)
+                    _verify(part, sha256)
                 os.replace(part, file)
     except OSError as error:
         raise WeightsError(
@@ -145,14 +154,15 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _verify(part: Path) -> None:
-    """Deletes ``part`` and raises a WeightsError if its hash is not the one in its name."""
-    expected, found = hash_in_name(part.name), sha256_of(part)
+def _verify(part: Path, sha256: str | None) -> None:
+    """Deletes ``part`` and raises a WeightsError if its hash is not the given one."""
+    expected, found = sha256 or hash_in_name(part.name), sha256_of(part)
     if expected is not None and not found.startswith(expected):
         part.unlink()
         raise WeightsError(
-            f"{part.stem}: the SHA-256 of the downloaded file begins with {found[:8]}, its name "
-            f"says {expected}; the file was deleted"
+            f"{part.stem}: the SHA-256 of the downloaded file begins with {found[:8]}, "
+            f"{'its name says' if sha256 is None else 'expected was'} {expected}; the file was "
+            "deleted"
         )
 
 

@@ -27,7 +27,8 @@ __all__ = ["read_state_dict", "write_state_dict"]
 _PICKLE = b"\x80"
 
 _MODEL_KEYS = ("model", "state_dict", "model_state_dict")  # where checkpoints keep the weights
-_WRAPPERS = re.compile(r"(module\.|_orig_mod\.)+")  # DistributedDataParallel's, torch.compile's
+# DistributedDataParallel's, torch.compile's, and of a LightningModule with the model as ``model``.
+_WRAPPERS = re.compile(r"(module\.|_orig_mod\.|model\.)+")
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -35,8 +36,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     Takes ``torch.save`` files (.pth, .pt; both formats), safetensors, and detectron2's pickles of
     numpy arrays. A checkpoint that keeps its weights under "model" or "state_dict" is unwrapped,
-    and the prefixes that ``DistributedDataParallel`` and ``torch.compile`` put before every key are
-    taken off.
+    and the prefixes that ``DistributedDataParallel``, ``torch.compile`` and Lightning put before
+    every key are taken off.
 
     Raises:
         FileNotFoundError: there is no such file.

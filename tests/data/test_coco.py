@@ -267,7 +267,7 @@ def test_size_of_an_image_rotated_by_exif_is_explained(write):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", SIZE[::-1]).save(folder / "a.png", exif=exif)
-    with pytest.raises(ValueError, match="it fits with apply_exif=False"):
+    with pytest.raises(ValueError, match="it fits with --no-exif"):
         CocoDataset(path, folder)[0]
     assert CocoDataset(path, folder, apply_exif=False)[0][0].shape == (3, *SIZE)
 

@@ -164,7 +164,7 @@ ENTRY_PROBLEMS = {
     "no categories": lambda content: content.update(categories=[]),
     "no images": lambda content: content.update(images=[]),
     "no annotations": lambda content: content.update(annotations=[]),
-    "not COCO annotations": lambda content: content.update(images=3),
+    "annotations that cannot be read": lambda content: content.update(images=3),
     "background as a category": edit("categories", name="Background"),
     "values of an unusual type": edit("categories", id="1"),
     "category id 0": lambda content: content["categories"].append({"id": 0, "name": "zero"}),
@@ -201,7 +201,7 @@ def test_exif_orientation_is_explained(check):
     exif[0x0112] = 6
     Image.new("RGB", (128, 100)).save(check.folder / "00000.png", exif=exif)
     (found,) = check(edit("images", height=100)).of("error")[:1]
-    assert "they agree without the file's EXIF orientation" in found.detail
+    assert "they agree with --no-exif" in found.detail
 
 
 def test_objects_that_no_anchor_matches_are_named(check):
@@ -225,5 +225,5 @@ def test_crowds_need_no_anchor(check):
 def test_missing_file(tmp_path):
     report = check_dataset(tmp_path / "gone.json", tmp_path)
     (found,) = report.problems
-    assert found.kind == "not COCO annotations"
+    assert found.kind == "annotations that cannot be read"
     assert "gone.json: no such file" in found.detail

@@ -186,7 +186,7 @@ def test_results_of_other_files_are_a_warning(shapes, tmp_path):
         evaluate(shapes, tmp_path / "dt.json")
     results[0]["image_id"] = "00007"
     (tmp_path / "dt.json").write_text(json.dumps(results))
-    with pytest.raises(ValueError, match=r"no image with id '00007', '00001\.png'"):
+    with pytest.raises(ValueError, match=r"id '00007'; '00001\.png' has id 2 there"):
         evaluate(shapes, tmp_path / "dt.json")
 
 

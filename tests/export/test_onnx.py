@@ -13,17 +13,21 @@ import pytest
 import torch
 from PIL import Image
 
+from maskrcnn_scratch import __version__
 from maskrcnn_scratch.export import UnexportableError, export_onnx
 from maskrcnn_scratch.export.verification import SAME_DETECTION, TOLERANCES, match
 
 ROOT = Path(__file__).parents[2]
+NAMES = {1: "cat", 2: "gar\u00e7on"}
 
 
 @pytest.fixture(scope="session")
 def dynamic(model, photos, tmp_path_factory):
     """Path and report of an export in which everything is dynamic."""
     path = tmp_path_factory.mktemp("onnx") / "dynamic.onnx"
-    return path, export_onnx(model, path, (200, 240), dynamic=True, images=photos)
+    return path, export_onnx(
+        model, path, (200, 240), dynamic=True, images=photos, class_names=NAMES
+    )
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +59,15 @@ def check_same(expected, exported):
     # A box side within 1e-4 of a whole pixel may be cut to the next one: one mask among these.
     error = (expected["masks"][ours] - exported["masks"][theirs]).abs().amax((1, 2, 3))
     assert (error > TOLERANCES["masks"]).sum() <= 1
+
+
+def test_metadata(dynamic, single):
+    """Class names and version, for programs without this package."""
+    found = onnxruntime.InferenceSession(dynamic[0]).get_modelmeta().custom_metadata_map
+    assert json.loads(found["names"]) == {str(label): name for label, name in NAMES.items()}
+    assert found["version"] == __version__ and found["input"] == "RGB in 0-1"
+    props = {each.key: each.value for each in onnx.load(single[0]).metadata_props}
+    assert json.loads(props["names"]) == {} and json.loads(props["image_size"]) == [200, 240]
 
 
 def test_one_image_of_fixed_size(model, photos, single):
@@ -178,11 +191,14 @@ def test_example_without_pytorch(model, photos, dynamic, tmp_path):
     printed = subprocess.run(
         [sys.executable, script, dynamic[0], tmp_path / "photo.png"],
         check=True, capture_output=True, text=True,
-    ).stdout.splitlines()  # fmt: skip
+    )  # fmt: skip
+    assert printed.stderr == f"maskrcnn_scratch {__version__}, 2 classes\n"
+    printed = printed.stdout.splitlines()
     expected = model([photo / 255])[0]
     assert len(printed) == len(expected["scores"])
+    label = int(expected["labels"][0])
     assert printed[0].startswith(
-        f"class {expected['labels'][0]}  score {expected['scores'][0]:.3f}  box "
+        f"class {label} {NAMES.get(label, '')}  score {expected['scores'][0]:.3f}  box "
     )
     np.testing.assert_allclose(
         json.loads(printed[0].split("box ")[1].split("]")[0] + "]"),

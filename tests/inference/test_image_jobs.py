@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn_scratch.data.image import pixel_limit, read_image
+from maskrcnn_scratch.data.image import read_image
+from maskrcnn_scratch.data.pixel_limit import pixel_limit
 from maskrcnn_scratch.inference.image_jobs import (
     Entry,
     ImageJob,

@@ -9,8 +9,8 @@ from PIL import ImageFont
 
 from maskrcnn_scratch.inference import draw_detections
 from maskrcnn_scratch.inference import labels as module
-from maskrcnn_scratch.inference.fonts import font_for
 from maskrcnn_scratch.ops import rle
+from maskrcnn_scratch.pictures.fonts import font_for
 
 GRAY = np.full((900, 1200, 3), 128, np.uint8)
 

@@ -1,12 +1,14 @@
 """The figures: what they show, with no, one and many classes; failures are warnings."""
 
 import json
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageFont
 
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
@@ -14,8 +16,9 @@ from maskrcnn_scratch.dataset_check.checks import check_dataset
 from maskrcnn_scratch.dataset_check.report import Objects
 from maskrcnn_scratch.evaluation.coco_ap import score
 from maskrcnn_scratch.ops import rle
+from maskrcnn_scratch.pictures import save
 from maskrcnn_scratch.pictures.labels import labels_figure
-from maskrcnn_scratch.pictures.objects import Drawn, draw_objects
+from maskrcnn_scratch.pictures.objects import Drawn, draw_objects, outline
 from maskrcnn_scratch.pictures.predictions import compare, predictions_figure, worst_first
 from maskrcnn_scratch.pictures.results import results_figure
 from maskrcnn_scratch.pictures.save import save_figure, try_to_save
@@ -63,7 +66,7 @@ def test_labels_of_no_one_and_many_classes(number, tmp_path):
     objects = Objects(boxes, torch.full((number, 2), 64), names, [number, 0])
     figure = labels_figure(objects, names or ["cell"], "x")
     assert len(figure.axes[0].patches) == min(max(number, 1), 30)
-    assert ("and 50 other classes" in titles(figure)[0]) == (number == 80)
+    assert ("50 more classes" in titles(figure)[0]) == (number == 80)
     drawn(figure, tmp_path)
 
 
@@ -210,3 +213,35 @@ def test_a_picture_that_fails_is_a_warning(tmp_path):
         assert not try_to_save(tmp_path / "file" / "a.png", Figure)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert try_to_save(tmp_path / "new" / "a.jpg", Figure)
+
+
+def test_names_get_a_font_that_has_their_letters(monkeypatch, tmp_path):
+    other = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSerif.ttf"
+    monkeypatch.setattr(save, "font_for", lambda text, size: ImageFont.truetype(str(other), size))
+    figure = Figure()
+    axes = figure.subplots()
+    axes.bar([0, 1], [1, 2])
+    axes.set_xticks([0, 1], ["gar\u00e7on", "plain"])
+    axes.set_title("\u043a\u0432\u0430\u0434\u0440\u0430\u0442", fontsize=7)
+    drawn(figure, tmp_path)
+    changed, plain = axes.get_xticklabels()
+    assert changed.get_fontproperties().get_file() == str(other)
+    assert plain.get_fontproperties().get_file() is None
+    assert axes.title.get_fontproperties().get_file() == str(other)
+    assert axes.title.get_fontsize() == 7
+
+
+def test_outline():
+    mask = np.zeros((6, 7), bool)
+    mask[1:5, 2:7] = True
+    expected = mask.copy()
+    expected[2:4, 3:6] = False
+    assert np.array_equal(outline(mask), expected)
+
+
+def test_names_end_inside_of_the_image():
+    axes = Figure().subplots()
+    boxes = np.array([[80.0, 40, 99, 60], [2, 70, 30, 90]])
+    draw_objects(axes, np.zeros((100, 100, 3), np.uint8), Drawn(boxes, [1, 1]), {1: "a long name"})
+    right, left = (text.get_position()[0] for text in axes.texts)
+    assert left == 2 and right < 80

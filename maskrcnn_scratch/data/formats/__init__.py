@@ -3,6 +3,6 @@
 Each file of this folder reads one format. ``read_dataset`` recognises a format by its content.
 """
 
-from maskrcnn_scratch.data.formats.recognise import FORMATS, read_dataset
+from maskrcnn_scratch.data.formats.recognise import FORMATS, Source, read_dataset
 
-__all__ = ["FORMATS", "read_dataset"]
+__all__ = ["FORMATS", "Source", "read_dataset"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from maskrcnn_scratch.data.image import image_size
 from maskrcnn_scratch.ops import rle
+
+__all__ = [
+    "Collected", "base_name", "circle", "image_files", "image_named", "image_size", "inflate",
+    "rectangle",
+]  # fmt: skip
 
 Polygon = Sequence[float]  # x0, y0, x1, y1, ... in pixels
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -132,22 +138,6 @@ class Collected:
         }
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) from the header of an image file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such image") from None
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from error
-
-
 def image_files(folder: Path) -> list[Path]:
     """All image files below a folder, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -163,6 +153,22 @@ def image_named(stem: str, folder: Path) -> Path | None:
 def base_name(file_name: str) -> str:
     """The last part of a path that another system, or a URL, may have written."""
     return file_name.replace("\\", "/").rsplit("/", 1)[-1].partition("?")[0]
+
+
+def inflate(packed: bytes, size: tuple[int, int]) -> bytes:
+    """Data that zlib has compressed, of a mask for an image of ``size`` (height, width).
+
+    Raises:
+        ValueError: it is damaged, or longer than eight bytes per pixel.
+    """
+    try:
+        stream = zlib.decompressobj()
+        content = stream.decompress(packed, 8 * size[0] * size[1] + 4096)
+    except zlib.error as error:
+        raise ValueError(f"a mask is damaged: {error}") from None
+    if not stream.eof:
+        raise ValueError("a mask is incomplete, or larger than its image")
+    return content
 
 
 def circle(x: float, y: float, radius_x: float, radius_y: float | None = None) -> list[float]:

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from maskrcnn_scratch.data.coco_json import read_coco_json, read_json
+from maskrcnn_scratch.data.coco_json import coco_content, read_coco_json, read_json
 from maskrcnn_scratch.data.formats import (
     cvat,
+    fiftyone,
     instance_masks,
     label_studio,
     labelme,
     pascal_voc,
+    supervisely,
     via,
     yolo,
 )
 from maskrcnn_scratch.data.formats.collect import Collected, image_files
 from maskrcnn_scratch.data.formats.xml import read_xml
 from maskrcnn_scratch.data.image_folder import find_image_folder
+from maskrcnn_scratch.plain_values import shown
 
 FORMATS = (
-    "COCO, labelme, Pascal VOC, YOLO, CVAT XML, VIA, Label Studio, folders of PNG instance masks"
+    "COCO, labelme, Pascal VOC, YOLO, CVAT XML, VIA, Label Studio, Supervisely, FiftyOne, "
+    "folders of PNG instance masks"
 )
 
 
-def read_dataset(source: Path) -> tuple[dict[str, Any], Path]:
+LONGEST_MESSAGE = 1000  # characters
+
+
+class Source(NamedTuple):
+    """A data set as COCO annotations."""
+
+    content: dict[str, Any]
+    """As ``read_coco_json`` returns it."""
+    image_folder: Path
+    coco_file: Path | None
+    """The annotation file, if it is COCO's format."""
+
+
+def read_dataset(source: Path) -> Source:
     """Reads a data set of any of ``FORMATS``.
 
     Args:
         source: an annotation file, or the folder of the data set.
-
-    Returns:
-        the content of a COCO annotation file, and the folder of its images.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or an image is missing.
@@ -39,14 +54,33 @@ def read_dataset(source: Path) -> tuple[dict[str, Any], Path]:
     """
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
-    data = _read_file(source) if source.is_file() else _read_folder(source)
-    if isinstance(data, Path):  # COCO's own format
-        content = read_coco_json(data)
-        for annotation in content["annotations"]:
-            if "segmentation" in annotation:
-                annotation["segmentation"] = annotation["segmentation"].unpack()
-        return content, find_image_folder(data)
-    return data.content(), data.folder
+    if source.is_file() and source.suffix.lower() == ".json":
+        with suppress(ValueError):  # another format; or the message below says what is wrong
+            return _coco_source(source)
+    try:
+        data = _read_file(source) if source.is_file() else _read_folder(source)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(_one_line(source, error)) from error
+    except (ValueError, OSError) as error:
+        raise ValueError(_one_line(source, error)) from error
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        text = f"a value is missing or odd ({type(error).__name__}: {error})"
+        raise ValueError(_one_line(source, text)) from error
+    if isinstance(data, Path):
+        return _coco_source(data)
+    return Source(coco_content(data.content(), str(source)), data.folder, None)
+
+
+def _one_line(source: Path, error: object) -> str:
+    """A message that names the source, in one printable line."""
+    text = str(error)
+    if not text.isprintable() or len(text) > LONGEST_MESSAGE:
+        text = shown(text, LONGEST_MESSAGE)
+    return text if str(source) in text else f"{source}: {text}"
+
+
+def _coco_source(file: Path) -> Source:
+    return Source(read_coco_json(file), find_image_folder(file), file)
 
 
 def _read_file(path: Path) -> Collected | Path:
@@ -61,6 +95,8 @@ def _read_file(path: Path) -> Collected | Path:
             return via.read(path)
         if label_studio.is_label_studio(content):
             return label_studio.read(path)
+        if fiftyone.is_fiftyone(content):
+            return fiftyone.read(path)
     elif path.suffix.lower() == ".xml":
         tag = read_xml(path).tag
         if tag == "annotations":
@@ -84,6 +120,10 @@ def _read_folder(folder: Path) -> Collected | Path:
         if read_xml(xml_files[0]).tag == "annotation":
             return pascal_voc.read(folder, xml_files)
         return _read_file(xml_files[0])
+    if files := supervisely.annotation_files(folder):
+        return supervisely.read(folder, files)
+    if (folder / "samples.json").is_file():
+        return _read_file(folder / "samples.json")
     json_files = sorted(folder.rglob("*.json"))
     if json_files:
         contents = {path: read_json(path) for path in json_files[:20]}

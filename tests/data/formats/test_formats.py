@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import io
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from maskrcnn_scratch.cli import main
@@ -18,6 +21,8 @@ from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.formats import read_dataset
 from maskrcnn_scratch.data.formats.label_studio import decode_brush
 from maskrcnn_scratch.ops import rle
+from tests.data.test_untrusted import JUNK, places
+from tests.messages import check_one_line
 
 HEIGHT, WIDTH = 40, 60
 BOX = (10, 5, 30, 25)  # x1, y1, x2, y2 of the one object
@@ -157,6 +162,68 @@ def coco(folder: Path) -> Path:
     return folder
 
 
+def supervisely(folder: Path, kind: str = "polygon") -> Path:
+    image(folder / "ds/img/a.png")
+    write(folder / "meta.json", {"classes": [{"title": "dog"}, {"title": "cat"}], "tags": []})
+    buffer = io.BytesIO()
+    Image.fromarray(MASK[5:25, 10:30]).save(buffer, "PNG")
+    packed = base64.b64encode(zlib.compress(buffer.getvalue())).decode()
+    shape = {
+        "polygon": {"points": {"exterior": points(POLYGON), "interior": []}},
+        "rectangle": {"points": {"exterior": [[29, 5], [10, 24]], "interior": []}},
+        "bitmap": {"bitmap": {"data": packed, "origin": [10, 5]}},
+    }[kind]
+    content = {
+        "size": {"height": HEIGHT, "width": WIDTH},
+        "objects": [{"classTitle": "cat", "geometryType": kind, **shape}],
+    }
+    write(folder / "ds/ann/a.png.json", content)
+    return folder
+
+
+def fiftyone(folder: Path, mask: bool = True) -> Path:
+    image(folder / "data/a.png")
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones((20, 20), np.uint8))
+    packed = base64.b64encode(zlib.compress(buffer.getvalue())).decode()
+    found = {
+        "_cls": "Detection",
+        "label": "cat",
+        "bounding_box": [10 / WIDTH, 5 / HEIGHT, 20 / WIDTH, 20 / HEIGHT],
+    }
+    if mask:
+        found["mask"] = {"$binary": {"base64": packed, "subType": "00"}}
+    sample = {"filepath": "data/a.png", "tags": [], "metadata": None,
+              "ground_truth": {"_cls": "Detections", "detections": [found]}}  # fmt: skip
+    write(folder / "metadata.json", {"name": "x", "media_type": "image"})
+    write(folder / "samples.json", {"samples": [sample]})
+    return folder
+
+
+def coco_of_fiftyone(folder: Path) -> Path:
+    coco(folder)
+    content = json.loads((folder / "annotations/instances.json").read_text())
+    (folder / "annotations/instances.json").rename(folder / "labels.json")
+    (folder / "images").rename(folder / "data")
+    content["info"] = {"year": "", "version": "", "contributor": "", "date_created": "2024-01-01"}
+    content |= {"licenses": None}
+    content["categories"][0]["supercategory"] = None
+    content["images"][0] |= {"license": None, "coco_url": None}
+    write(folder / "labels.json", content)
+    return folder / "labels.json"
+
+
+def coco_of_supervisely(folder: Path) -> Path:
+    coco(folder)
+    content = json.loads((folder / "annotations/instances.json").read_text())
+    content["info"] = {"description": "", "url": "None", "version": 1.0, "year": "2024",
+                       "date_created": 0}  # fmt: skip
+    content["licenses"] = [{"url": "None", "id": 0, "name": "None"}]
+    content["images"][0] |= {"license": "None", "url": "None", "date_captured": "2024-01-01"}
+    write(folder / "annotations/instances.json", content)
+    return folder
+
+
 WITH_OUTLINE = {
     "labelme": labelme,
     "labelme mask": labelme_mask,
@@ -169,18 +236,25 @@ WITH_OUTLINE = {
     "via": via,
     "label studio": label_studio,
     "coco": coco,
+    "supervisely": supervisely,
+    "supervisely bitmap": lambda folder: supervisely(folder, "bitmap"),
+    "fiftyone": fiftyone,
+    "coco of fiftyone": coco_of_fiftyone,
+    "coco of supervisely": coco_of_supervisely,
 }
 BOXES_ONLY = {
     "voc": voc,
     "yolo boxes": lambda folder: yolo(folder, polygon=False),
     "cvat boxes": lambda folder: cvat(folder, "box"),
+    "supervisely rectangle": lambda folder: supervisely(folder, "rectangle"),
+    "fiftyone boxes": lambda folder: fiftyone(folder, mask=False),
 }
 ALL = {**WITH_OUTLINE, **BOXES_ONLY}
 
 
 @pytest.mark.parametrize("write_dataset", ALL.values(), ids=ALL.keys())
 def test_the_object_is_read(write_dataset: Callable[[Path], Path], tmp_path: Path) -> None:
-    content, folder = read_dataset(write_dataset(tmp_path))
+    content, folder, _ = read_dataset(write_dataset(tmp_path))
     (entry,), (annotation,) = content["images"], content["annotations"]
     assert (entry["height"], entry["width"]) == (HEIGHT, WIDTH)
     assert (folder / entry["file_name"]).is_file()
@@ -189,10 +263,11 @@ def test_the_object_is_read(write_dataset: Callable[[Path], Path], tmp_path: Pat
     assert annotation["bbox"] == pytest.approx([10, 5, 20, 20], abs=1e-6)
     assert annotation["area"] == pytest.approx(400)
     if write_dataset in WITH_OUTLINE.values():
-        mask = rle.decode(rle.from_segmentation(annotation["segmentation"], (HEIGHT, WIDTH)))
+        segmentation = annotation["segmentation"].unpack()
+        mask = rle.decode(rle.from_segmentation(segmentation, (HEIGHT, WIDTH)))
         assert np.array_equal(mask, MASK)
     else:
-        assert annotation["segmentation"] == []
+        assert annotation["segmentation"].unpack() == []
 
 
 @pytest.mark.parametrize("write_dataset", WITH_OUTLINE.values(), ids=WITH_OUTLINE.keys())
@@ -205,6 +280,50 @@ def test_what_is_converted_can_be_trained_on(
     _, target = dataset[0]
     assert target["boxes"].tolist() == [list(BOX)]
     assert np.array_equal(target["masks"][0].numpy(), MASK)
+
+
+@pytest.mark.parametrize("write_dataset", ALL.values(), ids=ALL.keys())
+def test_every_format_is_checked_and_scored(
+    write_dataset: Callable[[Path], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(write_dataset(tmp_path / "source"))
+    assert main(["data", "check", source, "--json", str(tmp_path / "report.json")]) == 0
+    (report,) = json.loads((tmp_path / "report.json").read_text())
+    assert report["statistics"]["annotations"] == 1 and report["fit"] is not None
+    content, *_ = read_dataset(Path(source))
+    fields = ("image_id", "category_id", "bbox")
+    results = [{**{key: one[key] for key in fields}, "score": 1} for one in content["annotations"]]
+    write(tmp_path / "results.json", results)
+    capsys.readouterr()
+    words = ["evaluate", "--annotations", source, "--results", str(tmp_path / "results.json")]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["boxes", "1.000"]
+
+
+def test_holes_of_supervisely(tmp_path: Path) -> None:
+    supervisely(tmp_path)
+    file = tmp_path / "ds/ann/a.png.json"
+    content = json.loads(file.read_text())
+    content["objects"][0]["points"]["interior"] = [points([15, 10, 25, 10, 25, 20, 15, 20])]
+    content["objects"].append({"classTitle": "dog", "geometryType": "line", "points": {}})
+    write(file, content)
+    with pytest.warns(UserWarning, match="skipped 1 figures of type line"):
+        (annotation,) = read_dataset(tmp_path).content["annotations"]
+    mask = MASK.copy()
+    mask[10:20, 15:25] = False
+    assert np.array_equal(rle.decode(annotation["segmentation"].unpack()), mask)
+
+
+def test_masks_that_are_larger_than_they_say(tmp_path: Path) -> None:
+    """A few kilobytes of zeros become gigabytes; it ends at the size of the image."""
+    supervisely(tmp_path / "s", "bitmap")
+    file = tmp_path / "s/ds/ann/a.png.json"
+    content = json.loads(file.read_text())
+    bomb = base64.b64encode(zlib.compress(bytes(2**24), 9)).decode()
+    content["objects"][0]["bitmap"]["data"] = bomb
+    write(file, content)
+    with pytest.raises(ValueError, match=r"a\.png\.json: .*larger than its image"):
+        read_dataset(tmp_path / "s")
 
 
 def test_split_divides_images_and_keeps_categories(tmp_path: Path) -> None:
@@ -231,6 +350,42 @@ def test_a_split_that_makes_no_sense_is_refused(split: tuple[str, ...], tmp_path
     source = str(coco(tmp_path / "a"))
     assert main(["data", "convert", source, str(tmp_path / "b"), "--split", *split]) == 2
     assert not (tmp_path / "b").exists()
+
+
+JSON_FORMATS = {
+    "labelme": (labelme, "a.json"),
+    "via": (via, "via.json"),
+    "label studio": (label_studio, "export.json"),
+    "supervisely": (supervisely, "ds/ann/a.png.json"),
+    "supervisely bitmap": (lambda folder: supervisely(folder, "bitmap"), "ds/ann/a.png.json"),
+    "fiftyone": (fiftyone, "samples.json"),
+}
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(choices=st.data())
+@pytest.mark.parametrize("name", JSON_FORMATS)
+@pytest.mark.filterwarnings("ignore")
+def test_annotations_or_one_line(name: str, choices: st.DataObject, tmp_path: Path) -> None:
+    """Any value anywhere in the JSON file of a tool."""
+    write_dataset, file = JSON_FORMATS[name]
+    folder = tmp_path / "junk"
+    if not folder.exists():
+        write_dataset(folder)
+        (folder / file).rename(tmp_path / "good.json")
+    content = json.loads((tmp_path / "good.json").read_text())
+    place = choices.draw(st.sampled_from(places(content)))
+    inside = content
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = choices.draw(JUNK)
+    write(folder / file, content)
+    try:
+        read_dataset(folder)
+    except (ValueError, FileNotFoundError) as error:
+        check_one_line(error, folder)
 
 
 BROKEN = {
@@ -272,9 +427,9 @@ def test_shapes_that_have_no_area_are_counted(tmp_path: Path) -> None:
     ]
     write(tmp_path / "a.json", {"shapes": shapes, "imagePath": "a.png"})
     with pytest.warns(UserWarning, match="skipped 1 shapes of type point"):
-        content, _ = read_dataset(tmp_path)
+        content, *_ = read_dataset(tmp_path)
     (annotation,) = content["annotations"]
-    assert len(annotation["segmentation"]) == 2  # one object of two parts
+    assert len(annotation["segmentation"].unpack()) == 2  # one object of two parts
 
 
 def brush(mask: np.ndarray) -> list[int]:
