@@ -41,6 +41,7 @@ from maskrcnn_scratch.weights.loading import (
     load_pretrained,
     warn_of_values,
 )
+from maskrcnn_scratch.without_memory import without_memory
 
 PYRAMID_LEVELS = 5  # P2 to P6
 
@@ -187,7 +188,7 @@ def _load_run(checkpoint: dict[str, Any], path: str | PathLike[str]) -> TrainedM
     if config.is_small and sum(config.blocks) > len(weights):
         raise ValueError(f"blocks are {config.blocks}, with {len(weights)} tensors")
     num_classes = max(names, default=0) + 1
-    with torch.device("meta"):  # no memory
+    with without_memory():
         expected = build_model(config, num_classes).state_dict()
     check_same_shapes(expected, weights)
     warn_of_values(weights, path)
