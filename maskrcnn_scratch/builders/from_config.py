@@ -47,6 +47,7 @@ from maskrcnn_scratch.weights.loading import (
     warn_of_values,
 )
 from maskrcnn_scratch.weights.remote import weights_file
+from maskrcnn_scratch.without_memory import without_memory
 
 PYRAMID_LEVELS = 5  # P2 to P6
 _CLASSES = "roi_heads.box_predictor.cls_score.bias"  # one per class
@@ -239,7 +240,7 @@ def _load_run(
                 f"it was trained with --model {shown(config.model, 200)}: give --model again, "
                 "which runs that code"
             )
-        with torch.device("meta"):  # no memory
+        with without_memory():
             expected = build_model(config, num_classes).state_dict()
         check_same_shapes(expected, weights)
         model = build_model(config, num_classes)

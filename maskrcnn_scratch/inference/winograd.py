@@ -16,6 +16,7 @@ from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from maskrcnn_scratch.ops import conv3x3, transform_conv3x3_weight
 from maskrcnn_scratch.winograd import TILES, replace_convolutions
+from maskrcnn_scratch.without_memory import without_memory
 
 
 class WinogradConv2d(nn.Conv2d):
@@ -39,7 +40,8 @@ class WinogradConv2d(nn.Conv2d):
 
     def __init__(self, conv: nn.Conv2d, m: int, relu: bool = False) -> None:
         sizes = conv.in_channels, conv.out_channels, 3
-        super().__init__(*sizes, padding=1, bias=conv.bias is not None, device="meta")
+        with without_memory():
+            super().__init__(*sizes, padding=1, bias=conv.bias is not None)
         self.weight, self.bias = conv.weight, conv.bias
         self.m, self.relu = m, relu
         self.register_buffer("transformed_weight", None, persistent=False)

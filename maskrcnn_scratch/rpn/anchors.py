@@ -145,8 +145,9 @@ def anchors_of_location(
 
     ``rounded``, ``ratios_fastest``: see ``Conventions``.
     """
-    scale = torch.tensor(sizes, dtype=torch.float32)
-    height_ratio = torch.sqrt(torch.tensor(aspect_ratios, dtype=torch.float32))
+    # On the CPU: on the meta device, a square root makes PyTorch import its compiler.
+    scale = torch.tensor(sizes, dtype=torch.float32, device="cpu")
+    height_ratio = torch.tensor(aspect_ratios, dtype=torch.float32, device="cpu").sqrt()
     width_ratio = 1 / height_ratio
     height, width = height_ratio[:, None] * scale, width_ratio[:, None] * scale  # [ratios, sizes]
     if ratios_fastest:

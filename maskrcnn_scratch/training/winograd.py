@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch.ops.winograd_conv2d import TransformedWeight, winograd_conv2d
 from maskrcnn_scratch.winograd import TILES, describe_kept, replace_convolutions
+from maskrcnn_scratch.without_memory import without_memory
 
 # Locations, of all images of a batch together, from which on the multiplications that are saved
 # take longer than transforming the weight.
@@ -31,7 +32,8 @@ class TrainedWinogradConv2d(nn.Conv2d):
 
     def __init__(self, conv: nn.Conv2d, m: int) -> None:
         sizes = conv.in_channels, conv.out_channels, 3
-        super().__init__(*sizes, padding=1, bias=conv.bias is not None, device="meta")
+        with without_memory():
+            super().__init__(*sizes, padding=1, bias=conv.bias is not None)
         self.weight, self.bias = conv.weight, conv.bias
         self.transform = TransformedWeight(m)
         self.train(conv.training)

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-import torch
 from torch import Tensor
 
 from maskrcnn_scratch.weights.errors import WeightsError
@@ -17,6 +16,7 @@ from maskrcnn_scratch.weights.layouts import (
     first_three,
     without_counters,
 )
+from maskrcnn_scratch.without_memory import without_memory
 
 __all__ = ["BACKBONE", "BUILDERS", "Match", "convert", "nearest_model", "to_torchvision"]
 
@@ -63,7 +63,7 @@ def known_keys() -> dict[str, dict[str, None]]:
 
     keys = {}
     for name in BUILDERS:
-        with torch.device("meta"):  # allocates and initialises nothing
+        with without_memory():
             model = getattr(maskrcnn_scratch, name)(weights_backbone=None)
         keys[name] = dict.fromkeys(without_counters(model.state_dict()))
     body = [key for key in keys[BUILDERS[0]] if key.startswith(BODY)]

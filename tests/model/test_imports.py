@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from maskrcnn_scratch.builders.from_config import ModelConfig, build_model
+from maskrcnn_scratch.checkpoint import save_checkpoint
 
 OPTIONAL = (
     "torchvision",
@@ -41,3 +49,28 @@ model = maskrcnn_resnet50_fpn(
 print(sorted(Predictor(model)(torch.rand(3, 60, 64))))
 """
     assert run(code) == "['boxes', 'labels', 'masks', 'scores']"
+
+
+def test_predict_does_not_import_the_compiler(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        architecture="small", weights="none", anchor_sizes=(8, 16, 32, 64, 128),
+        min_size=(64,), max_size=64, post_nms_top_n=10,
+    )  # fmt: skip
+    checkpoint = {
+        "config": {"model": asdict(config)},
+        "class_names": {1: "cat"},
+        "category_labels": {1: 1},
+        "model": build_model(config, 2).state_dict(),
+    }
+    save_checkpoint(checkpoint, tmp_path / "best.pt")
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
+    command = ["predict", "image.png", "--weights", "best.pt", "--out", "out", "--winograd"]
+    code = f"""
+import os, sys
+os.chdir({str(tmp_path)!r})
+from maskrcnn_scratch.cli import main
+assert main({command}) == 0
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
+    assert run(code).splitlines()[-1] == "[]"
