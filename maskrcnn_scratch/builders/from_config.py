@@ -9,7 +9,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-import torch
 from torch import nn
 
 from maskrcnn_scratch.backbone import (
