@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskrcnn_scratch.call_part import with_context
 from maskrcnn_scratch.component_check.common import part_checks, require_equal, require_tensor
 from maskrcnn_scratch.component_check.host import model_around
 from maskrcnn_scratch.component_check.plan import Plan
@@ -72,6 +73,12 @@ def _checks(subject: Subject) -> Iterator[CheckResult]:
 
 
 def sample(part: Any, labels: list[Tensor]) -> Any:
+    """One draw; the boxes have random losses and scores, if the part asks for them."""
+    generator = torch.Generator().manual_seed(1)
+    scores = [torch.rand(len(of_image), generator=generator) for of_image in labels]
+    used = [of_image != IGNORE_LABEL for of_image in labels]
+    losses = [-score.log() * mask for score, mask in zip(scores, used, strict=True)]
+    part = with_context(part, losses=losses, scores=scores)
     return part(labels, generator=torch.Generator().manual_seed(0))
 
 

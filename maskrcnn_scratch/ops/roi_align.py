@@ -95,9 +95,9 @@ def roi_align(
         AssertionError: boxes of another shape, as in torchvision.
         RuntimeError: see :func:`multiscale_roi_align`.
     """
-    one = isinstance(boxes, Tensor)
-    for each in [boxes] if one else boxes:
-        if each.dim() != 2 or each.shape[1] != (5 if one else 4):
+    given, columns = ([boxes], 5) if isinstance(boxes, Tensor) else (list(boxes), 4)
+    for each in given:
+        if each.dim() != 2 or each.shape[1] != columns:
             raise AssertionError(
                 f"boxes must be [R, 5], or a list of [R_n, 4], not {list(each.shape)}"
             )
