@@ -86,7 +86,7 @@ $(VENV)/bin/python: | check
 
 # torch comes first: setup.py builds against it.
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" pybind11 ninja torch torchvision
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" ninja torch torchvision
 	MASKRCNN_BUILD=none $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[test,dev]'
 	@touch $@
 

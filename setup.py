@@ -1,6 +1,7 @@
 """Builds the extension. Everything else about the package is in pyproject.toml.
 
-MASKRCNN_BUILD=auto (default): CPU kernels, and CUDA kernels where nvcc and a CUDA torch are there.
+MASKRCNN_BUILD=auto (default): CPU kernels, and CUDA kernels where nvcc and a CUDA torch are there;
+               nothing on Windows, whose compiler takes other options.
               =cpu | cuda: CPU only, or both; what cannot be built is an error.
               =none: nothing; the reference implementations in PyTorch run instead.
 TORCH_CUDA_ARCH_LIST: GPUs to compile for (default: 8.0 and 9.0, and PTX for later ones).
@@ -10,9 +11,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import setup
+
+from build_backend import OLDEST_TORCH, find_torch
 
 COMMON_FLAGS = [
     "-O3",
@@ -21,6 +26,7 @@ COMMON_FLAGS = [
 ]
 CPU_FLAGS = [
     *COMMON_FLAGS,
+    "-g0",
     "-fvisibility=hidden",
     "-ffp-contract=off",  # multiply and add round separately, as in PyTorch and on CUDA
     "-fno-math-errno",
@@ -28,6 +34,9 @@ CPU_FLAGS = [
     "-Wall",
     "-Wextra",
 ]
+LINK_FLAGS = ["-Wl,-s"] if sys.platform == "linux" else []  # no symbols for debuggers
+# One binary for every Python, except those without a GIL: they have no limited API.
+LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")
 CUDA_FLAGS = [*COMMON_FLAGS, "-fmad=false", "-DUSE_CUDA", "-lineinfo"]
 
 
@@ -45,16 +54,32 @@ def find_cuda_home() -> None:
             os.environ["CUDA_HOME"] = str(Path(top[1].strip()).resolve())
 
 
+def check_tools() -> None:
+    """Stops with one line if PyTorch or the compiler is missing."""
+    otherwise = "or install without kernels, with MASKRCNN_BUILD=none, which is slow"
+    if not find_torch():
+        oldest = "{}.{}".format(*OLDEST_TORCH)
+        raise SystemExit(f"the kernels need PyTorch {oldest} or newer: install it, {otherwise}")
+    compiler = os.environ.get("CXX", "c++").split()[0]
+    if not shutil.which(compiler):
+        raise SystemExit(
+            f"the kernels need a C++ compiler, and there is no {compiler}: "
+            f"install g++ 11 or clang++ 14 or newer, name one with CXX, {otherwise}"
+        )
+
+
 def build_arguments() -> dict[str, object]:
     choice = os.environ.get("MASKRCNN_BUILD", "auto")
     if choice not in ("auto", "cpu", "cuda", "none"):
         raise SystemExit(f"MASKRCNN_BUILD must be auto, cpu, cuda or none, not {choice!r}")
+    if choice == "auto" and sys.platform == "win32":
+        choice = "none"
     if choice == "none":
         print("maskrcnn_scratch: building no kernels (MASKRCNN_BUILD=none)")
         return {}
 
+    check_tools()
     find_cuda_home()
-    import pybind11
     import torch
     from torch.utils import cpp_extension
 
@@ -78,7 +103,8 @@ def build_arguments() -> dict[str, object]:
             "maskrcnn_scratch._cpu",
             ["csrc/schema.cpp", *sources("*/*_cpu.cpp")],
             extra_compile_args=CPU_FLAGS,
-            py_limited_api=True,
+            extra_link_args=LINK_FLAGS,
+            py_limited_api=LIMITED_API,
         )
     ]
     if with_cuda:
@@ -90,30 +116,14 @@ def build_arguments() -> dict[str, object]:
                 "maskrcnn_scratch._cuda",
                 ["csrc/cuda_module.cpp", *cuda_sources],
                 extra_compile_args={"cxx": CPU_FLAGS, "nvcc": CUDA_FLAGS},
-                py_limited_api=True,
-            )
-        )
-    if mask_rle := sources("mask_rle/*.cpp"):
-        extensions.append(
-            Extension(
-                "maskrcnn_scratch._mask_rle",
-                mask_rle,
-                include_dirs=[pybind11.get_include()],
-                depends=sources("*/*.h"),
-                # Rounds like the op paste_masks, whose masks it encodes.
-                extra_compile_args=[
-                    "-O3",
-                    "-std=c++20",
-                    "-fvisibility=hidden",
-                    "-ffp-contract=off",
-                    "-pthread",
-                ],
-                language="c++",
+                extra_link_args=LINK_FLAGS,
+                py_limited_api=LIMITED_API,
             )
         )
     return {
         "ext_modules": extensions,
         "cmdclass": {"build_ext": cpp_extension.BuildExtension},
+        "options": {"bdist_wheel": {"py_limited_api": "cp310"}} if LIMITED_API else {},
     }
 
 

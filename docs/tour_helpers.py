@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from maskrcnn_scratch.builders.from_config import TrainedModel, load_trained  # noqa: E402
 from maskrcnn_scratch.builders.small import small_maskrcnn  # noqa: E402
 from maskrcnn_scratch.data.shapes import ShapesDataset  # noqa: E402
+from maskrcnn_scratch.ops.reference.conv3x3 import matrices_of_points  # noqa: E402
 from maskrcnn_scratch.structures import StageOutputs, Target  # noqa: E402
 
 CHECKPOINTS = (ROOT / "runs/demo/run/best.pt", ROOT / "build/tour/run/best.pt")
@@ -100,3 +102,24 @@ def draw_boxes(axes: plt.Axes, boxes: Tensor, color: str = COLORS[1], **options:
     for x1, y1, x2, y2 in boxes.tolist():
         options = {"fill": False, "edgecolor": color, "linewidth": 1.2, **options}
         axes.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, **options))
+
+
+def winograd_error(points: tuple[Fraction, ...], channels: int = 256) -> float:
+    """Relative error (L2) of a float32 Winograd convolution with these points, against float64.
+
+    Inputs and weights are drawn from a normal distribution: 64 tiles of one output channel.
+    """
+    a, g, b = matrices_of_points(points)
+    generator = torch.Generator().manual_seed(0)
+    tiles = torch.randn(64, channels, len(b), len(b), generator=generator, dtype=torch.float64)
+    weight = torch.randn(channels, 3, 3, generator=generator, dtype=torch.float64)
+    values = g @ weight @ g.T  # [C, t, t]
+
+    def convolve(dtype: torch.dtype) -> Tensor:
+        at, bt = a.to(dtype), b.to(dtype)
+        transformed = bt @ tiles.float().to(dtype) @ bt.T  # [64, C, t, t]
+        products = torch.einsum("ncyx,cyx->nyx", transformed, values.to(dtype))
+        return (at @ products @ at.T).double()
+
+    exact = convolve(torch.float64)
+    return float((convolve(torch.float32) - exact).norm() / exact.norm())

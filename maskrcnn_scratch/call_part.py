@@ -14,7 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from maskrcnn_scratch.interfaces import NMS
+from maskrcnn_scratch import ops
+from maskrcnn_scratch.interfaces import NMS, BoxCoder
+from maskrcnn_scratch.ops.boxes import clip_boxes_to_image, has_min_size
 
 
 def asks_for(part: Callable[..., Any], name: str) -> bool:
@@ -31,6 +33,26 @@ def with_context(part: Callable[..., Any], **context: Any) -> Callable[..., Any]
     """``part`` with those of the keyword arguments ``context`` that it asks for."""
     asked = {name: value for name, value in context.items() if asks_for(part, name)}
     return partial(part, **asked) if asked else part
+
+
+def decode_boxes(
+    box_coder: BoxCoder, deltas: Tensor, references: Tensor, image_sizes: Tensor, min_size: float
+) -> tuple[Tensor, Tensor]:
+    """``box_coder.decode``, then the boxes are clipped to the image and their sides tested.
+
+    Args:
+        box_coder: the default one has an operator for all of this, ``ops.decode_boxes``.
+        deltas, references: ``[N, K, 4]``.
+        image_sizes: (height, width) without padding, ``[N, 2]``.
+        min_size: length in pixels that both sides of a box must have.
+
+    Returns:
+        Boxes ``[N, K, 4]``, and bool ``[N, K]``: whether both sides have ``min_size``.
+    """
+    if type(box_coder) is ops.boxes.BoxCoder:
+        return ops.decode_boxes(box_coder, deltas, references, image_sizes, min_size)
+    boxes = clip_boxes_to_image(box_coder.decode(deltas, references), image_sizes)
+    return boxes, has_min_size(boxes, min_size)
 
 
 def run_nms(

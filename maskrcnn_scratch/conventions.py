@@ -6,8 +6,8 @@ those of torchvision:
 - ``SMOOTH_L1_BETA``: below.
 - NMS per class (per level in the RPN): coordinates of small problems are shifted by a multiple of
   the group's number, so that boxes of different groups never overlap. The shift rounds the
-  coordinates, and so decides near ties. ``ops.nms.offset_limit`` is the number of boxes up to which
-  this is done; torchvision and detectron2 share it.
+  coordinates, and so decides near ties. ``ops.group_offset.offset_limit`` is the number of boxes up
+  to which this is done; torchvision and detectron2 share it.
 - ``ops.boxes.BBOX_XFORM_CLIP``: the upper limit of dw and dh when boxes are decoded; the same in
   torchvision and detectron2.
 

@@ -54,6 +54,7 @@ class FasterRCNN(GeneralizedRCNN):
             default those of ``RoIHeads``.
         box_loss_classifier, box_loss_box_reg, mask_loss: likewise.
         branches: further branches of the RoI heads by name; see ``stage_interfaces.Branch``.
+        refine: moves the proposals before the box head; see ``stage_interfaces.Refine``.
         rpn, roi_heads, transform: a whole stage, see ``stage_interfaces``; then none of the
             arguments that describe its parts may be given. ``roi_heads`` replaces ``num_classes``.
         conventions: for the default parts; see ``Conventions``.
@@ -117,6 +118,7 @@ class FasterRCNN(GeneralizedRCNN):
         box_loss_box_reg: interfaces.Loss | None = None,
         mask_loss: interfaces.Loss | None = None,
         branches: Mapping[str, stage_interfaces.Branch] | None = None,
+        refine: stage_interfaces.Refine | None = None,
         # whole stages
         rpn: stage_interfaces.RPN | None = None,
         roi_heads: stage_interfaces.SecondStage | None = None,
@@ -190,6 +192,7 @@ class FasterRCNN(GeneralizedRCNN):
                     loss_box_reg=box_loss_box_reg,
                     loss_mask=mask_loss,
                     branches=branches,
+                    refine=refine,
                 ),
             )
 
@@ -241,7 +244,8 @@ def refuse_parts_of(stage: str, given: Mapping[str, Any]) -> None:
         elif stage == "rpn":
             belongs = name.startswith("rpn_")
         else:
-            belongs = name.startswith(("box_", "bbox_", "mask_", "num_classes", "branches"))
+            own = ("box_", "bbox_", "mask_", "num_classes", "branches", "refine")
+            belongs = name.startswith(own)
         default = parameters[name].default if name in parameters else None
         if belongs and value is not default and value != default:
             raise ValueError(f"{stage} is passed in whole: {name} must be set there, not here")

@@ -38,9 +38,13 @@ class Branch(Protocol):
             features: ``[N, F, H_l, W_l]`` by name.
             samples: the sampled proposals, ``targets.roi_targets.TrainingSamples``; the same for
                 the box head, the mask head and all branches.
-            targets: one per image; boxes and masks are in resized pixels, fields that the transform
-                does not know are unchanged.
+            targets: one per image; boxes, masks and keypoints are in resized pixels, other fields
+                are unchanged.
             padded_size: (height, width) of the batch.
+
+        May ask for:
+            mask_logits: ``[R, C, M, M]`` of the sampled objects (``samples.of_objects()``), with
+                their gradient; None in a model without a mask branch.
         """
         ...
 
@@ -51,7 +55,48 @@ class Branch(Protocol):
         padded_size: tuple[int, int],
         /,
     ) -> dict[str, Tensor]:
-        """Outputs ``[N, D, ...]`` by name; the values of padding are not used."""
+        """Outputs ``[N, D, ...]`` by name; the values of padding are not used.
+
+        An output ``scores [N, D]``, not negative, replaces the scores of the detections, which are
+        then sorted by it (Mask Scoring R-CNN). ``detections.masks`` are there.
+        """
+        ...
+
+
+class Refine(Protocol):
+    """Moves the proposals before the box head sees them, a module: ``refine=stages``.
+
+    The earlier stages of Cascade R-CNN do this. Number and order of the proposals stay the same.
+    """
+
+    def __call__(
+        self, features: Mapping[str, Tensor], proposals: Proposals, padded_size: tuple[int, int], /
+    ) -> Proposals:
+        """The proposals with new boxes.
+
+        Args:
+            features: ``[N, F, H_l, W_l]`` by name.
+            proposals: boxes ``[N, P, 4]``; padding stays zero.
+            padded_size: (height, width) of the batch.
+        """
+        ...
+
+    def losses(
+        self,
+        features: Mapping[str, Tensor],
+        proposals: Proposals,
+        padded_size: tuple[int, int],
+        targets: Sequence[Target],
+        generator: torch.Generator | None = None,
+        /,
+    ) -> tuple[dict[str, Tensor], Proposals]:
+        """Scalars by name, and the proposals with new boxes, without a gradient.
+
+        Args:
+            features, proposals, padded_size: as in a call.
+            targets: one per image; boxes and masks are in resized pixels.
+            generator: source of random numbers.
+        """
         ...
 
 

@@ -203,7 +203,8 @@ class StageOutputs:
         proposals: the boxes that the RPN keeps.
         class_logits: ``[N, P, C]``.
         box_regression: box deltas for each class, relative to the proposals, ``[N, P, C, 4]``;
-            ``[N, P, 1, 4]`` if they are class-agnostic.
+            ``[N, P, 1, 4]`` if they are class-agnostic. RoI heads with ``refine`` first move the
+            proposals.
         detections: the boxes that the box head keeps, with their masks.
         branch_outputs: outputs of further branches by name, ``[N, D, ...]`` each.
         results: a dict per image, as torchvision returns it; empty before ``postprocess``.

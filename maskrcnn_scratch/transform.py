@@ -258,7 +258,10 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_target(target: Target, original: Sequence[int], size: tuple[int, int]) -> Target:
-    """A copy of ``target`` with boxes scaled and masks resized (nearest) to ``size``."""
+    """A copy of ``target`` with boxes and keypoints scaled and masks resized (nearest) to ``size``.
+
+    Keypoints are ``[G, K, 3]``: x, y and whether they are visible, as in torchvision.
+    """
     resized = dict(target)
     resized["boxes"] = resize_boxes(
         target["boxes"][None], torch.tensor([original]), torch.tensor([size])
@@ -266,6 +269,13 @@ def resize_target(target: Target, original: Sequence[int], size: tuple[int, int]
     if "masks" in target:
         masks = target["masks"][:, None].byte()  # [G, 1, H, W]
         resized["masks"] = F.interpolate(masks, size=size)[:, 0]
+    if "keypoints" in target:
+        scale = on_device(
+            [size[1] / original[1], size[0] / original[0], 1.0],
+            torch.float32,
+            target["keypoints"].device,
+        )
+        resized["keypoints"] = target["keypoints"] * scale
     return resized
 
 

@@ -42,6 +42,7 @@ SLOW = (
     "tests/component_check/test_broken_parts.py",
     "tests/inspect/test_report.py",
     "tests/training/test_distributed.py",
+    "tests/test_packaging.py::test_archive",
     "tests/ops/test_conv3x3.py::test_instruction_sets",
     "tests/inference/test_winograd.py::test_optimized",
     "tests/builders/test_untrusted_checkpoints.py::test_a_model",

@@ -38,7 +38,7 @@ from maskrcnn_scratch.parity import report
 from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
 from maskrcnn_scratch.parity.model import model_check
 from maskrcnn_scratch.parity.photographs import photographs
-from maskrcnn_scratch.parity.reference import Recording, reference_of
+from maskrcnn_scratch.parity.reference import Recording, in_channels_last, reference_of
 from maskrcnn_scratch.parity.stages import stage_checks
 from maskrcnn_scratch.structures import Result
 from maskrcnn_scratch.training.config import TrainConfig
@@ -103,7 +103,7 @@ def compare_with_torchvision(output: Path) -> None:
         reason = str(error).partition(";")[0]
         print(f"Calibrated random weights serve instead of the published ones: {reason}\n")
         model = calibrated_maskrcnn(0, photograph, background_logit=6.0, **sizes)
-    recording = Recording(reference_of(model), [photograph])
+    recording = Recording(in_channels_last(reference_of(model)), [photograph])
     with torch.no_grad():
         checks = list(stage_checks(model, recording, [photograph]))
         stages = model.run_stages([photograph])

@@ -71,6 +71,6 @@ Counts from_soft_mask(const float* mask,
                       float threshold);
 
 // Mask with one bit per pixel, [width, words_per_column(height)] as in paste_masks/packed_mask.h.
-Counts from_packed(const uint64_t* words, int64_t height, int64_t width);
+Counts from_packed(const int64_t* words, int64_t height, int64_t width);
 
 }  // namespace mask_rle

@@ -12,7 +12,8 @@ inline void check_nms_arguments(const Tensor& boxes,
                                 const Tensor& scores,
                                 const Tensor& groups,
                                 int64_t max_out,
-                                int64_t num_groups) {
+                                int64_t num_groups,
+                                int64_t offset_limit) {
   check_dim(boxes, 3, "boxes", "[N, K, 4]");
   CHECK_ARGUMENT(boxes.size(2) == 4, "boxes must be [N, K, 4], not ", shape_of(boxes));
   for (const auto& [tensor, name] : {std::pair{&scores, "scores"}, std::pair{&groups, "groups"}}) {
@@ -27,6 +28,7 @@ inline void check_nms_arguments(const Tensor& boxes,
   check_numel({boxes.size(0), max_out}, "indices");
   CHECK_ARGUMENT(num_groups >= 0 && num_groups <= INT32_MAX, "num_groups must be in [0, ",
                  INT32_MAX, "], it is ", num_groups);
+  CHECK_ARGUMENT(offset_limit >= 0, "offset_limit must not be negative, it is ", offset_limit);
 }
 
 // Reads the values of a contiguous CPU tensor, and returns one more than the largest. For CUDA

@@ -8,10 +8,12 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "../common/cpu_isa.h"
 #include "../common/dispatch.h"
+#include "../common/order.h"
 #include "../common/parallel.h"
 #include "arguments.h"
 #include "nms.h"
@@ -133,6 +135,24 @@ Ranking rank(const T* scores, const int64_t* groups, int64_t count, int64_t num_
   return ranking;
 }
 
+// The image's boxes [K, 4], of which the candidates are shifted by the offset of their group.
+template <typename T>
+std::unique_ptr<T[]> shift_by_group(const T* boxes,
+                                    const int64_t* groups,
+                                    int64_t count,
+                                    const std::vector<int64_t>& candidates) {
+  T largest = -std::numeric_limits<T>::infinity();
+  for (const int64_t c : candidates) {
+    for (int64_t i = 0; i < 4; ++i) largest = larger(boxes[4 * c + i], largest);
+  }
+  std::unique_ptr<T[]> shifted(new T[4 * count]);
+  for (const int64_t c : candidates) {
+    const T offset = group_offset(groups[c], largest);
+    for (int64_t i = 0; i < 4; ++i) shifted[4 * c + i] = boxes[4 * c + i] + offset;
+  }
+  return shifted;
+}
+
 struct Group {
   int64_t image, begin, end;  // into the candidates of the image
 };
@@ -146,12 +166,19 @@ void nms_images(const T* boxes,
                 double iou_threshold,
                 int64_t max_out,
                 int64_t num_groups,
+                int64_t offset_limit,
                 int64_t* indices,
                 int64_t* count) {
   const T threshold = round_down<T>(iou_threshold);
   std::vector<Ranking> rankings(num_images);
+  std::vector<std::unique_ptr<T[]>> shifted(num_images);  // null for images of many boxes
   parallel_tasks(num_images, [&](int64_t n) {
-    rankings[n] = rank(scores + n * num_boxes, groups + n * num_boxes, num_boxes, num_groups);
+    const int64_t* image_groups = groups + n * num_boxes;
+    rankings[n] = rank(scores + n * num_boxes, image_groups, num_boxes, num_groups);
+    const auto& candidates = rankings[n].indices;
+    if (int64_t(candidates.size()) <= offset_limit) {
+      shifted[n] = shift_by_group(boxes + 4 * n * num_boxes, image_groups, num_boxes, candidates);
+    }
   });
 
   std::vector<Group> problems;
@@ -167,8 +194,10 @@ void nms_images(const T* boxes,
   const auto solve = [&](int64_t p) {
     const Group& group = problems[p];
     Ranking& ranking = rankings[group.image];
-    nms_group(boxes + group.image * num_boxes * 4, ranking.candidates.data() + group.begin,
-              group.end - group.begin, threshold, max_out, ranking.kept.data());
+    const T* own = shifted[group.image].get();
+    nms_group(own ? own : boxes + 4 * group.image * num_boxes,
+              ranking.candidates.data() + group.begin, group.end - group.begin, threshold, max_out,
+              ranking.kept.data());
   };
   const int64_t num_problems = problems.size();
   if (pairs > kPairsPerThread && num_problems >= torch::stable::get_num_threads()) {
@@ -193,8 +222,9 @@ std::tuple<Tensor, Tensor> nms_padded(Tensor boxes,
                                       Tensor groups,
                                       double iou_threshold,
                                       int64_t max_out,
-                                      int64_t num_groups) {
-  check_nms_arguments(boxes, scores, groups, max_out, num_groups);
+                                      int64_t num_groups,
+                                      int64_t offset_limit) {
+  check_nms_arguments(boxes, scores, groups, max_out, num_groups, offset_limit);
   boxes = torch::stable::contiguous(boxes);
   scores = torch::stable::contiguous(scores);
   groups = torch::stable::contiguous(groups);
@@ -206,8 +236,8 @@ std::tuple<Tensor, Tensor> nms_padded(Tensor boxes,
   dispatch_float_double(boxes.scalar_type(), "boxes", [&](auto tag) {
     using T = typename decltype(tag)::type;
     nms_images(boxes.const_data_ptr<T>(), scores.const_data_ptr<T>(), group, num_images, num_boxes,
-               iou_threshold, max_out, num_groups, indices.mutable_data_ptr<int64_t>(),
-               count.mutable_data_ptr<int64_t>());
+               iou_threshold, max_out, num_groups, offset_limit,
+               indices.mutable_data_ptr<int64_t>(), count.mutable_data_ptr<int64_t>());
   });
   return {indices, count};
 }

@@ -1,7 +1,7 @@
 // NMS on CUDA: the sequence of kernels. N images have K candidates each, padding included; how many
 // are valid is counted on the device and never read by the host, so nothing synchronises.
 //
-//   nms_order.cuh    nms_compact    list the valid candidates
+//   nms_order.cuh    nms_compact    list the valid candidates, find their largest coordinate
 //                    nms_rank       count the boxes before each, in the image and in its group
 //                    nms_sort       move boxes to their positions: group after group, best first
 //   nms_select.cuh   nms_compare    bit masks: which later boxes of its group a box would suppress
@@ -30,6 +30,7 @@ void nms(const Tensor& boxes,
          const Tensor& groups,
          double iou_threshold,
          int64_t max_out,
+         int64_t offset_limit,
          Tensor& indices,
          Tensor& count) {
   const int64_t images = boxes.size(0), candidates = boxes.size(1);
@@ -41,6 +42,7 @@ void nms(const Tensor& boxes,
       std::min<int64_t>(ceil_div<int64_t>(candidates, kWordBits),
                         candidates <= kMaxWords * kWordBits ? kMaxWords : kManyCandidatesWords));
   Tensor num_valid = torch::stable::new_zeros(groups, {images}, ScalarType::Int);
+  Tensor largest = torch::stable::new_zeros(boxes, {images});  // 0 in bits too
   Tensor orders = torch::stable::new_zeros(groups, {images, candidates, 4}, ScalarType::Int);
   Tensor valid = ints({images, candidates}), sorted = ints({images, candidates, 4});
   Tensor kept = ints({images, candidates}), kept_by_rank = ints({images, candidates});
@@ -55,9 +57,11 @@ void nms(const Tensor& boxes,
       images,
       candidates,
       max_out,
+      offset_limit,
       words,
       round_down<T>(iou_threshold),
       num_valid.mutable_data_ptr<int>(),
+      reinterpret_cast<ordered_bits_t<T>*>(largest.mutable_data_ptr<T>()),
       valid.mutable_data_ptr<int>(),
       reinterpret_cast<Order*>(orders.mutable_data_ptr<int>()),
       sorted_boxes.mutable_data_ptr<T>(),
@@ -90,8 +94,9 @@ std::tuple<Tensor, Tensor> nms_padded(Tensor boxes,
                                       Tensor groups,
                                       double iou_threshold,
                                       int64_t max_out,
-                                      int64_t num_groups) {
-  check_nms_arguments(boxes, scores, groups, max_out, num_groups);
+                                      int64_t num_groups,
+                                      int64_t offset_limit) {
+  check_nms_arguments(boxes, scores, groups, max_out, num_groups, offset_limit);
   CHECK_ARGUMENT(boxes.size(1) <= kMaxBoxes, "boxes has ", boxes.size(1),
                  " boxes per image, CUDA takes up to ", kMaxBoxes);
   boxes = torch::stable::contiguous(boxes);
@@ -106,7 +111,7 @@ std::tuple<Tensor, Tensor> nms_padded(Tensor boxes,
   if (boxes.numel() == 0 || max_out == 0) return {indices, count};
   dispatch_float_double(boxes.scalar_type(), "boxes", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    nms<T>(boxes, scores, groups, iou_threshold, max_out, indices, count);
+    nms<T>(boxes, scores, groups, iou_threshold, max_out, offset_limit, indices, count);
   });
   return {indices, count};
 }

@@ -6,6 +6,7 @@
 #include "../common/block_count.cuh"
 #include "../common/block_items.cuh"
 #include "../common/cuda_launch.cuh"
+#include "../common/ordered_bits.cuh"
 #include "nms.h"
 
 namespace maskrcnn {
@@ -52,16 +53,18 @@ struct NmsArguments {
   const T* scores;
   const int64_t* groups;
   int64_t images, candidates, max_out;
-  int words;  // of a chunk
+  int64_t offset_limit;  // images with at most so many valid boxes have them shifted by group
+  int words;             // of a chunk
   T threshold;
 
-  int* num_valid;     // V, [N]
-  int* valid;         // [N, V]: indices of valid candidates, in any order
-  Order* orders;      // [N, V], in the order of `valid`
-  T* sorted_boxes;    // by position, [N, K, 4]
-  SortedBox* sorted;  // by position
-  Word* masks;        // by position, [N, K, words]
-  int* kept;          // per group from its begin on: offsets in the group of kept boxes
+  int* num_valid;              // V, [N]
+  ordered_bits_t<T>* largest;  // coordinate of the valid boxes, [N]; 0 at first
+  int* valid;                  // [N, V]: indices of valid candidates, in any order
+  Order* orders;               // [N, V], in the order of `valid`
+  T* sorted_boxes;             // by position, [N, K, 4]
+  SortedBox* sorted;           // by position
+  Word* masks;                 // by position, [N, K, words]
+  int* kept;                   // per group from its begin on: offsets in the group of kept boxes
   int* kept_before;   // at the position where a chunk begins: kept boxes of its group before it
   int* suppressed;    // by position: whether a box kept in an earlier chunk suppresses it
   int* kept_by_rank;  // by rank: index of the box if it is kept, else -1

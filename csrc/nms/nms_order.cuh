@@ -5,12 +5,13 @@
 
 namespace maskrcnn {
 
-// Lists the valid candidates, in any order, and counts them.
+// Lists the valid candidates, in any order, counts them and finds their largest coordinate.
 //
 // Mapping: thread -> candidate; block -> kThreads candidates of one image.
 //
 // The valid lanes of a warp reserve their entries with one atomicAdd on the image's count. Lane i
 // takes the entry that as many valid lanes precede as there are set bits below bit i of the ballot.
+// The largest coordinate, which only offsets need, is merged by shuffles and one atomicMax.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) nms_compact(const NmsArguments<T> a) {
   const int64_t blocks = ceil_div<int64_t>(a.candidates, kThreads);
@@ -27,6 +28,17 @@ __global__ void __launch_bounds__(kThreads) nms_compact(const NmsArguments<T> a)
       const int entry = first + __popc(ballot & ((1u << lane) - 1));
       a.valid[image * a.candidates + entry] = int(index);
     }
+    if (a.offset_limit == 0 || ballot == 0) continue;  // the whole warp
+    ordered_bits_t<T> largest = 0;                     // smaller than that of any coordinate
+    for (int i = 0; is_valid && i < 4; ++i) {
+      const auto bits = ordered_bits(a.boxes[4 * (image * a.candidates + index) + i]);
+      if (bits > largest) largest = bits;
+    }
+    for (int distance = 16; distance > 0; distance /= 2) {
+      const auto other = __shfl_xor_sync(~0u, largest, distance);
+      if (other > largest) largest = other;
+    }
+    if (lane == 0) atomicMax(&a.largest[image], largest);
   }
 }
 
@@ -89,7 +101,8 @@ __global__ void __launch_bounds__(kThreads) nms_rank(const NmsArguments<T> a) {
   }
 }
 
-// Moves boxes to their positions, and resets what the later kernels count in.
+// Moves boxes to their positions, shifted by the offset of their group where the image has few, and
+// resets what the later kernels count in.
 //
 // Mapping: thread -> a valid box; block -> kThreads of them.
 template <typename T>
@@ -98,11 +111,16 @@ __global__ void __launch_bounds__(kThreads) nms_sort(const NmsArguments<T> a) {
   for (BlockItems items(a.num_valid, a.images, blocks); !items.done(); items.next()) {
     const int64_t entry = items.item() * kThreads + threadIdx.x;
     if (entry >= a.num_valid[items.row()]) continue;
-    const int64_t first = items.row() * a.candidates;
+    const int64_t image = items.row(), first = image * a.candidates;
     const int index = a.valid[first + entry];
     const Order order = a.orders[first + entry];
     const int64_t to = first + order.group_begin + order.offset;
-    for (int i = 0; i < 4; ++i) a.sorted_boxes[4 * to + i] = a.boxes[4 * (first + index) + i];
+    const T offset = a.num_valid[image] <= a.offset_limit
+                         ? group_offset(a.groups[first + index], value_of<T>(a.largest[image]))
+                         : T(0);
+    for (int i = 0; i < 4; ++i) {
+      a.sorted_boxes[4 * to + i] = a.boxes[4 * (first + index) + i] + offset;
+    }
     a.sorted[to] = {index, order.rank, order.group_begin, order.group_size};
     a.kept_before[to] = a.suppressed[to] = 0;
     a.kept_by_rank[first + order.rank] = -1;

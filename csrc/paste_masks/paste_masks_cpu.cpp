@@ -66,7 +66,7 @@ void paste(const Tensor& masks, const Tensor& boxes, int64_t height, int64_t wid
     const B* box = box_data + 4 * n;
     const PasteAxis<T> x = paste_axis<T>(box[0], box[2], side, width);
     const PasteAxis<T> y = paste_axis<T>(box[1], box[3], side, height);
-    if (y.begin >= y.end) return;
+    if (y.begin >= y.end || x.begin >= x.end) return;
     const Columns<T> columns(x, side);
     std::vector<T> row(side + 3);
     S* image = output + n * height * width;

@@ -16,6 +16,7 @@ Tensor change_format(const Tensor& features, ScalarType dtype, bool to_channels_
   const int64_t pixels = features.size(2) * features.size(3);
   Tensor result =
       empty_cpu({images, channels, features.size(2), features.size(3)}, dtype, to_channels_last);
+  if (result.numel() == 0) return result;
   const From* from = features.const_data_ptr<From>();
   To* to = result.mutable_data_ptr<To>();
   const int64_t blocks = (pixels + kPixels - 1) / kPixels;

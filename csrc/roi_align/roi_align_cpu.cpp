@@ -233,6 +233,7 @@ Tensor forward(std::vector<Tensor> features,
   }
   Tensor output = empty_cpu({num_rois, channels, pooled_height, pooled_width},
                             features[0].scalar_type(), channels_last);
+  if (output.numel() == 0) return output;
   S* out = output.mutable_data_ptr<S>();
 
   const std::vector<int64_t> order = view.by_position(scales);

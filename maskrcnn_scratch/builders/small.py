@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -28,6 +28,7 @@ def small_maskrcnn(
     widths: Sequence[int] = (32, 64, 128, 128),
     blocks: Sequence[int] = (1, 1, 1, 1),
     conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
+    norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
     **kwargs: Any,
 ) -> MaskRCNN:
     """A small Mask R-CNN.
@@ -37,17 +38,17 @@ def small_maskrcnn(
         widths: channels of the four stages, at strides 4 to 32.
         blocks: residual blocks in each stage.
         conventions: see ``Conventions``.
-        **kwargs: for ``MaskRCNN``.
+        norm_layer: normalisation in the four stages, called with the number of channels.
+        **kwargs: for ``MaskRCNN``; a part that is given replaces the small one.
     """
-    return MaskRCNN(
-        _backbone(widths, blocks),
+    parts = {
+        "backbone": _backbone(widths, blocks, norm_layer),
         **_box_branch(num_classes, conventions),
-        mask_roi_pool=_pool(conventions, output_size=14, channels_last=True),
-        mask_head=MaskRCNNHeads(CHANNELS, (64, 64), dilation=1),
-        mask_predictor=MaskRCNNPredictor(64, 64, num_classes),
-        conventions=conventions,
-        **kwargs,
-    )
+        "mask_roi_pool": _pool(conventions, output_size=14, channels_last=True),
+        "mask_head": MaskRCNNHeads(CHANNELS, (64, 64), dilation=1),
+        "mask_predictor": MaskRCNNPredictor(64, 64, num_classes),
+    }
+    return MaskRCNN(conventions=conventions, **{**parts, **kwargs})
 
 
 def small_fasterrcnn(
@@ -55,28 +56,30 @@ def small_fasterrcnn(
     widths: Sequence[int] = (32, 64, 128, 128),
     blocks: Sequence[int] = (1, 1, 1, 1),
     conventions: Conventions = Conventions.torchvision(),  # noqa: B008, it is immutable
+    norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
     **kwargs: Any,
 ) -> FasterRCNN:
     """``small_maskrcnn`` without the mask branch, with the same arguments."""
-    return FasterRCNN(
-        _backbone(widths, blocks),
+    parts = {
+        "backbone": _backbone(widths, blocks, norm_layer),
         **_box_branch(num_classes, conventions),
-        conventions=conventions,
-        **kwargs,
-    )
+    }
+    return FasterRCNN(conventions=conventions, **{**parts, **kwargs})
 
 
-def _backbone(widths: Sequence[int], blocks: Sequence[int]) -> BackboneWithFPN:
+def _backbone(
+    widths: Sequence[int], blocks: Sequence[int], norm_layer: Callable[[int], nn.Module]
+) -> BackboneWithFPN:
     body: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
-        bn1=nn.BatchNorm2d(widths[0]),
+        bn1=norm_layer(widths[0]),
         relu=nn.ReLU(inplace=True),
     )
     inputs = [widths[0], *widths[:-1]]
     for stage, (before, width, count) in enumerate(zip(inputs, widths, blocks, strict=True)):
         body[f"layer{stage + 1}"] = nn.Sequential(
-            BasicBlock(before, width, 2, nn.BatchNorm2d),
-            *(BasicBlock(width, width, 1, nn.BatchNorm2d) for _ in range(1, count)),
+            BasicBlock(before, width, 2, norm_layer),
+            *(BasicBlock(width, width, 1, norm_layer) for _ in range(1, count)),
         )
     return BackboneWithFPN(
         nn.Sequential(body),

@@ -63,7 +63,9 @@ def outputs(model: GeneralizedRCNN, images: list[Tensor]) -> str:
                     len(result[name]) == count,
                     f"{name!r} of an image has {len(result[name])} entries for {count} detections",
                 )
-    require(bool(stages.branch_outputs), "detect returns no outputs")
+    branch: Any = model.roi_heads.branches[NAME]
+    given = (stages.features, stages.detections, stages.images.padded_size)
+    require(bool(branch.detect(*given)), "detect returns no outputs")
     return shapes(stages.branch_outputs)
 
 

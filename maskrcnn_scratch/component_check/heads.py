@@ -25,6 +25,7 @@ from maskrcnn_scratch.roi_heads import (
     TwoMLPHead,
 )
 from maskrcnn_scratch.roi_heads.roi_heads import accepts_labels
+from maskrcnn_scratch.structures import of_classes
 
 ROIS = 6
 
@@ -125,7 +126,8 @@ def box_predictions(part: Any, vectors: Tensor, classes: int) -> str:
         f"returns {shapes(output)}, expected (class logits, box deltas)",
     )
     require_tensor(output[0], "class logits", (len(vectors), classes))
-    require_tensor(output[1], "box deltas", (len(vectors), 4 * classes))
+    agnostic = isinstance(output[1], Tensor) and output[1].shape[-1] == 4
+    require_tensor(output[1], "box deltas", (len(vectors), 4 if agnostic else 4 * classes))
     require_finite(output, "predictions")
     return shapes(output)
 
@@ -133,7 +135,8 @@ def box_predictions(part: Any, vectors: Tensor, classes: int) -> str:
 @torch.no_grad()
 def mask_predictions(part: Any, hidden: Tensor, classes: int) -> str:
     output = part(hidden)
-    require_tensor(output, "mask logits", (len(hidden), classes, None, None))
+    agnostic = isinstance(output, Tensor) and output.dim() == 4 and output.shape[1] == 1
+    require_tensor(output, "mask logits", (len(hidden), 1 if agnostic else classes, None, None))
     require(
         output.shape[2] == output.shape[3],
         f"masks are {output.shape[2]} x {output.shape[3]}, expected as high as wide",
@@ -148,7 +151,7 @@ def masks_of_labels(part: Any, hidden: Tensor, classes: int) -> str:
     if not accepts_labels(part):
         raise NotApplicable("the predictor takes no labels")
     labels = torch.arange(len(hidden)) % classes
-    expected = part(hidden)[torch.arange(len(hidden)), labels]
+    expected = of_classes(part(hidden), torch.arange(len(hidden)), labels)
     found = part(hidden, labels)
     require_tensor(found, "masks of labels", tuple(expected.shape))
     error = relative_error(found, expected)

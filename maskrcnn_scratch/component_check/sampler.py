@@ -73,11 +73,13 @@ def _checks(subject: Subject) -> Iterator[CheckResult]:
 
 
 def sample(part: Any, labels: list[Tensor]) -> Any:
-    """One draw; the boxes have random losses and scores, if the part asks for them."""
+    """``part(labels)``, with losses and scores of the RPN if it asks for them."""
     generator = torch.Generator().manual_seed(1)
     scores = [torch.rand(len(of_image), generator=generator) for of_image in labels]
-    used = [of_image != IGNORE_LABEL for of_image in labels]
-    losses = [-score.log() * mask for score, mask in zip(scores, used, strict=True)]
+    losses = [
+        torch.where(of_image >= 1, -score.log(), -(1 - score).log()).where(of_image >= 0, 0)
+        for of_image, score in zip(labels, scores, strict=True)
+    ]
     part = with_context(part, losses=losses, scores=scores)
     return part(labels, generator=torch.Generator().manual_seed(0))
 

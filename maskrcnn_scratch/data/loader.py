@@ -41,6 +41,8 @@ class TrainingBatches(Sampler[list[Draw]]):
     last batch of an epoch is completed with the epoch's first images, so that all processes take
     the same number of steps.
 
+    A sampler that repeats or skips images overrides ``order`` and ``images_per_epoch``.
+
     Args:
         sizes: (height, width) of each image, ``[images, 2]``.
         batch_size: images per batch of one process.
@@ -74,8 +76,17 @@ class TrainingBatches(Sampler[list[Draw]]):
         self.groups = landscape if aspect_ratio_groups else np.zeros(len(sizes), bool)  # [images]
 
     @property
+    def images_per_epoch(self) -> int:
+        """The length of ``order``."""
+        return len(self.groups)
+
+    @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.groups) // (self.batch_size * self.world_size))
+        return -(-self.images_per_epoch // (self.batch_size * self.world_size))
+
+    def order(self, epoch: int) -> list[int]:
+        """The images of an epoch, in the order in which batches take them."""
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.groups)).tolist()
 
     def __iter__(self) -> Iterator[list[Draw]]:
         first_epoch, skip = divmod(self.start, self.steps_per_epoch)
@@ -88,7 +99,7 @@ class TrainingBatches(Sampler[list[Draw]]):
     def global_batches(self, epoch: int) -> list[list[int]]:
         """The global batches of an epoch, as indices of images."""
         size = self.batch_size * self.world_size
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.groups)).tolist()
+        order = self.order(epoch)
         batches: list[list[int]] = []
         incomplete: dict[bool, list[int]] = {False: [], True: []}  # by group
         for index in order:

@@ -137,10 +137,24 @@ def detect_rle(model: nn.Module, images: list[Tensor]) -> list[dict[str, Any]]:
             if "masks" in result:
                 result["masks"] = [_encode(mask[0]) for mask in result["masks"]]
         return results
+    return detect_with_paste(model, images, _rle_paste(model.transform.paste))
+
+
+def detect_with_paste(
+    model: GeneralizedRCNN,
+    images: list[Tensor],
+    paste: Callable[[Tensor, Tensor, tuple[int, int]], Any],
+) -> list[dict[str, Any]]:
+    """``model(images)``, without further branches, where ``paste`` replaces ``transform.paste``.
+
+    Args:
+        paste: gets masks ``[D, 1, M, M]``, boxes ``[D, 4]`` and (height, width) of an image, and
+            returns the ``masks`` of its result.
+    """
     batch, _ = model.transform(images)
     stages = model.run_batch(batch)
     transform = copy.copy(model.transform)
-    transform.paste = _rle_paste(transform.paste)  # type: ignore[assignment]
+    transform.paste = paste
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     results = transform.postprocess(stages.detections, batch.sizes, sizes)
     return model.roi_heads.postprocess_branches(results, stages.branch_outputs, batch.sizes, sizes)

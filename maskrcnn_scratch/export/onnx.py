@@ -131,8 +131,9 @@ def translation_table(opset: int) -> dict[Any, Any]:
         )
 
     def nms_padded(
-        boxes: Any, scores: Any, groups: Any, iou_threshold: Any, max_out: Any, num_groups: Any
-    ) -> Any:
+        boxes: Any, scores: Any, groups: Any, iou_threshold: Any, max_out: Any, num_groups: Any,
+        offset_limit: Any = 0,
+    ) -> Any:  # fmt: skip
         return translations.nms_padded(
             op, boxes, scores, groups, iou_threshold, max_out, num_groups
         )
@@ -208,10 +209,10 @@ def _legacy_multiscale_roi_align(
     )  # fmt: skip
 
 
-@symbolic_helper.parse_args("v", "v", "v", "f", "i", "i")
+@symbolic_helper.parse_args("v", "v", "v", "f", "i", "i", "i")
 def _legacy_nms_padded(
     graph: Any, boxes: Any, scores: Any, groups: Any, iou_threshold: Any, max_out: Any,
-    num_groups: Any,
+    num_groups: Any, offset_limit: Any,
 ) -> Any:  # fmt: skip
     return translations.nms_padded(
         LegacyOperators(graph), boxes, scores, groups, iou_threshold, max_out, num_groups

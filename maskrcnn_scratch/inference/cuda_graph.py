@@ -22,7 +22,9 @@ from maskrcnn_scratch.structures import ImageList, StageOutputs
 Replay: TypeAlias = Callable[[ImageList], StageOutputs]
 Capture: TypeAlias = Callable[[Callable[[ImageList], StageOutputs], ImageList], Replay]
 
-WARM_UP_RUNS = 3  # libraries choose their kernels, anchors are cached, ``compile`` compiles
+# Libraries choose their kernels, anchors are cached, a compiled function is compiled: nothing of it
+# may be left for the capture.
+WARM_UP_RUNS = 3
 
 
 class CUDAGraphs:
@@ -32,12 +34,12 @@ class CUDAGraphs:
     replay. A graph is captured anew when a threshold, a top-n or a component of the RPN or the RoI
     heads was changed, and all are when weights were moved or replaced; weights changed in place
     need nothing. A size that cannot be captured (a component synchronises with the host, memory is
-    full) gives one warning and runs eagerly from then on; other sizes are not affected.
+    full) gives one warning and runs without one from then on; other sizes are not affected.
 
     Everything that is returned is a copy, so that no later run overwrites it.
 
     Args:
-        model: in eval mode; batches must be on its device.
+        model: in eval mode; batches must be on its device. Its ``run_batch`` may be compiled.
         max_sizes: number of graphs kept; beyond it the least recently used is dropped.
         capture: captures one graph.
     """
@@ -46,7 +48,7 @@ class CUDAGraphs:
         self, model: nn.Module, *, max_sizes: int = 8, capture: Capture | None = None
     ) -> None:
         self.model = model
-        self.run_eagerly: Callable[[ImageList], StageOutputs] = model.run_batch  # type: ignore[assignment]
+        self.run_without: Callable[[ImageList], StageOutputs] = model.run_batch  # type: ignore[assignment]
         self.max_sizes = max_sizes
         self.capture = capture or GraphCapture()
         self.graphs: OrderedDict[tuple[object, ...], Replay] = OrderedDict()
@@ -59,18 +61,18 @@ class CUDAGraphs:
         images = batch.tensors
         size = (*images.shape, images.dtype, images.device)
         if size in self.failed:
-            return self.run_eagerly(batch)
+            return self.run_without(batch)
         stages = (self.model.get_submodule(name) for name in ("rpn", "roi_heads"))
         key = (*size, *(setting for stage in stages for setting in _settings(stage)))
         if key not in self.graphs:
             try:
-                self.graphs[key] = self.capture(self.run_eagerly, batch)
+                self.graphs[key] = self.capture(self.run_without, batch)
             except RuntimeError as error:  # torch.OutOfMemoryError is one
                 self.failed.add(size)
                 reason = str(error).partition("\n")[0]
                 shown = " x ".join(map(str, images.shape))
                 warnings.warn(f"batches {shown} run without CUDA graph: {reason}", stacklevel=2)
-                return self.run_eagerly(batch)
+                return self.run_without(batch)
             if len(self.graphs) > self.max_sizes:
                 self.graphs.popitem(last=False)
         self.graphs.move_to_end(key)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch.check_parts import remember_parts
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
+from maskrcnn_scratch.inference.conv_epilogues import fuse_epilogues
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
 from maskrcnn_scratch.inference.fold_batch_norm import fold_batch_norms
 from maskrcnn_scratch.inference.verify_optimized import probe_outputs, verify
@@ -37,9 +38,10 @@ def optimize(
 ) -> GeneralizedRCNN:
     """A faster copy of ``model`` in eval mode, with the same interface, that only detects.
 
-    The two predictions of the RPN always become one convolution. The features and logits of the
-    copy are compared with those of ``model`` on a probe image; see ``verify_optimized``. A warning
-    lists the batch norms that could not be folded.
+    The two predictions of the RPN always become one convolution. On a GPU, cuDNN computes the ReLU
+    and the shortcut after a convolution with it, unless ``compile`` does: see ``conv_epilogues``.
+    The features and logits of the copy are compared with those of ``model`` on a probe image; see
+    ``verify_optimized``. A warning lists the batch norms that could not be folded.
 
     Args:
         dtype: of weights and features, such as ``torch.bfloat16``; boxes, scores and masks stay
@@ -51,15 +53,14 @@ def optimize(
             algorithm; True is ``"f4"``, and ``"f2"`` needs less memory; see ``use_winograd``.
         compile: ``torch.compile`` of everything from the padded batch to the padded detections.
             The first call compiles, and so does the second padded size.
-        cuda_graph: one CUDA graph per padded size; see ``CUDAGraphs``.
+        cuda_graph: one CUDA graph per padded size, of the compiled function with ``compile``; see
+            ``CUDAGraphs``.
 
     Raises:
-        ValueError: ``compile`` together with ``cuda_graph``; a dtype that is not floating point;
-            ``winograd`` for a model without a convolution that it could replace; or features or
-            logits that differ by more than the tolerance of the dtype.
+        ValueError: a dtype that is not floating point; ``winograd`` for a model without a
+            convolution that it could replace; or features or logits that differ by more than the
+            tolerance of the dtype.
     """
-    if compile and cuda_graph:
-        raise ValueError("give either compile or cuda_graph: a graph is captured of eager code")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype is {dtype}; it must be a float, such as torch.bfloat16")
     model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -76,11 +77,13 @@ def optimize(
     if winograd and (kept := use_winograd(model, "f4" if winograd is True else winograd)):
         warnings.warn(describe_kept(kept), stacklevel=2)
     verify(model, expected, dtype or own_dtype)
+    device = next(model.parameters()).device.type
+    if device == "cuda" and not compile:
+        model = with_epilogues(model, expected, dtype or own_dtype)
     remember_parts(model)
     if compile:
-        on_cpu = next(model.parameters()).device.type == "cpu"
         model.run_batch = torch.compile(  # type: ignore[method-assign]
-            model.run_batch, fullgraph=True, options={"freezing": on_cpu}
+            model.run_batch, fullgraph=True, options={"freezing": device == "cpu"}
         )
     if cuda_graph:
         model.run_batch = CUDAGraphs(model)  # type: ignore[method-assign]
@@ -91,6 +94,24 @@ def describe_left_alone(batch_norms: Sequence[str]) -> str:
     """One line that names the first three of them."""
     more = "" if len(batch_norms) <= 3 else f"; and {len(batch_norms) - 3} more"
     return f"{len(batch_norms)} batch norms were not folded: {'; '.join(batch_norms[:3])}{more}"
+
+
+def with_epilogues(
+    model: GeneralizedRCNN, expected: dict[str, Tensor], dtype: torch.dtype
+) -> GeneralizedRCNN:
+    """A copy after ``fuse_epilogues``; ``model``, with a warning, if cuDNN refuses it.
+
+    Args:
+        expected: ``probe_outputs`` of the original.
+    """
+    fused = copy.deepcopy(model)
+    fuse_epilogues(fused)
+    try:
+        verify(fused, expected, dtype)
+    except ValueError as error:
+        warnings.warn(f"ReLUs stay apart from their convolutions: {error}", stacklevel=3)
+        return model
+    return fused
 
 
 class MergedRPNHead(nn.Module):

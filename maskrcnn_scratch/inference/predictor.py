@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 from os import PathLike
 from typing import Any, TypeAlias, overload
@@ -21,6 +22,7 @@ from maskrcnn_scratch.data.image import image_to_tensor, read_image
 from maskrcnn_scratch.data.jpeg_on_device import SUFFIXES, read_jpeg
 from maskrcnn_scratch.evaluation.same_padding import group_by_padding
 from maskrcnn_scratch.inference.out_of_memory import naming_stage
+from maskrcnn_scratch.inference.paste_later import can_paste_later, detect_without_pasting
 from maskrcnn_scratch.inference.prefetch import map_ahead
 from maskrcnn_scratch.structures import Result
 
@@ -38,7 +40,8 @@ class Prediction:
     Attributes:
         image: the model's input, ``[C, H, W]``, on the CPU unless it was decoded on the device;
             None if it could not be read.
-        found: the model's result on its device; None if there was an error.
+        found: the model's result on its device, where masks may be ``MasksInBoxes``; None if there
+            was an error.
         error: why there is no result.
         score_threshold: of the predictor.
     """
@@ -213,15 +216,16 @@ class Predictor:
 
     @torch.inference_mode()
     def _detect(self, images: Sequence[Tensor]) -> list[Result]:
-        """The model's results, on its device."""
+        """The model's results, on its device; masks are pasted when they are copied from it."""
         if not images:
             return []
         parameter = self._parameter()
         dtype = getattr(self.model, "image_dtype", None) or parameter.dtype
+        run: Callable[[list[Tensor]], list[Result]] = self.model
+        if can_paste_later(self.model, parameter.device):
+            run = partial(detect_without_pasting, self.model)  # type: ignore[arg-type]
         return naming_stage(
-            lambda: self.model(
-                [image.to(parameter.device, dtype, non_blocking=True) for image in images]
-            )
+            lambda: run([image.to(parameter.device, dtype, non_blocking=True) for image in images])
         )
 
     def _parameter(self) -> Tensor:
@@ -256,7 +260,7 @@ def _at_least(score_threshold: float, result: Result) -> Result:
 
     return naming_stage(
         lambda: {key: select(value) for key, value in result.items()},
-        "copying the masks",
+        "copying or pasting the masks",
         "raise score_threshold, box_score_thresh, or lower box_detections_per_img",
     )
 

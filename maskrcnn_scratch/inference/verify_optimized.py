@@ -25,6 +25,7 @@ from torch import Tensor
 
 from maskrcnn_scratch.check_parts import probe
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
+from maskrcnn_scratch.structures import Proposals
 
 TOLERANCES = {
     torch.float64: 1e-3,
@@ -55,6 +56,15 @@ def probe_outputs(model: GeneralizedRCNN) -> dict[str, Tensor]:
     outputs["class logits"], outputs["box deltas"] = logits
     if heads.has_mask():
         outputs["mask logits"] = heads.predict_masks(features, rois, images.padded_size)
+    if (refine := getattr(heads, "refine", None)) is not None:
+        boxes = rois[None, :, 1:]  # [1, R, 4]
+        proposals = Proposals(
+            boxes,
+            scores=boxes[..., 0],
+            counts=torch.tensor([len(rois)], device=rois.device),
+            anchor_indices=torch.zeros_like(boxes[..., 0], dtype=torch.int64),
+        )
+        outputs["refined boxes"] = refine(features, proposals, images.padded_size).boxes
     return outputs
 
 

@@ -154,13 +154,13 @@ def reason_to_keep(conv: nn.Conv2d) -> str | None:
 
 def _replace(parent: nn.Module, name: str, m: int) -> None:
     """Replaces the convolution ``name`` of ``parent``, with the ReLU that follows it, if any."""
-    relu = _following_relu(parent, name)
+    relu = following_relu(parent, name)
     setattr(parent, name, WinogradConv2d(getattr(parent, name), m, relu is not None))
     if relu is not None:
         setattr(parent, relu, nn.Identity())
 
 
-def _following_relu(parent: nn.Module, name: str) -> str | None:
+def following_relu(parent: nn.Module, name: str) -> str | None:
     """Name of the ReLU of an ``nn.Sequential`` that sees nothing but what ``name`` gives."""
     if not isinstance(parent, nn.Sequential):
         return None

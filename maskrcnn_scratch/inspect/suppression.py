@@ -12,12 +12,8 @@ from torch import Tensor
 
 from maskrcnn_scratch.inspect.selection import Selection
 from maskrcnn_scratch.ops.boxes import box_iou
-from maskrcnn_scratch.ops.nms import (
-    batched_nms_padded,
-    nms_padded,
-    offset_boxes_by_group,
-    offset_limit,
-)
+from maskrcnn_scratch.ops.group_offset import offset_boxes_by_group, offset_limit
+from maskrcnn_scratch.ops.nms import batched_nms_padded, nms_padded
 
 NOBODY = -1  # no box suppressed this one
 NO_RANK = -1  # suppressed, or filtered out before NMS

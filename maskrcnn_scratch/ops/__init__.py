@@ -6,6 +6,8 @@ kernels in ``csrc/``, whose README describes how an operator is built.
 
 from maskrcnn_scratch.ops import boxes, reference
 from maskrcnn_scratch.ops.conv3x3 import can_conv3x3, conv3x3, transform_conv3x3_weight
+from maskrcnn_scratch.ops.decode_boxes import decode_boxes
+from maskrcnn_scratch.ops.fpn_levels import fpn_levels
 from maskrcnn_scratch.ops.max_iou import max_iou
 from maskrcnn_scratch.ops.nms import batched_nms, batched_nms_padded, nms, nms_padded
 from maskrcnn_scratch.ops.paste_masks import paste_masks, paste_masks_packed, paste_masks_rle
@@ -18,6 +20,8 @@ __all__ = [
     "boxes",
     "can_conv3x3",
     "conv3x3",
+    "decode_boxes",
+    "fpn_levels",
     "max_iou",
     "multiscale_roi_align",
     "nms",

@@ -15,6 +15,8 @@ import torch
 NAMESPACE = "maskrcnn_scratch"
 OPS = (
     "conv3x3",
+    "decode_boxes",
+    "fpn_levels",
     "max_iou",
     "multiscale_roi_align",
     "multiscale_roi_align_backward",
@@ -22,6 +24,17 @@ OPS = (
     "paste_masks",
     "paste_masks_packed",
     "top_k_of_levels",
+)
+RLE_OPS = (  # on the CPU only
+    "rle_area",
+    "rle_bounding_box",
+    "rle_decode",
+    "rle_encode",
+    "rle_from_counts",
+    "rle_from_packed",
+    "rle_from_polygon",
+    "rle_merge",
+    "rle_paste",
 )
 DEVICES = ("cpu", "cuda")  # that have kernels
 
@@ -58,7 +71,7 @@ class _References:
             "reference implementations run instead, which are slow",
             stacklevel=3,
         )
-        for op in OPS:
+        for op in OPS + RLE_OPS:
             setattr(self, op, getattr(reference, op))
         return getattr(self, name)
 

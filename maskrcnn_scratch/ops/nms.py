@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 
-from maskrcnn_scratch.host_sync import can_have_dynamic_shapes
 from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
+from maskrcnn_scratch.ops.group_offset import has_few_boxes, offset_boxes_by_group, offset_limit
 from maskrcnn_scratch.structures import at_least_float32
 
 
@@ -77,7 +78,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """NMS within each group, with the signature and the result of ``torchvision.ops.batched_nms``.
 
-    torchvision treats few boxes differently from many, see :func:`offset_boxes_by_group`.
+    torchvision treats few boxes differently from many, see ``group_offset``.
 
     Args:
         boxes: ``[K, 4]``.
@@ -86,7 +87,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         iou_threshold: IoU above which a box of the same group is suppressed.
 
     Returns:
-        int64, indices of the kept boxes by descending score. Up to :func:`offset_limit` boxes ties
+        int64, indices of the kept boxes by descending score. Up to ``offset_limit`` boxes ties
         are broken by the lower index, above it as torchvision's ``torch.sort`` breaks them.
 
     Raises:
@@ -100,45 +101,11 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     shifted = offset_boxes_by_group(boxes[None], scores[None], idxs[None], limit)[0]
     # Shifted boxes are one group, as in torchvision: boxes with negative coordinates can overlap
     # those of another group in spite of the offset.
-    few = _has_few_boxes(scores[None], limit)
+    few = has_few_boxes(scores[None], limit)
     groups = torch.unique(idxs, return_inverse=True)[1].masked_fill(few, 0)  # [K] in [0, K)
     keep = _keep(shifted, scores, groups, iou_threshold)
     ascending = keep.sort()[0]
     return torch.where(few, keep, ascending[scores[ascending].sort(descending=True)[1]])
-
-
-def offset_limit(device: torch.device) -> int:
-    """Number of boxes up to which ``torchvision.ops.batched_nms`` offsets the groups."""
-    return 1000 if device.type == "cpu" else 25_000
-
-
-def offset_boxes_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, limit: int) -> Tensor:
-    """Shifts the boxes of each group so far that groups do not overlap, in images with few boxes.
-
-    ``torchvision.ops.batched_nms`` does this, and then runs NMS without groups: coordinates grow by
-    ``group * (largest coordinate of the image + 1)``. :func:`nms_padded` knows groups and needs no
-    offset. But the sum is rounded to float32, which changes IoUs by a few ulp, so the same offset
-    is needed for the same result. torchvision treats images with more boxes group by group, without
-    an offset.
-
-    Args:
-        boxes: ``[N, K, 4]``.
-        scores: ``[N, K]``; padding (-inf or NaN) does not count as a box.
-        groups: int64 ``[N, K]``.
-        limit: number of boxes per image up to which they are shifted, see :func:`offset_limit`.
-
-    Returns:
-        ``[N, K, 4]``. Images with more boxes are unchanged.
-    """
-    if boxes.shape[1] == 0:
-        return boxes
-    few = _has_few_boxes(scores, limit)[:, None, None]  # [N, 1, 1]
-    if can_have_dynamic_shapes(scores) and not few.any():
-        return boxes
-    valid = scores > -torch.inf  # [N, K]
-    largest = boxes.masked_fill(~valid[..., None], -torch.inf).amax((1, 2))  # [N]
-    offsets = groups.to(boxes.dtype) * (largest + 1)[:, None]  # [N, K]
-    return torch.where(few, boxes + offsets[..., None], boxes)
 
 
 def batched_nms_padded(
@@ -151,16 +118,19 @@ def batched_nms_padded(
 ) -> tuple[Tensor, Tensor]:
     """:func:`nms_padded` with the rounding of :func:`batched_nms`. The model calls this one.
 
+    The operator itself shifts the boxes, see ``group_offset``.
+
     Args, results and errors are those of :func:`nms_padded`. Coordinates must not be negative: the
     model clips boxes to the image first.
     """
-    shifted = offset_boxes_by_group(boxes, scores, groups, offset_limit(boxes.device))
-    return nms_padded(shifted, scores, groups, iou_threshold, max_out, num_groups)
-
-
-def _has_few_boxes(scores: Tensor, limit: int) -> Tensor:
-    """Bool ``[N]``: the image has at most ``limit`` boxes, not counting padding."""
-    return (scores > -torch.inf).sum(1) <= limit
+    limit = offset_limit(boxes.device)
+    if torch.compiler.is_compiling() or is_tracing():  # exported as ordinary operators
+        shifted = offset_boxes_by_group(boxes, scores, groups, limit)
+        return nms_padded(shifted, scores, groups, iou_threshold, max_out, num_groups)
+    return kernels.nms_padded(
+        at_least_float32(boxes), at_least_float32(scores), groups, iou_threshold, max_out,
+        num_groups, limit,
+    )  # fmt: skip
 
 
 def _as_candidates(scores: Tensor) -> Tensor:
@@ -191,7 +161,7 @@ def _keep(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -
 
 def _fake(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, max_out: int,
-    num_groups: int,
+    num_groups: int, offset_limit: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return groups.new_empty((boxes.shape[0], max_out)), groups.new_empty((boxes.shape[0],))
 

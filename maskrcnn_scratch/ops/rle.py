@@ -1,18 +1,24 @@
 """Binary masks as COCO run lengths (RLE), computed in ``csrc/mask_rle``.
 
 Shapes: ``H``, ``W``, ``D`` and ``M`` as in ``structures``. Functions take numpy arrays and return
-plain dicts; they need no torch, so loader processes and evaluation can do without it.
+plain dicts. They run on the CPU, and other Python threads run meanwhile.
+
+Raises:
+    ValueError: from any function, for a text that is damaged or that does not fit its size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from types import ModuleType
+from operator import index
 from typing import Any, TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike
+import torch
+from numpy.typing import ArrayLike, DTypeLike
+from torch import Tensor
+
+from maskrcnn_scratch.ops._library import kernels
 
 
 class Rle(TypedDict):
@@ -27,33 +33,33 @@ def encode(mask: ArrayLike) -> Rle:
     pixels = np.asarray(mask)
     if pixels.ndim != 2:
         raise ValueError(f"mask must be [H, W], got shape {tuple(pixels.shape)}")
-    return _rle(_library().encode((pixels != 0).view(np.uint8)), pixels.shape)
+    return _rle(kernels.rle_encode(_tensor(pixels != 0, np.uint8)), pixels.shape)
 
 
 def decode(rle: Mapping[str, Any]) -> np.ndarray:
     """RLE as a uint8 mask [H, W] of 0 and 1."""
     mask = np.zeros(rle["size"], np.uint8)
-    _library().decode(rle["counts"], mask)
+    kernels.rle_decode(rle["counts"], torch.from_numpy(mask))
     return mask
 
 
 def area(rle: Mapping[str, Any]) -> int:
     """Number of pixels that are on."""
-    return _library().area(rle["counts"], *rle["size"])
+    return kernels.rle_area(rle["counts"], *_size(rle))
 
 
 def bounding_box(rle: Mapping[str, Any]) -> list[float]:
     """(x, y, width, height) in pixels around the pixels that are on; zeros for an empty mask."""
-    return list(_library().bounding_box(rle["counts"], *rle["size"]))
+    return kernels.rle_bounding_box(rle["counts"], *_size(rle))
 
 
 def merge(rles: Sequence[Mapping[str, Any]], intersect: bool = False) -> Rle:
     """Union, or with ``intersect`` intersection, of at least one mask, all of one size."""
-    sizes = {tuple(rle["size"]) for rle in rles}
+    sizes = {_size(rle) for rle in rles}
     if len(sizes) != 1:
         raise ValueError(f"masks to merge must share one size, got {sorted(sizes)}")
     size = sizes.pop()
-    return _rle(_library().merge([rle["counts"] for rle in rles], *size, intersect), size)
+    return _rle(kernels.rle_merge([rle["counts"] for rle in rles], *size, intersect), size)
 
 
 def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
@@ -65,7 +71,7 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
     """
     if not polygons:
         raise ValueError("segmentation holds no polygon")
-    rles = [_rle(_library().polygon(_numbers(xy), *size), size) for xy in polygons]
+    rles = [_rle(kernels.rle_from_polygon(_numbers(xy), *size), size) for xy in polygons]
     return rles[0] if len(rles) == 1 else merge(rles)
 
 
@@ -85,14 +91,15 @@ def from_segmentation(segmentation: object, size: tuple[int, int]) -> Rle:
             raise ValueError(f"mask is {_by(rle_size)} (height x width), its image {_by(size)}")
         if isinstance(counts, (str, bytes)):
             text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-            _library().to_counts(text.encode("ascii"), *size)  # raises where the text is damaged
+            text.encode("ascii")  # raises, as the next line does, where the text is damaged
+            kernels.rle_area(text, *size)
             return _rle(text, size)
         lengths = np.asarray(counts)
         if lengths.ndim != 1 or lengths.dtype.kind != "i" or (lengths < 0).any():
             raise ValueError("segmentation is an RLE whose counts are no list of run lengths")
         if (lengths > 2**32 - 1).any():
             raise ValueError(f"segmentation is an RLE with a run of {lengths.max()} pixels")
-        return _rle(_library().from_counts(lengths.astype(np.int64), *size), size)
+        return _rle(kernels.rle_from_counts(_tensor(lengths, np.int64), *size), size)
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, (str, bytes)):
         if any(isinstance(polygon, (int, float)) for polygon in segmentation):
             raise ValueError("segmentation is a list of numbers; a list of polygons is needed")
@@ -113,7 +120,9 @@ def paste(
     ``ops.paste_masks`` at that threshold. Memory grows with the height of a box, not with the
     image.
     """
-    texts = _library().paste(masks, boxes, *size, threshold, num_threads)
+    texts = kernels.rle_paste(
+        _tensor(masks, np.float32), _tensor(boxes, np.float32), *size, threshold, num_threads
+    )
     return [_rle(text, size) for text in texts]
 
 
@@ -123,30 +132,29 @@ def from_packed(packed: ArrayLike, size: tuple[int, int], num_threads: int = 1) 
     ``packed`` is int64 [D, W, ceil(H / 64)], from ``ops.paste_masks_packed``; ``size`` is the
     image's (H, W).
     """
-    words = np.asarray(packed, np.int64).view(np.uint64)
-    return [_rle(text, size) for text in _library().packed(words, *size, num_threads)]
+    texts = kernels.rle_from_packed(_tensor(packed, np.int64), *size, num_threads)
+    return [_rle(text, size) for text in texts]
 
 
 def _rle(counts: str, size: Sequence[int]) -> Rle:
     return {"size": [int(side) for side in size], "counts": counts}
 
 
-def _numbers(xy: object) -> np.ndarray:
+def _size(rle: Mapping[str, Any]) -> tuple[int, int]:
+    height, width = rle["size"]
+    return index(height), index(width)
+
+
+def _tensor(array: ArrayLike, dtype: DTypeLike) -> Tensor:
+    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
+
+
+def _numbers(xy: ArrayLike) -> Tensor:
     try:
-        return np.asarray(xy, np.float64)
+        return _tensor(xy, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"a polygon is x0, y0, x1, y1, ... in numbers ({error})") from None
 
 
 def _by(size: Sequence[int]) -> str:
     return " x ".join(map(str, size))
-
-
-def _library() -> ModuleType:
-    try:
-        return import_module("maskrcnn_scratch._mask_rle")
-    except ImportError as error:
-        raise ImportError(
-            "maskrcnn_scratch._mask_rle, the compiled mask code, is not built: install the package "
-            f"where there is a C++ compiler, with pip install . ({error})"
-        ) from None

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN as ReferenceMaskRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from maskrcnn_scratch import MaskRCNN, resnet_fpn_backbone
+from maskrcnn_scratch import FasterRCNN, MaskRCNN, resnet_fpn_backbone
 from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
 from maskrcnn_scratch.parity.compare import Check
-from maskrcnn_scratch.parity.reference import reference_of
+from maskrcnn_scratch.parity.reference import in_channels_last, reference_of
 from maskrcnn_scratch.parity.stages import pad_proposals
 from maskrcnn_scratch.structures import Target
 from maskrcnn_scratch.targets.sampler import ReplaySampler, SampledIndices
@@ -28,7 +28,7 @@ GRADIENT_TOLERANCE = 1e-10  # relative, norm of the difference; in float64
 STEPS, STEPS_TOLERANCE = 20, 1e-3
 LEARNING_RATE = 1e-4  # the losses fall by a quarter; at 2e-4 rounding grows to 1e-3
 SAMPLES = 64  # proposals per image
-MIN_SIZE, MAX_SIZE = 200, 333
+MIN_SIZE = 200  # shorter side of the resized images
 
 
 class TrainingRecording:
@@ -41,7 +41,7 @@ class TrainingRecording:
     """
 
     def __init__(
-        self, reference: ReferenceMaskRCNN, images: Sequence[Tensor], targets: Sequence[Target]
+        self, reference: GeneralizedRCNN, images: Sequence[Tensor], targets: Sequence[Target]
     ) -> None:
         self.samples: dict[str, SampledIndices] = {}
         self.proposals: list[Tensor] = []
@@ -69,7 +69,7 @@ class TrainingRecording:
 
 
 def replayed_losses(
-    model: MaskRCNN,
+    model: FasterRCNN,
     images: Sequence[Tensor],
     targets: Sequence[Target],
     recording: TrainingRecording,
@@ -88,7 +88,11 @@ def replayed_losses(
 
 
 def losses_checks(
-    norm_layer: type[nn.Module], batches: Sequence[Batch], photograph: Tensor
+    norm_layer: type[nn.Module],
+    batches: Sequence[Batch],
+    photograph: Tensor,
+    min_size: int = MIN_SIZE,
+    steps: int = STEPS,
 ) -> Iterator[Check]:
     """Losses in float32, gradients in float64, and steps.
 
@@ -98,55 +102,55 @@ def losses_checks(
     Args:
         norm_layer: of the ResNet: ``FrozenBatchNorm2d`` or ``nn.BatchNorm2d``.
         photograph: ``[3, H, W]`` in 0-1, to calibrate the ResNet on.
+        min_size: shorter side that images are resized to.
+        steps: how many of SGD; each takes one of the batches, in turn.
     """
-    model = trainable_maskrcnn(norm_layer, photograph).to(batches[0][0][0].device)
+    model = trainable_maskrcnn(norm_layer, photograph, min_size).to(batches[0][0][0].device)
     reference = training_reference(model)
     for images, targets in batches:
         name = f"{norm_layer.__name__}, {_objects(targets)} objects"
         ours, theirs = both_losses(model, reference, images, targets)
         yield loss_check(name, ours, theirs, LOSS_TOLERANCE)
-    yield steps_check(f"{norm_layer.__name__}, {STEPS} steps", model, reference, batches)
     del reference
-    model.zero_grad()
     model.double()
     reference = training_reference(model)
     for images, targets in batches:
-        both_gradients(model, reference, *in_double(images, targets))
+        both_losses(model, reference, *in_double(images, targets), backward=True)
         name = f"gradients, {norm_layer.__name__}, {_objects(targets)} objects"
         yield gradient_check(name, model, reference)
+    del reference
+    model.float().zero_grad()
+    reference = training_reference(model)
+    yield steps_check(f"{norm_layer.__name__}, {steps} steps", model, reference, batches, steps)
 
 
 def _objects(targets: Sequence[Target]) -> str:
     return "+".join(str(len(target["boxes"])) for target in targets)
 
 
-def trainable_maskrcnn(norm_layer: type[nn.Module], photograph: Tensor) -> MaskRCNN:
+def trainable_maskrcnn(
+    norm_layer: type[nn.Module], photograph: Tensor, min_size: int = MIN_SIZE
+) -> MaskRCNN:
     """A model as at the start of fine-tuning: a calibrated ResNet, and new FPN, RPN and heads.
 
     All layers are trained, so that every parameter has a gradient to compare.
     """
-    calibrated = calibrated_maskrcnn(0, photograph, min_size=MIN_SIZE, max_size=MAX_SIZE)
+    max_size = min_size * 1333 // 800
+    calibrated = calibrated_maskrcnn(0, photograph, min_size=min_size, max_size=max_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = resnet_fpn_backbone(
             backbone_name="resnet50", norm_layer=norm_layer, trainable_layers=5
         )
-        model = MaskRCNN(backbone, num_classes=91, min_size=MIN_SIZE, max_size=MAX_SIZE)
+        model = MaskRCNN(backbone, num_classes=91, min_size=min_size, max_size=max_size)
     weights = calibrated.get_submodule("backbone.body").state_dict()
     backbone.body.load_state_dict(weights, strict=False)  # without num_batches_tracked
     return model.train()
 
 
-def training_reference(model: MaskRCNN) -> ReferenceMaskRCNN:
-    """torchvision's model, sampling ``SAMPLES`` proposals per image, which takes less time.
-
-    Its images are channels-last, as ours are. In another layout convolutions round differently, and
-    batch statistics over the few pixels of one small image would amplify that.
-    """
-    reference = reference_of(model).requires_grad_(True)
-    reference.backbone.register_forward_pre_hook(
-        lambda _, args: args[0].contiguous(memory_format=torch.channels_last)
-    )
+def training_reference(model: FasterRCNN) -> GeneralizedRCNN:
+    """torchvision's model, sampling ``SAMPLES`` proposals per image, which takes less time."""
+    reference = in_channels_last(reference_of(model)).requires_grad_(True)
     reference.roi_heads.fg_bg_sampler.batch_size_per_image = SAMPLES
     return reference
 
@@ -179,39 +183,45 @@ def in_double(images: Sequence[Tensor], targets: Sequence[Target]) -> Batch:
 
 
 def both_losses(
-    model: MaskRCNN,
-    reference: ReferenceMaskRCNN,
+    model: FasterRCNN,
+    reference: GeneralizedRCNN,
     images: Sequence[Tensor],
     targets: Sequence[Target],
+    *,
     seed: int = 0,
+    backward: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Our losses and torchvision's, on the same samples; both models in training mode."""
+    """Our losses and torchvision's, on the same samples; both models in training mode.
+
+    Args:
+        backward: also sets both models' gradients to those of the sum of the losses.
+
+    Returns:
+        the values. The activations of one model are freed before the other runs.
+    """
     torch.manual_seed(seed)
     recording = TrainingRecording(reference, images, targets)
+    recording.losses = _values(reference, recording.losses, backward)
     torch.manual_seed(seed)  # the transform draws a size
-    return replayed_losses(model, images, targets, recording), recording.losses
+    ours = replayed_losses(model, images, targets, recording)
+    return _values(model, ours, backward), recording.losses
 
 
-def both_gradients(
-    model: MaskRCNN,
-    reference: ReferenceMaskRCNN,
-    images: Sequence[Tensor],
-    targets: Sequence[Target],
-) -> None:
-    """Sets both models' gradients to those of the sum of the losses, on the same samples."""
-    model.zero_grad()
-    reference.zero_grad()
-    torch.manual_seed(0)
-    recording = TrainingRecording(reference, images, targets)
-    _total(recording.losses).backward()  # before ours, so that one graph is kept at a time
-    torch.manual_seed(0)  # the transform draws a size
-    _total(replayed_losses(model, images, targets, recording)).backward()
+def _values(model: nn.Module, losses: Mapping[str, Tensor], backward: bool) -> dict[str, Tensor]:
+    if backward:
+        model.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def steps_check(
-    name: str, model: MaskRCNN, reference: ReferenceMaskRCNN, batches: Sequence[Batch]
+    name: str,
+    model: FasterRCNN,
+    reference: GeneralizedRCNN,
+    batches: Sequence[Batch],
+    steps: int,
 ) -> Check:
-    """``STEPS`` steps of SGD on both models from the same weights; the loss that differs most."""
+    """``steps`` steps of SGD on both models from the same weights; the loss that differs most."""
     optimizers = [
         torch.optim.SGD(
             [p for p in m.parameters() if p.requires_grad], lr=LEARNING_RATE, momentum=0.9
@@ -219,18 +229,13 @@ def steps_check(
         for m in (model, reference)
     ]
     checks = []
-    for step in range(STEPS):
-        losses = both_losses(model, reference, *batches[step % len(batches)], seed=step)
+    for step in range(steps):
+        batch = batches[step % len(batches)]
+        losses = both_losses(model, reference, *batch, seed=step, backward=True)
         checks.append(loss_check(name, *losses, STEPS_TOLERANCE))
-        for optimizer, values in zip(optimizers, losses, strict=True):
-            optimizer.zero_grad()
-            _total(values).backward()
+        for optimizer in optimizers:
             optimizer.step()
     return max(checks, key=lambda check: check.relative)
-
-
-def _total(losses: Mapping[str, Tensor]) -> Tensor:
-    return torch.stack(list(losses.values())).sum()
 
 
 def loss_check(
@@ -249,7 +254,7 @@ def loss_check(
     return Check("losses", name, max(absolute), max(relative), words, max(relative) <= tolerance)
 
 
-def gradient_check(name: str, model: MaskRCNN, reference: ReferenceMaskRCNN) -> Check:
+def gradient_check(name: str, model: FasterRCNN, reference: GeneralizedRCNN) -> Check:
     """The parameter whose gradient differs most, by the norm of the difference."""
     theirs = dict(reference.named_parameters())
     worst, where, absolute = 0.0, "", 0.0

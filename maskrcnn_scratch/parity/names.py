@@ -27,8 +27,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "model": ("detections",),
     "losses": (
-        "frozenbatchnorm2d", "frozenbatchnorm2d_20_steps", "gradients_frozenbatchnorm2d",
-        "batchnorm2d", "batchnorm2d_20_steps", "gradients_batchnorm2d",
+        "frozenbatchnorm2d", "frozenbatchnorm2d_steps", "gradients_frozenbatchnorm2d",
+        "batchnorm2d", "batchnorm2d_steps", "gradients_batchnorm2d",
     ),
     "float64": ("detections", "losses", "gradients"),
 }  # fmt: skip
@@ -46,7 +46,8 @@ def title_of(level: str, name: str) -> str:
 
 def part_of(level: str, name: str) -> str:
     """``title_of`` as one word, as in ``PARTS``."""
-    return re.sub(r"[^a-z0-9]+", "_", title_of(level, name).lower()).strip("_")
+    title = re.sub(r"\d+ steps", "steps", title_of(level, name).lower())
+    return re.sub(r"[^a-z0-9]+", "_", title).strip("_")
 
 
 @dataclass(frozen=True)

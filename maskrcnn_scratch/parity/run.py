@@ -27,7 +27,7 @@ from maskrcnn_scratch.parity.model import Agreement, model_check, summarize
 from maskrcnn_scratch.parity.names import Selection, part_of
 from maskrcnn_scratch.parity.ops import op_checks
 from maskrcnn_scratch.parity.photographs import photographs, smaller, unusual_images
-from maskrcnn_scratch.parity.reference import Recording, reference_of
+from maskrcnn_scratch.parity.reference import Recording, in_channels_last, reference_of
 from maskrcnn_scratch.parity.replacement import Replacements, replaced_losses_checks
 from maskrcnn_scratch.parity.stages import stage_checks
 
@@ -126,7 +126,7 @@ def model_checks(run: Run, seed: int, batches: Sequence[list[Tensor]]) -> Iterat
     model = _model(run, seed, batches[0][0])
     weights = f"weights {seed}" if run.weights is None else f"weights {run.weights.name}"
     selection = run.selection
-    reference = reference_of(model)
+    reference = in_channels_last(reference_of(model))
     changed = run.replacements.applied_to(model)
     agreements: list[Agreement] = []
     before: list[Agreement] = []

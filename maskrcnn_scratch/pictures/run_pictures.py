@@ -61,7 +61,7 @@ def draw_evaluation(
     Args:
         scores: by IoU type, with ``confusion_matrix`` and ``precision_recall``.
         results: COCO results.
-        dataset: a ``CocoDataset``; None leaves out the first picture.
+        dataset: a ``CocoDataset``; None skips the first picture.
 
     Returns:
         the files that were written.

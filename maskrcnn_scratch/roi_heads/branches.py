@@ -11,11 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from maskrcnn_scratch.structures import Detections, Result, Target
+from maskrcnn_scratch.call_part import with_context
+from maskrcnn_scratch.structures import Detections, Result, Target, gather_entries
 from maskrcnn_scratch.targets.roi_targets import TrainingSamples
 
-# Fields of a result that a branch can't have.
-OWN_OUTPUTS = ("boxes", "labels", "scores", "masks")
+# Fields of a result that a branch can't have; it may replace the scores.
+OWN_OUTPUTS = ("boxes", "labels", "masks")
 
 
 class Branches:
@@ -30,11 +31,16 @@ class Branches:
         samples: TrainingSamples,
         targets: Sequence[Target],
         padded_size: tuple[int, int],
+        mask_logits: Tensor | None,
     ) -> dict[str, Tensor]:
-        """The losses of all branches by name; all of them use the same samples."""
+        """The losses of all branches by name; all of them use the same samples.
+
+        ``mask_logits``: of the sampled objects, for branches that ask for them.
+        """
         found: dict[str, Tensor] = {}
         for name, branch in self.branches.items():
-            losses = branch.losses(features, samples, targets, padded_size)
+            losses_of = with_context(branch.losses, mask_logits=mask_logits)
+            losses = losses_of(features, samples, targets, padded_size)
             check_names(f"branch {name!r} returns losses", losses, found)
             found |= losses
         return found
@@ -46,6 +52,8 @@ class Branches:
         padded_size: tuple[int, int],
     ) -> dict[str, Tensor]:
         """The outputs ``[N, D, ...]`` of all branches by name; padding included.
+
+        If a branch gives new ``scores``, ``detections`` and the outputs are sorted by them.
 
         Raises:
             ValueError: an output with a name that is taken, or without an entry per detection.
@@ -62,6 +70,8 @@ class Branches:
                         f"[{expected[0]}, {expected[1]}, ...], an entry per detection"
                     )
             found |= outputs
+        if "scores" in found:
+            sort_by_scores(detections, found)
         return found
 
     def postprocess_branches(
@@ -99,7 +109,7 @@ class Branches:
 
 def outputs_of_branches(result: Mapping[str, Any]) -> dict[str, Any]:
     """What the branches have added to the result of an image."""
-    return {name: value for name, value in result.items() if name not in OWN_OUTPUTS}
+    return {name: value for name, value in result.items() if name not in (*OWN_OUTPUTS, "scores")}
 
 
 def warn_of_lost_outputs(result: Mapping[str, Any], where: str) -> None:
@@ -108,6 +118,20 @@ def warn_of_lost_outputs(result: Mapping[str, Any], where: str) -> None:
         warnings.warn(
             f"outputs of branches are lost: {where} no {', '.join(sorted(lost))}", stacklevel=3
         )
+
+
+def sort_by_scores(detections: Detections, outputs: dict[str, Tensor]) -> None:
+    """Replaces the scores by ``outputs["scores"] [N, D]``, and sorts all by them in place.
+
+    Padding stays behind the valid entries. ``outputs`` loses its scores.
+    """
+    valid = detections.valid  # [N, D]
+    detections.scores = outputs.pop("scores").where(valid, 0)
+    order = detections.scores.where(valid, -1).argsort(dim=1, descending=True, stable=True)
+    for values in (vars(detections), outputs):
+        for name, value in values.items():
+            if value is not None and name != "counts":
+                values[name] = gather_entries(value, order)
 
 
 def check_names(what: str, names: Iterable[str], taken: Iterable[str]) -> None:

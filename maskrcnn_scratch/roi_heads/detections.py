@@ -8,10 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn_scratch.call_part import run_nms
+from maskrcnn_scratch.call_part import decode_boxes, run_nms
 from maskrcnn_scratch.host_sync import pack_entries
 from maskrcnn_scratch.interfaces import NMS, BoxCoder
-from maskrcnn_scratch.ops.boxes import clip_boxes_to_image, has_min_size
 from maskrcnn_scratch.structures import Detections, Proposals, gather_entries, valid_entries
 
 
@@ -66,10 +65,12 @@ def select_detections(
 
     of_deltas = pairs if box_regression.shape[2] > 1 else proposal_indices  # [N, K]
     deltas = gather_entries(box_regression.flatten(1, 2), of_deltas)  # [N, K, 4]
-    boxes = box_coder.decode(deltas, gather_entries(proposals.boxes, proposal_indices))
-    boxes = clip_boxes_to_image(boxes, image_sizes)  # [N, K, 4]
+    references = gather_entries(proposals.boxes, proposal_indices)  # [N, K, 4]
+    boxes, is_large = decode_boxes(
+        box_coder, deltas, references, image_sizes, min_size
+    )  # [N, K, 4], clipped to the image; [N, K]
     scores = scores.flatten(1).gather(1, pairs)  # [N, K]
-    scores = scores.where(is_candidate & has_min_size(boxes, min_size), -torch.inf)
+    scores = scores.where(is_candidate & is_large, -torch.inf)
     indices, counts, scores = run_nms(
         nms, boxes, scores, labels, nms_thresh, detections_per_img, num_classes
     )  # [N, D] in [0, K), [N], [N, D]

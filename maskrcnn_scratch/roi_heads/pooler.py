@@ -12,11 +12,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_scratch.ops import multiscale_roi_align
-from maskrcnn_scratch.ops.boxes import box_area
+from maskrcnn_scratch.ops import fpn_levels, multiscale_roi_align
 from maskrcnn_scratch.structures import list_to_rois
-
-LEVEL_EPSILON = 1e-6  # torchvision's: keeps a box of exactly 224 x 224 at level 4
 
 
 class MultiScaleRoIAlign(nn.Module):
@@ -100,17 +97,16 @@ class MultiScaleRoIAlign(nn.Module):
         )
 
     def map_levels(self, boxes: Tensor, scales: Sequence[float]) -> Tensor:
-        """Index of the level for each of ``boxes [R, 4]``, int64 ``[R]`` (FPN, Eq. 1)."""
+        """Index of the level for each of ``boxes [R, 4]``, int64 ``[R]``.
+
+        Level ``k = floor(k0 + log2(sqrt(w h) / 224))`` (FPN, Eq. 1), with ``k0`` for
+        ``canonical_level`` and 224 for ``canonical_scale``; the finest is index 0.
+        """
         if len(scales) == 1:
             return torch.zeros(boxes.shape[0], dtype=torch.int64, device=boxes.device)
         finest, coarsest = (-int(math.log2(scale)) for scale in (scales[0], scales[-1]))
         coarsest = min(coarsest, finest + len(scales) - 1)  # where a level between is missing
-        side = torch.sqrt(box_area(boxes))  # half types: float32, a large area would overflow
-        levels = torch.floor(
-            self.canonical_level + torch.log2(side / self.canonical_scale) + LEVEL_EPSILON
-        )
-        levels = levels.nan_to_num(finest)  # boxes of negative area are pooled too
-        return levels.clamp(min=finest, max=coarsest).to(torch.int64) - finest
+        return fpn_levels(boxes, finest, coarsest, self.canonical_scale, self.canonical_level)
 
     def __prepare_scriptable__(self) -> NoReturn:  # called by torch.jit.script
         raise TypeError(

@@ -31,7 +31,7 @@ from maskrcnn_scratch.ops.boxes import BoxCoder as DeltaBoxCoder
 from maskrcnn_scratch.roi_heads.branches import Branches, check_names
 from maskrcnn_scratch.roi_heads.detections import select_detections
 from maskrcnn_scratch.roi_heads.stage import RoIHeadsStage
-from maskrcnn_scratch.stage_interfaces import Branch
+from maskrcnn_scratch.stage_interfaces import Branch, Refine
 from maskrcnn_scratch.structures import (
     IGNORE_LABEL,
     Detections,
@@ -74,6 +74,7 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
         loss_classifier, loss_box_reg, loss_mask: replacements for those in ``losses``; see
             ``interfaces.Loss``.
         branches: further branches by name, modules; see ``stage_interfaces.Branch``.
+        refine: moves the proposals first, a module; see ``stage_interfaces.Refine``.
     """
 
     min_size = 1e-2  # pixels; detections with a shorter side are dropped
@@ -103,6 +104,7 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
         loss_box_reg: Loss = losses.loss_box_reg,
         loss_mask: Loss = losses.loss_mask,
         branches: Mapping[str, Branch] | None = None,
+        refine: Refine | None = None,
     ) -> None:
         super().__init__()
         self.box_roi_pool = box_roi_pool
@@ -124,6 +126,7 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
         self.loss_box_reg = loss_box_reg
         self.loss_mask = loss_mask
         self.branches = nn.ModuleDict(branches)  # type: ignore[arg-type]  # modules that fit it
+        self.refine = refine
 
     def has_mask(self) -> bool:
         """Whether the model has a mask branch."""
@@ -188,8 +191,11 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
     ) -> tuple[Tensor, Tensor, Detections]:
         """Class logits ``[N, P, C]``, box deltas ``[N, P, C, 4]``, and the detections from them.
 
-        The deltas of a class-agnostic predictor are ``[N, P, 1, 4]``. ``P`` may be 0.
+        The deltas of a class-agnostic predictor are ``[N, P, 1, 4]``. ``P`` may be 0. With
+        ``refine`` they are relative to the refined proposals.
         """
+        if self.refine is not None:
+            proposals = self.refine(features, proposals, images.padded_size)
         by_image = proposals.scores.shape  # [N, P]
         rois = boxes_to_rois(proposals.boxes)  # [N * P, 5]
         class_logits, box_regression = self.predict_boxes(features, rois, images.padded_size)
@@ -248,7 +254,7 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
     ) -> dict[str, Tensor]:
         """``loss_classifier``, ``loss_box_reg``, ``loss_mask``: L_cls + L_box + L_mask (section 3).
 
-        And the losses of further branches.
+        And the losses of ``refine`` and of further branches.
 
         Args:
             features: ``[N, F, H_l, W_l]`` by name.
@@ -257,6 +263,11 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
             targets: one per image; boxes and masks in the pixels of the resized images.
             generator: source of random numbers for the sampler; the global one by default.
         """
+        others: dict[str, Tensor] = {}
+        if self.refine is not None:
+            others, proposals = self.refine.losses(
+                features, proposals, padded_size, targets, generator
+            )
         samples = select_training_samples(
             proposals,
             targets,
@@ -276,28 +287,31 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
             "loss_classifier": loss_classifier(class_logits, labels),
             "loss_box_reg": loss_box_reg(box_regression, labels, regression_targets),
         }
+        mask_logits = None
         if self.has_mask():
-            found["loss_mask"] = self.compute_mask_loss(features, samples, padded_size, targets)
-        others = self.branch_losses(features, samples, targets, padded_size)
+            mask_logits = self.predict_masks(
+                features, list_to_rois(samples.of_objects()[0]), padded_size
+            )  # [R, C, M, M]
+            found["loss_mask"] = self.compute_mask_loss(mask_logits, samples, targets)
+        check_names("refine returns losses", others, found)
+        found |= others
+        others = self.branch_losses(features, samples, targets, padded_size, mask_logits)
         check_names("a branch returns losses", others, found)
         return {**found, **others}
 
     def compute_mask_loss(
-        self,
-        features: Mapping[str, Tensor],
-        samples: TrainingSamples,
-        padded_size: tuple[int, int],
-        targets: Sequence[Target],
+        self, mask_logits: Tensor, samples: TrainingSamples, targets: Sequence[Target]
     ) -> Tensor:
         """L_mask: only the sampled objects have a mask loss, and only the mask of their class.
 
         Objects for which a target's ``has_mask`` is false take no part.
+
+        Args:
+            mask_logits: ``[R, C, M, M]`` of ``samples.of_objects()``.
         """
         boxes, matched_idxs, labels = samples.of_objects()
         if any("has_mask" in target for target in targets):
             labels = labels.where(has_mask_target(targets, matched_idxs), IGNORE_LABEL)
-        rois = list_to_rois(boxes)  # [R, 5]
-        mask_logits = self.predict_masks(features, rois, padded_size)  # [R, C, M, M]
         mask_targets = [
             project_masks_on_boxes(
                 target["masks"],
@@ -310,7 +324,8 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
                 targets, boxes, matched_idxs, strict=True
             )
         ]  # [R_n, M, M] per image
-        loss_mask = with_context(self.loss_mask, proposals=rois[:, 1:], box_coder=self.box_coder)
+        context = {"proposals": torch.cat(boxes), "box_coder": self.box_coder}
+        loss_mask = with_context(self.loss_mask, **context)
         return loss_mask(mask_logits, labels, torch.cat(mask_targets))
 
 

@@ -58,10 +58,13 @@ class RoIHeadsStage:
         image_sizes = torch.tensor(image_shapes, device=padded.boxes.device)
         images = ImageList(padded.boxes.new_empty((len(proposals), 0, *size)), image_sizes)
         _, _, found = self.detect_boxes(features, padded, images)
-        outputs = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
         if self.has_mask():
-            outputs["masks"] = self.detect_masks(features, found, images)
-        outputs |= self.detect_branches(features, found, size)
+            found.masks = self.detect_masks(features, found, images)
+        of_branches = self.detect_branches(features, found, size)
+        outputs = {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
+        if found.masks is not None:
+            outputs["masks"] = found.masks
+        outputs |= of_branches
         by_image = {name: unpad(values, found.counts) for name, values in outputs.items()}
         return [
             {name: values[n] for name, values in by_image.items()} for n in range(len(proposals))

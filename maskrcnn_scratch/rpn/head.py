@@ -49,11 +49,11 @@ class RPNHead(nn.Module):
 
 
 def flatten_levels(predictions: Sequence[Tensor], values: int) -> Tensor:
-    """``[N, a * values, H_l, W_l]`` per level -> ``[N, A, values]``, ordered as the anchors."""
-    return torch.cat(
-        [
-            level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, values)  # [N, H_l*W_l*a, values]
-            for level in predictions
-        ],
-        dim=1,
-    )
+    """``[N, a * V, H_l, W_l]`` per level -> ``[N, A, V]``, ordered as the anchors; V is ``values``.
+
+    One copy: what is concatenated are views where the predictions are channels-last.
+    """
+    rows = [level.permute(0, 2, 3, 1).flatten(1, 2) for level in predictions]  # [N, H_l*W_l, a*V]
+    if any(row.shape[2] != rows[0].shape[2] for row in rows):  # anchors per location differ
+        rows = [row.reshape(row.shape[0], -1, values) for row in rows]  # [N, H_l*W_l*a, V]
+    return torch.cat(rows, dim=1).reshape(rows[0].shape[0], -1, values)

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskrcnn_scratch.call_part import run_nms
+from maskrcnn_scratch.call_part import decode_boxes, run_nms
 from maskrcnn_scratch.interfaces import NMS, BoxCoder
 from maskrcnn_scratch.ops import top_k_of_levels
-from maskrcnn_scratch.ops.boxes import clip_boxes_to_image, has_min_size
 from maskrcnn_scratch.structures import Proposals, gather_entries, valid_entries
 
 
@@ -55,9 +54,10 @@ def select_proposals(
     candidates = top_k_of_levels(objectness, level_sizes, pre_nms_top_n)  # [N, K] in [0, A)
     scores = objectness.gather(1, candidates).sigmoid()  # [N, K]
     deltas = gather_entries(pred_bbox_deltas, candidates)  # [N, K, 4]
-    boxes = box_coder.decode(deltas, F.embedding(candidates, anchors))  # [N, K, 4]
-    boxes = clip_boxes_to_image(boxes, image_sizes)
-    keep = has_min_size(boxes, min_size) & (scores >= score_thresh)  # [N, K]
+    boxes, is_large = decode_boxes(
+        box_coder, deltas, F.embedding(candidates, anchors), image_sizes, min_size
+    )  # [N, K, 4], clipped to the image; [N, K]
+    keep = is_large & (scores >= score_thresh)  # [N, K]
     indices, counts, scores = run_nms(
         nms,
         boxes,

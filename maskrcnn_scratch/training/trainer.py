@@ -59,6 +59,8 @@ class Trainer:
             must return the same on each.
         metadata: further entries of the checkpoints, such as class names; plain values.
         callbacks: hear of the progress, on the main process.
+        batches: makes the batches of this process, given the arguments of ``TrainingBatches``; its
+            ``order`` may be another one.
 
     Raises:
         ValueError: ``config.batch_size`` is not a multiple of processes times micro-batches.
@@ -75,6 +77,7 @@ class Trainer:
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         metadata: dict[str, Any] | None = None,
         callbacks: Sequence[Callback] = (),
+        batches: Callable[..., TrainingBatches] = TrainingBatches,
     ) -> None:
         self.callbacks = callbacks
         self.config, self.device, self.metadata = config, torch.device(device), metadata or {}
@@ -89,7 +92,7 @@ class Trainer:
                 f"batch_size {config.batch_size} does not split evenly over {processes} processes "
                 f"that accumulate {config.accumulate} micro-batches each"
             )
-        self.batches = TrainingBatches(
+        self.batches = batches(
             image_sizes,
             micro_batch,
             config.seed,

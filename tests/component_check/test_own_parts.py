@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from torch import nn
+import torch
 
 from maskrcnn_scratch import losses
 from maskrcnn_scratch.component_check.host import (
@@ -31,13 +31,13 @@ from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler, De
 SETTING = Setting(side=64)
 
 
-class Centers(nn.Module):
+class Centers(torch.nn.Module):
     """A branch: the centre of each box, moved by a layer of its pooled features."""
 
     def __init__(self):
         super().__init__()
         self.pool = default_pool(("0", "1"), 2)
-        self.layer = nn.Linear(64 * 2 * 2, 2)
+        self.layer = torch.nn.Linear(64 * 2 * 2, 2)
 
     def predict(self, features, rois, padded_size):
         moved = self.layer(self.pool(features, rois, [padded_size]).flatten(1))
@@ -61,13 +61,25 @@ class LevelMatcher(Matcher):
         return super().__call__(gt_boxes, boxes)
 
 
-class HardSampler(BalancedPositiveNegativeSampler):
-    """Asks for losses and scores."""
+class HardestFirst(BalancedPositiveNegativeSampler):
+    """Asks for what the model gives it: the losses."""
 
     def __call__(self, labels, generator=None, *, losses, scores):
-        for of_image, loss, score in zip(labels, losses, scores, strict=True):
-            assert len(of_image) == len(loss) == len(score)
-        return super().__call__(labels, generator=generator)
+        assert all(len(loss) == len(label) for loss, label in zip(losses, labels, strict=True))
+        assert len(scores) == len(labels)
+        return super().__call__(labels, generator)
+
+
+class AgnosticPredictor(torch.nn.Module):
+    """The deltas of a class are those of all."""
+
+    def __init__(self):
+        super().__init__()
+        self.cls_score = torch.nn.Linear(64, 4)
+        self.bbox_pred = torch.nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.cls_score(x), self.bbox_pred(x)
 
 
 OWN_PARTS = {
@@ -90,7 +102,7 @@ OWN_PARTS = {
     "sampler": [
         lambda: BalancedPositiveNegativeSampler(64, 0.5),
         lambda: DeviceSampler(64, 0.25),
-        lambda: HardSampler(64, 0.5),
+        lambda: HardestFirst(64, 0.25),
     ],
     "box_coder": [lambda: BoxCoder((10.0, 10.0, 5.0, 5.0))],
     "loss": [
@@ -104,9 +116,9 @@ OWN_PARTS = {
         lambda: TwoMLPHead(64 * 7 * 7, 32),
         lambda: FastRCNNConvFCHead((64, 7, 7), (16,), (32,)),
     ],
-    "box_predictor": [lambda: FastRCNNPredictor(64, 4)],
+    "box_predictor": [lambda: FastRCNNPredictor(64, 4), AgnosticPredictor],
     "mask_head": [lambda: MaskRCNNHeads(64, (32, 16), dilation=1)],
-    "mask_predictor": [lambda: MaskRCNNPredictor(64, 32, 4)],
+    "mask_predictor": [lambda: MaskRCNNPredictor(64, 32, 4), lambda: MaskRCNNPredictor(64, 32, 1)],
     "branch": [lambda: Centers()],
     "model": [lambda: model_around(SETTING)],
 }

@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from maskrcnn_scratch import ops
 from maskrcnn_scratch.ops._library import kernels
+from maskrcnn_scratch.ops.group_offset import offset_boxes_by_group
 from tests.ops.inputs import random_boxes, random_scores
 
 
@@ -70,6 +72,40 @@ def test_groups_that_end_at_and_just_after_a_chunk(cuda, max_out):
     check(cuda, boxes, scores, groups, 0.3, max_out, 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("largest", [None, math.nan, math.inf])
+def test_offset_of_groups(cuda, dtype, largest):
+    """Images with as many valid boxes as the limit, one more, and none."""
+    boxes, scores, groups = problem(3, 300, 5, side=30.0)
+    boxes, scores = boxes.to(dtype), scores.to(dtype)
+    limit = int((scores[0] > -math.inf).sum())
+    scores[1] = scores[0]
+    scores[1, (scores[1] == -math.inf).nonzero()[0]] = 0.5
+    scores[2] = -math.inf
+    boxes[:, (scores[0] == -math.inf)] += 1e6  # padding has no say
+    if largest is not None:
+        boxes[:, int((scores[0] > -math.inf).nonzero()[0]), 2] = largest
+    check(cuda, boxes, scores, groups, 0.4, 300, 5, limit)
+
+
+def test_offset_rounds_the_boxes(cuda):
+    """The IoU of two boxes is just above a threshold, and with the offset it is just below."""
+    pair = torch.tensor([[0.1, 0.2, 10.3, 10.4], [0.4, 0.1, 10.7, 10.9]])
+    groups = torch.full((1, 2), 90)
+    scores = torch.tensor([[0.9, 0.8]])
+    decisions = set()
+    iou = torch.tensor(0.0)
+    for limit in (0, 2):
+        shifted = offset_boxes_by_group(pair[None], scores, groups, limit)[0]
+        iou = ops.boxes.box_iou(shifted[:1], shifted[1:])[0, 0]
+        decisions.add(float(iou))
+    low, high = sorted(decisions)
+    for limit in (0, 2):
+        count = check(cuda, pair[None], scores, groups, (low + high) / 2, 2, 91, limit)
+        decisions.add(-count.item())
+    assert {-1, -2} < decisions
+
+
 def test_all_in_one_place(cuda):
     boxes = torch.tensor([[10.0, 10, 20, 20]]).expand(1, 200, 4)
     scores = torch.ones(1, 200)
@@ -122,6 +158,8 @@ def test_bad_arguments(cuda):
         cuda("nms_padded")(boxes, scores[:, :3], groups, 0.5, 5, 2)
     with pytest.raises(RuntimeError, match="max_out must not be negative"):
         cuda("nms_padded")(boxes, scores, groups, 0.5, -1, 2)
+    with pytest.raises(RuntimeError, match="offset_limit must not be negative"):
+        cuda("nms_padded")(boxes, scores, groups, 0.5, 5, 2, -1)
 
 
 small = st.integers(0, 8)

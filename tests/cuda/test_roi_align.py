@@ -75,6 +75,15 @@ def test_forward(cuda, dtype, channels):
             assert check_forward(cuda, arguments).abs().sum() > 0
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_more_channels_than_threads_and_more_samples_than_the_tables_hold(cuda, channels_last):
+    rois, levels = inputs(3, torch.float32)
+    rest = (SCALES, 5, 3, 2, False, channels_last)
+    check_forward(cuda, (features(1100, torch.float32, True), rois, levels, *rest))
+    rest = (SCALES, 66, 2, 2, False, channels_last)
+    check_forward(cuda, (features(8, torch.float32, True), rois, levels, *rest))
+
+
 @pytest.mark.parametrize("deterministic", [False, True], ids=["atomic", "deterministic"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("channels", [3, 72])

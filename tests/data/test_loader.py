@@ -58,6 +58,23 @@ def test_resumed_batches_are_the_uninterrupted_ones(start):
     assert list(islice(TrainingBatches(SIZES, 4, seed=3, start=start), 10)) == whole[start:]
 
 
+class EveryImageTwice(TrainingBatches):
+    @property
+    def images_per_epoch(self):
+        return 2 * len(self.groups)
+
+    def order(self, epoch):
+        return 2 * super().order(epoch)
+
+
+def test_another_order():
+    batches = EveryImageTwice(SIZES, 4)
+    epoch = batches.global_batches(1)
+    assert len(epoch) == batches.steps_per_epoch == -(-2 * len(SIZES) // 4)
+    images = [index for batch in epoch for index in batch][: 2 * len(SIZES)]
+    assert sorted(images) == sorted(2 * list(range(len(SIZES))))
+
+
 def test_two_processes_share_the_batches_of_one():
     one = islice(TrainingBatches(SIZES, 4), 15)
     shares = [TrainingBatches(SIZES, 2, rank=rank, world_size=2) for rank in range(2)]

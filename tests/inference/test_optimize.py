@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maskrcnn_scratch import MaskRCNN, fasterrcnn_resnet50_fpn_v2
 from maskrcnn_scratch.backbone import FrozenBatchNorm2d
 from maskrcnn_scratch.inference import Predictor, optimize
-from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
+from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs, GraphCapture
 from maskrcnn_scratch.inference.optimize import MergedRPNHead
 from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
 from maskrcnn_scratch.parity.photographs import photographs
@@ -114,8 +114,6 @@ def test_compiled_model_finds_the_same(small_model: MaskRCNN) -> None:
 
 
 def test_options_that_make_no_sense_are_refused(small_model: MaskRCNN) -> None:
-    with pytest.raises(ValueError, match="either compile or cuda_graph"):
-        optimize(small_model, compile=True, cuda_graph=True)
     with pytest.raises(ValueError, match=r"dtype is torch\.int8"):
         optimize(small_model, dtype=torch.int8)
 
@@ -173,6 +171,29 @@ def test_other_weights_are_captured_anew(small_model: MaskRCNN) -> None:
     model.roi_heads.box_predictor.cls_score.weight = nn.Parameter(weight.clone())
     graphs(image_list(96, 96))
     assert len(capture.sizes) == 2
+
+
+def test_the_compiled_function_is_captured(small_model: MaskRCNN, monkeypatch) -> None:
+    """And it runs alone where nothing can be captured."""
+    runs = []
+
+    def compile(run, **options):
+        assert options["fullgraph"]
+        return lambda batch: runs.append(tuple(batch.tensors.shape[2:])) or run(batch)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    optimized = optimize(small_model, compile=True, cuda_graph=True)
+    graphs = optimized.run_batch
+    assert isinstance(graphs, CUDAGraphs)
+    graphs.capture = Capture()
+    image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0))
+    assert_same_detections(optimized([image]), small_model([image]))
+    assert len(graphs.capture.sizes) == 1 and runs == [(96, 128)] * 2  # capture and replay
+    graphs.capture = GraphCapture()
+    with pytest.warns(UserWarning, match="without CUDA graph: the images are on cpu"):
+        found = optimized([image.mT])
+    assert runs[2:] == [(128, 96)]
+    assert_same_detections(found, small_model([image.mT]))
 
 
 def test_what_cannot_be_captured_runs_and_says_why(small_model: MaskRCNN) -> None:

@@ -14,12 +14,14 @@ from maskrcnn_scratch import (
     BoxCoder,
     FasterRCNN,
     FastRCNNPredictor,
+    GeneralizedRCNNTransform,
     MaskRCNN,
     MaskRCNNPredictor,
     Matcher,
     MultiScaleRoIAlign,
     Predictor,
 )
+from maskrcnn_scratch.builders.small import small_fasterrcnn, small_maskrcnn
 from maskrcnn_scratch.call_part import asks_for, with_context
 from maskrcnn_scratch.component_check import loss as check_of_loss
 from maskrcnn_scratch.evaluation.model_results import coco_results, detect_rle
@@ -29,7 +31,13 @@ from maskrcnn_scratch.inference.optimize import optimize
 from maskrcnn_scratch.inference.writers import ResultWriter
 from maskrcnn_scratch.inspect.training_sample import training_sample
 from maskrcnn_scratch.ops import batched_nms_padded
-from maskrcnn_scratch.structures import Detections, Result, boxes_to_rois, list_to_rois
+from maskrcnn_scratch.structures import (
+    Detections,
+    Proposals,
+    Result,
+    boxes_to_rois,
+    list_to_rois,
+)
 from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler
 
 SIZES = ((16,), (32,), (64,))
@@ -549,3 +557,104 @@ def test_the_check_of_a_loss_gives_it_what_it_asks_for() -> None:
         return (box_coder.decode(deltas, anchors) - anchors).abs().sum()
 
     assert float(check_of_loss.call(loss, torch.zeros(5, 4), torch.ones(5))) < 1e-2
+
+
+class Rescored(Offset):
+    """New scores, the worst first, and the masks that it was given."""
+
+    def losses(  # type: ignore[override]
+        self, features: Any, samples: Any, targets: Any, padded_size: Any, mask_logits: Tensor
+    ) -> dict[str, Tensor]:
+        assert len(mask_logits) == len(samples.of_objects()[2])
+        assert mask_logits.requires_grad
+        return {"loss_quality": mask_logits.square().sum() + self.layer.bias.sum()}
+
+    def detect(
+        self, features: Any, detections: Detections, padded_size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        assert detections.masks is not None
+        size = detections.masks.mean((2, 3, 4))
+        return {"scores": 1 - detections.scores, "size": size}
+
+    def postprocess(self, result: Result, *sizes: Any) -> Result:
+        return result
+
+
+def test_a_branch_may_ask_for_mask_logits_and_replace_the_scores() -> None:
+    pool = MultiScaleRoIAlign(["0", "1", "2"], 7, 2)
+    model = build(branches={"quality": Rescored(pool)})
+    train(model)
+    for one, other in zip(detect(model), detect(build()), strict=True):
+        assert len(one["scores"]) > 1 and bool((one["scores"].diff() <= 0).all())
+        order = (1 - other["scores"]).argsort(descending=True, stable=True)
+        torch.testing.assert_close(one["scores"], (1 - other["scores"])[order])
+        for name in ("boxes", "labels", "masks"):
+            assert torch.equal(one[name], other[name][order])
+    with torch.no_grad():
+        stages = model.run_stages(images())
+    means = stages.detections.masks.mean((2, 3, 4))  # type: ignore[union-attr]
+    assert torch.equal(stages.branch_outputs["size"], means)
+    batch, _ = model.transform(images())
+    with torch.no_grad():
+        features = model.extract_features(batch.tensors)
+        proposals, _ = model.rpn(batch, features)
+        results, _ = model.roi_heads(features, proposals, batch.image_sizes)
+    assert all(bool((result["scores"].diff() <= 0).all()) for result in results)
+
+
+class Shift(nn.Module):
+    """Moves each proposal to the right by as many pixels as it learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, features: Any, proposals: Proposals, padded_size: Any) -> Proposals:
+        moved = proposals.boxes + self.pixels * torch.tensor([1.0, 0, 1, 0])
+        boxes = moved.clamp(max=padded_size[1]).where(proposals.valid[..., None], 0)
+        return Proposals(boxes, proposals.scores, proposals.counts, proposals.anchor_indices)
+
+    def losses(
+        self, features: Any, proposals: Proposals, padded_size: Any, targets: Any, generator: Any
+    ) -> tuple[dict[str, Tensor], Proposals]:
+        with torch.no_grad():
+            moved = self(features, proposals, padded_size)
+        return {"loss_shift": self.pixels.square()}, moved
+
+
+def test_refine_moves_the_proposals() -> None:
+    usual, model = build(), build(refine=Shift())
+    assert train(model).keys() - train(usual).keys() == {"loss_shift"}
+    assert model.roi_heads.refine.pixels.grad == 6  # type: ignore[union-attr]
+    with torch.no_grad():
+        stages = model.eval().run_stages(images())
+        moved = model.roi_heads.refine(stages.features, stages.proposals, (96, 96))  # type: ignore[misc]
+        features = usual.eval().run_stages(images()).features
+        logits, _, _ = usual.roi_heads.detect_boxes(features, moved, stages.images)
+        assert torch.equal(stages.class_logits, logits)
+        model.roi_heads.refine.pixels.zero_()  # type: ignore[union-attr, operator]
+    for one, other in zip(detect(model), detect(usual), strict=True):
+        assert len(one["boxes"]) > 0 and torch.equal(one["boxes"], other["boxes"])
+    optimize(model)
+
+
+def test_keypoints_are_resized_as_torchvision_does() -> None:
+    reference = pytest.importorskip("torchvision.models.detection.transform")
+    keypoints = torch.rand(2, 5, 3) * 60
+    target = {**targets()[0], "keypoints": keypoints}
+    image = images()[0]
+    for min_size in (64, 100):
+        ours = GeneralizedRCNNTransform(min_size, 1000, [0.5] * 3, [0.5] * 3)
+        theirs = reference.GeneralizedRCNNTransform(min_size, 1000, [0.5] * 3, [0.5] * 3)
+        resized, expected = ours([image], [target])[1], theirs([image], [dict(target)])[1]
+        assert resized is not None
+        torch.testing.assert_close(resized[0]["keypoints"], expected[0]["keypoints"])
+    assert torch.equal(target["keypoints"], keypoints)
+
+
+def test_parts_replace_those_of_the_small_models() -> None:
+    predictor = FastRCNNPredictor(256, 3)
+    for small in (small_maskrcnn, small_fasterrcnn):
+        model = small(3, box_predictor=predictor, norm_layer=lambda n: nn.GroupNorm(8, n))
+        assert model.roi_heads.box_predictor is predictor
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())

@@ -60,6 +60,7 @@ def arguments_of(name: str) -> dict[str, Any]:
             "iou_threshold": 0.5,
             "max_out": 3,
             "num_groups": 2,
+            "offset_limit": 0,
         },
         "paste_masks": {
             "masks": torch.rand(3, 1, 5, 5),
@@ -79,6 +80,27 @@ def arguments_of(name: str) -> dict[str, Any]:
             "boxes": torch.rand(3, 4),
             "find_low_quality_matches": True,
         },
+        "rle_area": {"counts": "64", "height": 2, "width": 5},
+        "rle_bounding_box": {"counts": "64", "height": 2, "width": 5},
+        "rle_decode": {"counts": "64", "zeros": torch.zeros(2, 5, dtype=torch.uint8)},
+        "rle_encode": {"mask": torch.ones(2, 5, dtype=torch.uint8)},
+        "rle_from_counts": {"counts": torch.tensor([6, 4]), "height": 2, "width": 5},
+        "rle_from_packed": {
+            "masks": torch.ones(2, 5, 1, dtype=torch.int64),
+            "height": 2,
+            "width": 5,
+            "num_threads": 2,
+        },
+        "rle_from_polygon": {"xy": torch.rand(8).double(), "height": 2, "width": 5},
+        "rle_merge": {"counts": ["64", "64"], "height": 2, "width": 5, "intersect": True},
+        "rle_paste": {
+            "masks": torch.rand(3, 5, 5),
+            "boxes": rois[:, 1:].contiguous(),
+            "height": 12,
+            "width": 10,
+            "threshold": 0.5,
+            "num_threads": 2,
+        },
         "top_k_of_levels": {"values": torch.rand(2, 9), "level_sizes": [4, 5], "k": 3},
     }[name]
 
@@ -91,6 +113,15 @@ NAMES = [
     "nms_padded",
     "paste_masks",
     "paste_masks_packed",
+    "rle_area",
+    "rle_bounding_box",
+    "rle_decode",
+    "rle_encode",
+    "rle_from_counts",
+    "rle_from_packed",
+    "rle_from_polygon",
+    "rle_merge",
+    "rle_paste",
     "top_k_of_levels",
 ]
 BACKWARD = "multiscale_roi_align_backward"
@@ -147,6 +178,7 @@ def test_arguments_that_fit_are_taken(name: str) -> None:
         ("nms_padded", {"num_groups": 2**63 - 1}, r"num_groups must be in \[0, 2147483647\]"),
         ("nms_padded", {"num_groups": -1}, "num_groups must be in"),
         ("nms_padded", {"num_groups": 0}, r"groups\[0, 0\] is 0, but num_groups is 0"),
+        ("nms_padded", {"offset_limit": -1}, "offset_limit must not be negative"),
         ("nms_padded", {"scores": torch.rand(1, 3).half()}, "scores must be Float"),
         (
             "nms_padded",
@@ -163,6 +195,15 @@ def test_arguments_that_fit_are_taken(name: str) -> None:
         ("max_iou", {"gt_boxes": torch.rand(0, 4)}, "gt_boxes must be"),
         ("max_iou", {"gt_boxes": torch.rand(2, 4).half()}, "gt_boxes must be Float"),
         ("max_iou", {"boxes": torch.rand(4)}, "boxes must be"),
+        ("rle_decode", {"zeros": torch.zeros(2, 5)}, "zeros must be Byte"),
+        ("rle_decode", {"zeros": torch.zeros(10).byte()}, r"zeros must be \[H, W\]"),
+        ("rle_encode", {"mask": torch.ones(2, 5)}, "mask must be Byte"),
+        ("rle_encode", {"mask": torch.ones(10).byte()}, r"mask must be \[H, W\]"),
+        ("rle_from_counts", {"counts": torch.tensor([6.0, 4])}, "counts must be Long"),
+        ("rle_from_packed", {"masks": torch.ones(2, 5, 1)}, "packed masks must be Long"),
+        ("rle_from_polygon", {"xy": torch.rand(8)}, "xy must be Double"),
+        ("rle_paste", {"masks": torch.rand(3, 5, 5).double()}, "masks must be Float"),
+        ("rle_paste", {"boxes": torch.rand(3, 4).double()}, "boxes must be Float"),
         ("top_k_of_levels", {"level_sizes": [HUGE] * 4 + [9]}, "level_sizes add up to"),
         ("top_k_of_levels", {"level_sizes": [2**63 - 1, 2**63 - 1, 11]}, "level_sizes add up to"),
         ("top_k_of_levels", {"level_sizes": [4, 4]}, "level_sizes add up to 8"),
@@ -181,6 +222,23 @@ def test_an_image_without_rows_takes_no_memory_per_column() -> None:
     assert OPS.paste_masks(torch.ones(1, 1, 5, 5), boxes, 0, 2**31 - 1).numel() == 0
 
 
+def test_no_channels_take_no_time_per_pixel() -> None:
+    """Nor is a pointer computed into memory that there is none of, which UBSan reports."""
+    arguments = arguments_of("multiscale_roi_align")
+    arguments["features"] = [torch.zeros(2, 0, 40, 40), torch.zeros(2, 0, 5, 5)]
+    assert OPS.multiscale_roi_align(**arguments).shape == (3, 0, 2, 3)
+    sizes = {"heights": [2**28, 5], "widths": [2**28, 5]}
+    grads = OPS.multiscale_roi_align_backward(
+        **{**arguments_of(BACKWARD), "grad": torch.zeros(3, 0, 2, 3), **sizes}
+    )
+    assert [grad.shape for grad in grads] == [(2, 0, 2**28, 2**28), (2, 0, 5, 5)]
+
+
+def test_an_image_without_columns() -> None:
+    boxes = torch.tensor([[7.0, 0, 9, 9]])
+    assert OPS.paste_masks(torch.ones(1, 1, 5, 5), boxes, 12, 0).shape == (1, 1, 12, 0)
+
+
 def test_num_groups_is_a_bound_and_takes_no_memory() -> None:
     arguments = arguments_of("nms_padded")
     expected = OPS.nms_padded(**arguments)
@@ -196,6 +254,7 @@ TENSORS = st.builds(
     st.sampled_from([torch.float32, torch.float64, torch.float16, torch.int64, torch.bool]),
     st.sampled_from([0.0, 1.0, -1.0, 3.0, 1e30, float("nan"), float("inf")]),
 )
+TEXTS = st.text(alphabet=[chr(c) for c in range(47, 113)], max_size=9)
 # No large image, for which a box may really be pasted.
 SMALL = {"height", "width", "max_out", "heights", "widths", "pooled_height", "pooled_width"}
 
@@ -217,9 +276,13 @@ def test_any_arguments_raise_or_give_a_result(data: st.DataObject, name: str) ->
             arguments[key] = data.draw(st.floats())
         elif isinstance(value[0], torch.Tensor):
             arguments[key] = data.draw(st.lists(TENSORS, max_size=3))
+        elif isinstance(value, str):
+            arguments[key] = data.draw(TEXTS)
+        elif isinstance(value[0], str):
+            arguments[key] = data.draw(st.lists(TEXTS, max_size=3))
         elif isinstance(value[0], int):
             arguments[key] = data.draw(st.lists(numbers, max_size=3))
         else:
             arguments[key] = data.draw(st.lists(st.floats(), max_size=3))
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError, ValueError):
         getattr(OPS, name)(**arguments)

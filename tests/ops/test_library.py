@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch import ops
-from maskrcnn_scratch.ops.nms import offset_boxes_by_group
+from maskrcnn_scratch.ops.group_offset import offset_boxes_by_group
 from tests.ops.inputs import random_boxes, random_rois, random_scores
 
 OPS = torch.ops.maskrcnn_scratch
@@ -42,6 +42,7 @@ def test_opcheck_nms_and_paste(count: int) -> None:
     groups = torch.arange(2 * count).reshape(2, count) % 3
     arguments = (boxes.reshape(2, count, 4), scores.reshape(2, count), groups, 0.5, 7, 3)
     torch.library.opcheck(OPS.nms_padded, arguments)
+    torch.library.opcheck(OPS.nms_padded, (*arguments, 5))
     torch.library.opcheck(OPS.paste_masks, (torch.rand(2 * count, 1, 5, 5), boxes, 40, 50))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskrcnn_scratch import ops
 from maskrcnn_scratch.ops import reference
-from maskrcnn_scratch.ops.nms import offset_boxes_by_group
+from maskrcnn_scratch.ops.group_offset import offset_boxes_by_group
 from tests.ops.inputs import random_boxes, random_scores
 
 NAN, INF = float("nan"), float("inf")
@@ -68,6 +68,11 @@ def test_offset_boxes_give_torchvisions_rounding_image_by_image() -> None:
     shifted = offset_boxes_by_group(boxes, scores, groups, limit=1000)
     assert torch.equal(shifted[3], boxes[3])
     indices, count = ops.nms_padded(shifted, scores, groups, 0.5, capacity, 7)
+    for inside in (
+        ops.batched_nms_padded(boxes, scores, groups, 0.5, capacity, 7),
+        reference.nms_padded(boxes, scores, groups, 0.5, capacity, 7, 1000),
+    ):
+        assert torch.equal(inside[0], indices) and torch.equal(inside[1], count)
     for n in range(4):
         valid = (scores[n] > -INF).nonzero().squeeze(1)
         kept = torchvision.ops.batched_nms(boxes[n, valid], scores[n, valid], groups[n, valid], 0.5)
@@ -88,14 +93,16 @@ candidates = st.tuples(st.tuples(*[coordinates] * 4), scores_with_padding, st.in
     threshold=st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 1.0]),
     max_out=st.integers(0, 50),
     dtype=st.sampled_from([torch.float32, torch.float64]),
+    offset_limit=st.sampled_from([0, 2, 20]),
 )
-def test_equals_the_definition(images, threshold, max_out, dtype) -> None:
+def test_equals_the_definition(images, threshold, max_out, dtype, offset_limit) -> None:
     count, capacity = len(images), len(images[0])
     boxes = torch.tensor([[box[0] for box in image] for image in images], dtype=dtype)
     scores = torch.tensor([[box[1] for box in image] for image in images], dtype=dtype)
     groups = torch.tensor([[box[2] for box in image] for image in images], dtype=torch.int64)
-    arguments = (boxes.reshape(count, capacity, 4), scores, groups, threshold, max_out, 3)
-    indices, found = ops.nms_padded(*arguments)
+    boxes = boxes.reshape(count, capacity, 4)
+    arguments = (boxes, scores, groups, threshold, max_out, 3, offset_limit)
+    indices, found = torch.ops.maskrcnn_scratch.nms_padded(*arguments)
     expected_indices, expected_found = reference.nms_padded(*arguments)
     assert torch.equal(found, expected_found)
     assert torch.equal(indices, expected_indices)

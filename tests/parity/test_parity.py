@@ -30,7 +30,7 @@ from maskrcnn_scratch.parity.calibrate import (
 from maskrcnn_scratch.parity.compare import Check, Worst, compare
 from maskrcnn_scratch.parity.detectron2 import detectron2_checks
 from maskrcnn_scratch.parity.half import half_checks
-from maskrcnn_scratch.parity.losses import STEPS, gradient_check, loss_check, losses_checks
+from maskrcnn_scratch.parity.losses import gradient_check, loss_check, losses_checks
 from maskrcnn_scratch.parity.model import MARGIN, MAX_DIFFERENT, Agreement, Difference, summarize
 from maskrcnn_scratch.parity.names import PARTS, Selection, all_names, part_of
 from maskrcnn_scratch.parity.ops import op_checks
@@ -50,6 +50,8 @@ from maskrcnn_scratch.parity.stages import stage_checks
 
 MIN_SIZE = 160
 LONGER_SIDE = 400  # of the photographs; masks of a hundred detections take memory
+# Of the training checks. Each batch is trained on twice; later steps only add rounding.
+LOSSES_MIN_SIZE, STEPS = 128, 8
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,8 @@ def test_unusual_sizes(images: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("norm_layer", NORM_LAYERS)
 def test_losses_gradients_and_steps(norm_layer: type[nn.Module], images: list[Tensor]) -> None:
-    assert_all_pass(losses_checks(norm_layer, loss_batches(images), images[0]), "losses")
+    checks = losses_checks(norm_layer, loss_batches(images), images[0], LOSSES_MIN_SIZE, STEPS)
+    assert_all_pass(checks, "losses")
 
 
 def test_command_prints_writes_and_fails(

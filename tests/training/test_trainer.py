@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from maskrcnn_scratch.checkpoint import load_checkpoint
-from maskrcnn_scratch.data.loader import Draw
+from maskrcnn_scratch.data.loader import Draw, TrainingBatches
 from maskrcnn_scratch.training.finite_losses import NonFiniteLossError, describe
 from maskrcnn_scratch.training.trainer import Trainer
 from tests.training import toy
@@ -51,6 +51,22 @@ def test_accumulated_micro_batches_equal_one_batch(tmp_path):
         found.append((weights(trainer), torch.tensor(list(losses.values()))))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-7)
+
+
+def test_batches_in_another_order(tmp_path):
+    class LastImages(TrainingBatches):
+        images_per_epoch = 4
+
+        def order(self, epoch):
+            return [7, 8, 9, 10]
+
+    trainer = Trainer(
+        toy.ToyModel(), toy.ToySet(), toy.SIZES, toy.toy_config(tmp_path), batches=LastImages
+    )
+    assert trainer.steps_per_epoch == 1
+    seen = [target["file_name"] for batch in trainer.read_step(trainer.read_batches())
+            for target in batch.targets]  # fmt: skip
+    assert sorted(seen) == ["10.jpg", "7.jpg", "8.jpg", "9.jpg"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -173,7 +173,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content, culprit",
+    "content, wrong",
     [
         (torch.zeros(3), "found Tensor"),
         ({}, "found dict"),
@@ -182,9 +182,9 @@ def test_no_file(tmp_path: Path) -> None:
         ({0: torch.zeros(1)}, "0 is a Tensor"),
     ],
 )
-def test_other_contents(tmp_path: Path, content: object, culprit: str) -> None:
+def test_other_contents(tmp_path: Path, content: object, wrong: str) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=rf"w\.pth: expected .*{culprit}"):
+    with pytest.raises(WeightsError, match=rf"w\.pth: expected .*{wrong}"):
         read_state_dict(tmp_path / "w.pth")
 
 

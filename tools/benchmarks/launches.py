@@ -15,7 +15,7 @@ from maskrcnn_scratch.inference import optimize
 from maskrcnn_scratch.parity.reference import reference_of
 
 # Besides views: allocations, and numbers that become tensors on the host.
-NO_KERNEL = ("empty", "empty_strided", "detach", "scalar_tensor")
+NO_KERNEL = ("empty", "empty_strided", "detach", "scalar_tensor", "_unsafe_view")
 
 
 @torch.no_grad()

@@ -74,10 +74,15 @@ def outputs_per_axis(weight: Tensor) -> int:
     return {16: 2, 36: 4}[weight.shape[0]]
 
 
-@cache
 def matrices(m: int) -> tuple[Tensor, Tensor, Tensor]:
     """``A^T [m, t]``, ``G [t, 3]`` and ``B^T [t, t]`` in float64."""
-    points = POINTS[m]
+    return matrices_of_points(POINTS[m])
+
+
+@cache
+def matrices_of_points(points: tuple[Fraction, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """``matrices`` for any ``m + 1`` finite points; infinity is the last point."""
+    m = len(points) - 1
     a = [[point**i for point in points] + [Fraction(i == m - 1)] for i in range(m)]
     g, b = [], []
     for j, point in enumerate(points):

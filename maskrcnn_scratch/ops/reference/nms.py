@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.ops.boxes import box_iou
+from maskrcnn_scratch.ops.group_offset import offset_boxes_by_group
 
 
 def nms_padded(
@@ -15,8 +16,10 @@ def nms_padded(
     iou_threshold: float,
     max_out: int,
     num_groups: int,
+    offset_limit: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """``[N, K, 4]``, ``[N, K]``, ``[N, K]`` -> indices ``[N, max_out]``, count ``[N]``."""
+    boxes = offset_boxes_by_group(boxes, scores, groups, offset_limit)
     indices = groups.new_zeros((boxes.shape[0], max_out))
     count = groups.new_zeros(boxes.shape[0])
     for n in range(boxes.shape[0]):

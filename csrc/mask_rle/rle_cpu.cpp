@@ -1,7 +1,7 @@
-#include "rle.h"
-
 #include <algorithm>
 #include <stdexcept>
+
+#include "rle.h"
 
 namespace mask_rle {
 namespace {

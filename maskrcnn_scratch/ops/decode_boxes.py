@@ -1,0 +1,66 @@
+"""Boxes from the deltas that the model predicts: decoded, clipped to the image, measured.
+
+Shapes: ``N`` and ``K`` as in ``structures``: ``K`` candidates per image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]
+
+from maskrcnn_scratch.ops import reference
+from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
+from maskrcnn_scratch.ops.boxes import BoxCoder
+
+
+def decode_boxes(
+    box_coder: BoxCoder,
+    deltas: Tensor,
+    references: Tensor,
+    image_sizes: Tensor,
+    min_size: float,
+) -> tuple[Tensor, Tensor]:
+    """Decodes boxes, moves their corners into the image and tests their sides.
+
+    It is ``box_coder.decode``, then ``boxes.clip_boxes_to_image``, then ``boxes.has_min_size``. On
+    CUDA one kernel does the three. Elsewhere these functions run, as they do in compiled or
+    exported graphs, and where a gradient is needed.
+
+    Args:
+        box_coder: gives the weights and the upper limit of dw and dh.
+        deltas: ``[N, K, 4]``, float32 or float64.
+        references: anchors or proposals, ``[N, K, 4]`` in the same dtype.
+        image_sizes: (height, width) without padding, int64 ``[N, 2]``.
+        min_size: length in pixels that both sides of a box must have.
+
+    Returns:
+        boxes: ``[N, K, 4]``; NaN where a delta or a reference is.
+        has_min_size: bool ``[N, K]``; false for NaN.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    in_graph = torch.compiler.is_compiling() or is_tracing()
+    needs_grad = deltas.requires_grad or references.requires_grad
+    use_kernel = deltas.device.type == "cuda" and not (in_graph or needs_grad)
+    return (kernels if use_kernel else reference).decode_boxes(
+        deltas, references, image_sizes, box_coder.weights, box_coder.bbox_xform_clip, min_size
+    )
+
+
+def _fake(
+    deltas: Tensor,
+    references: Tensor,
+    image_sizes: Tensor,
+    weights: Sequence[float],
+    bbox_xform_clip: float,
+    min_size: float,
+) -> tuple[Tensor, Tensor]:
+    return deltas.new_empty(deltas.shape), deltas.new_empty(deltas.shape[:2], dtype=torch.bool)
+
+
+if compiled:
+    torch.library.register_fake(f"{NAMESPACE}::decode_boxes", _fake)

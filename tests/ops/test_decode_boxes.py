@@ -1,0 +1,82 @@
+"""Decoding of the model's boxes: torchvision's steps, and the way that is taken on a GPU."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torchvision
+from torchvision.models.detection._utils import BoxCoder as TheirBoxCoder
+
+from maskrcnn_scratch import ops
+from maskrcnn_scratch.call_part import decode_boxes
+from maskrcnn_scratch.ops import reference
+from maskrcnn_scratch.ops.boxes import BoxCoder
+from tests.no_sync import fake_gpu
+from tests.ops.inputs import random_boxes
+
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+SIZES = torch.tensor([[90, 120], [60, 70]])
+
+
+def problem(count: int = 300):
+    deltas = 3 * torch.randn(2, count, 4, generator=torch.Generator().manual_seed(0))
+    return deltas, random_boxes(2 * count, 80, 90).reshape(2, count, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_torchvisions_steps(dtype) -> None:
+    deltas, references = (tensor.to(dtype) for tensor in problem())
+    boxes, is_large = ops.decode_boxes(BoxCoder(WEIGHTS), deltas, references, SIZES, 20.0)
+    for n in range(2):
+        decoded = TheirBoxCoder(WEIGHTS).decode(deltas[n], [references[n]])[:, 0]
+        clipped = torchvision.ops.clip_boxes_to_image(decoded, tuple(SIZES[n].tolist()))
+        assert torch.equal(boxes[n], clipped)
+        large = torchvision.ops.remove_small_boxes(clipped, 20.0)
+        assert 0 < len(large) < 300
+        assert torch.equal(is_large[n].nonzero()[:, 0], large)
+
+
+def test_gradient() -> None:
+    deltas, references = problem(3)
+    deltas.requires_grad_()
+    boxes, is_large = ops.decode_boxes(BoxCoder(WEIGHTS), deltas, references, SIZES, 1.0)
+    boxes.sum().backward()
+    assert deltas.grad.norm() > 0 and not is_large.requires_grad
+
+
+def test_nan_is_not_large() -> None:
+    deltas, references = problem(4)
+    deltas[:, 0, 1] = math.nan
+    boxes, is_large = ops.decode_boxes(BoxCoder(WEIGHTS), deltas, references, SIZES, 0.0)
+    assert boxes[:, 0, 1].isnan().all() and not is_large[:, 0].any() and is_large[:, 1:].any()
+
+
+def test_another_box_coder_decodes_itself() -> None:
+    class Shift(BoxCoder):
+        def decode(self, deltas, references):
+            return references + 50
+
+    deltas, references = problem(5)
+    boxes, is_large = decode_boxes(Shift(WEIGHTS), deltas, references, SIZES, 1.0)
+    limits = SIZES.flip(1).repeat(1, 2)[:, None]
+    assert torch.equal(boxes, torch.minimum(references + 50, limits))
+    assert is_large.shape == (2, 5)
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_kernel_where_no_gradient_is_needed(needs_grad, monkeypatch) -> None:
+    """Its fake tensors have the shapes and dtypes of the reference implementation's."""
+    called = []
+    compose = reference.decode_boxes
+    monkeypatch.setattr(
+        reference, "decode_boxes", lambda *a: called.append("reference") or compose(*a)
+    )
+    with fake_gpu():
+        deltas = torch.zeros(2, 7, 4, device="cuda", requires_grad=needs_grad)
+        references, sizes = torch.zeros(2, 7, 4, device="cuda"), torch.zeros(2, 2, device="cuda")
+        boxes, is_large = ops.decode_boxes(BoxCoder(WEIGHTS), deltas, references, sizes.long(), 1.0)
+    assert len(called) == needs_grad
+    assert boxes.shape == (2, 7, 4) and boxes.dtype == torch.float32
+    assert is_large.shape == (2, 7) and is_large.dtype == torch.bool
