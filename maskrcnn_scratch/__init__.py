@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         IntermediateLayerGetter,
         LastLevelMaxPool,
         LastLevelP6P7,
+        mobilenet_backbone,
         resnet_fpn_backbone,
     )
     from maskrcnn_scratch.builders.from_config import load_trained
@@ -69,6 +70,7 @@ _MODULES = {
         "IntermediateLayerGetter",
         "LastLevelMaxPool",
         "LastLevelP6P7",
+        "mobilenet_backbone",
         "resnet_fpn_backbone",
     ),
     "builders.resnet50_fpn": (
@@ -151,6 +153,7 @@ __all__ = [
     "load_trained",
     "maskrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn_v2",
+    "mobilenet_backbone",
     "resnet_fpn_backbone",
 ]
 

@@ -24,10 +24,18 @@ def write_json(path: str | os.PathLike[str], content: object, indent: int | None
     Raises:
         OSError: as ``write_atomically``.
     """
+    write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes ``text`` as UTF-8, into a folder that is made where it lacks.
+
+    Raises:
+        OSError: as ``write_atomically``.
+    """
     path = Path(path)
-    text = json.dumps(content, indent=indent).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(text))
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:

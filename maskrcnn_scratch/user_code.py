@@ -105,7 +105,7 @@ def _in_one_line(error: BaseException) -> str:
 def _is_factory(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
     try:
         inspect.signature(function).bind(**arguments)
-    except TypeError:
+    except (TypeError, ValueError):  # some builtin functions have no signature
         return False
     return True
 

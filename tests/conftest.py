@@ -16,6 +16,7 @@ from maskrcnn_scratch.mask_rcnn import MaskRCNN
 SLOW = (
     "tests/parity/test_parity.py::test_modules_stages_and_model",
     "tests/parity/test_parity.py::test_unusual_sizes",
+    "tests/parity/test_parity.py::test_other_architectures",
     "tests/parity/test_parity.py::test_losses_gradients_and_steps",
     "tests/parity/test_losses_on_real_images.py",
     "tests/cuda/test_build.py::test_no_kernel_spills",

@@ -34,7 +34,7 @@ skip() {
 step build 120 "$PYTHON" setup.py build_ext --inplace
 step device_tests 60 "$PYTHON" -m pytest -q -p no:cacheprovider tests/cuda -k device
 step tests 120 "$PYTHON" -m pytest -q -p no:cacheprovider tests/ops tests/gradients tests/model tests/training
-step parity 60 "$PYTHON" tools/parity.py --device cuda --min-size 400 --json "$LOGS/parity.json"
+step parity 60 "$PYTHON" tools/parity.py ops modules stages model losses --device cuda --min-size 400 --json "$LOGS/parity.json"
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
 for tool in memcheck racecheck; do
   if [ -n "$sanitizer" ]; then

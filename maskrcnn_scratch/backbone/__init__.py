@@ -7,6 +7,7 @@ from maskrcnn_scratch.backbone.fpn import (
 )
 from maskrcnn_scratch.backbone.frozen_batch_norm import FrozenBatchNorm2d
 from maskrcnn_scratch.backbone.intermediate_layer_getter import IntermediateLayerGetter
+from maskrcnn_scratch.backbone.mobilenet import mobilenet_backbone
 from maskrcnn_scratch.backbone.resnet import BasicBlock, Bottleneck, ResNet, resnet
 from maskrcnn_scratch.backbone.resnet_fpn import BackboneWithFPN, resnet_fpn_backbone
 
@@ -20,6 +21,7 @@ __all__ = [
     "LastLevelMaxPool",
     "LastLevelP6P7",
     "ResNet",
+    "mobilenet_backbone",
     "resnet",
     "resnet_fpn_backbone",
 ]

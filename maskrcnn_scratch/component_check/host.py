@@ -76,6 +76,7 @@ def model_around(
     box_predictor: Any = None,
     mask_head: Any = None,
     mask_predictor: Any = None,
+    branches: Any = None,
     width: int = WIDTH,
 ) -> MaskRCNN:
     """A small Mask R-CNN in eval mode, with default parts that fit the given ones.
@@ -129,6 +130,7 @@ def model_around(
         mask_roi_pool=mask_pool,
         mask_head=mask_head,
         mask_predictor=mask_predictor,
+        branches=branches,
     )
     return model.eval()
 

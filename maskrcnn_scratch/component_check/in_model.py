@@ -33,6 +33,7 @@ from maskrcnn_scratch.evaluation.model_results import coco_results
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.inference.optimize import optimize
 from maskrcnn_scratch.ops import rle
+from maskrcnn_scratch.roi_heads.branches import outputs_of_branches
 from maskrcnn_scratch.structures import Result
 
 OPTIMIZE_TOLERANCE = 1e-3  # rounding is 1e-6; a wrong folding moved features by 0.26 and more
@@ -205,8 +206,9 @@ def survives_rle(model: GeneralizedRCNN, side: int) -> str:
         same = torch.equal(torch.from_numpy(rle.decode(code)) > 0, mask)
         require(same, f"mask {index} differs after run-length encoding")
     categories = {label: label for label in range(num_classes(model))}
-    json.dumps(coco_results({**result, "masks": encoded}, 1, categories), allow_nan=False)
-    lost = sorted(result.keys() - {"boxes", "labels", "scores", "masks"})
+    lost = sorted(outputs_of_branches(result))
+    kept = {name: value for name, value in result.items() if name not in lost}
+    json.dumps(coco_results({**kept, "masks": encoded}, 1, categories), allow_nan=False)
     return f"{len(masks)} masks" + (f"; COCO results have no {', '.join(lost)}" if lost else "")
 
 

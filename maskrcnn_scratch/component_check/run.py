@@ -12,6 +12,7 @@ from maskrcnn_scratch.component_check import (
     anchor_generator,
     backbone,
     box_coder,
+    branch,
     heads,
     loss,
     matcher,
@@ -32,7 +33,8 @@ from maskrcnn_scratch.user_code import PartNotFoundError, build_part, find_part
 
 Kind: TypeAlias = Literal[
     "backbone", "anchor_generator", "rpn_head", "nms", "roi_align", "matcher", "sampler",
-    "box_coder", "loss", "box_head", "box_predictor", "mask_head", "mask_predictor", "model",
+    "box_coder", "loss", "box_head", "box_predictor", "mask_head", "mask_predictor", "branch",
+    "model",
 ]  # fmt: skip
 
 PLANS: dict[Kind, Callable[[Subject], Plan]] = {
@@ -49,6 +51,7 @@ PLANS: dict[Kind, Callable[[Subject], Plan]] = {
     "box_predictor": heads.box_predictor_plan,
     "mask_head": heads.mask_head_plan,
     "mask_predictor": heads.mask_predictor_plan,
+    "branch": branch.plan,
     "model": model.plan,
 }
 

@@ -30,6 +30,7 @@ from maskrcnn_scratch.evaluation.same_padding import group_by_padding
 from maskrcnn_scratch.files import write_json
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.ops import paste_masks, paste_masks_rle, rle
+from maskrcnn_scratch.roi_heads.branches import warn_of_lost_outputs
 from maskrcnn_scratch.training import distributed
 
 MASK_THRESHOLD = 0.5
@@ -125,6 +126,8 @@ def predict(
 def detect_rle(model: nn.Module, images: list[Tensor]) -> list[dict[str, Any]]:
     """``model(images)`` with ``masks`` as a list of D RLEs, thresholded at 0.5.
 
+    Outputs of further branches are in the results, too.
+
     Masks [D, 1, M, M] of this package's models are encoded directly, without a mask of the image's
     size. Other models must return masks [D, 1, H, W].
     """
@@ -149,17 +152,22 @@ def detect_with_paste(
             returns the ``masks`` of its result.
     """
     batch, _ = model.transform(images)
-    detections = model.run_batch(batch).detections
+    stages = model.run_batch(batch)
     transform = copy.copy(model.transform)
     transform.paste = paste
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-    return transform.postprocess(detections, batch.sizes, sizes)
+    results = transform.postprocess(stages.detections, batch.sizes, sizes)
+    return model.roi_heads.postprocess_branches(results, stages.branch_outputs, batch.sizes, sizes)
 
 
 def coco_results(
     detections: Mapping[str, Any], image_id: int, category_ids: Mapping[int, int]
 ) -> list[CocoResult]:
-    """The detections of one image as entries of a COCO results file; masks, if any, as RLE."""
+    """The detections of one image as entries of a COCO results file; masks, if any, as RLE.
+
+    The format has no other outputs: a warning names those of further branches.
+    """
+    warn_of_lost_outputs(detections, "COCO results have")
     masks = detections.get("masks", [None] * len(detections["boxes"]))
     results = []
     for (x1, y1, x2, y2), label, confidence, mask in zip(

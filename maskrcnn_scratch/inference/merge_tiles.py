@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from maskrcnn_scratch.ops import rle
+from maskrcnn_scratch.roi_heads.branches import warn_of_lost_outputs
 
 Rect: TypeAlias = tuple[int, int, int, int]  # x1, y1, x2, y2
 
@@ -80,6 +81,7 @@ def merge_pieces(pieces: Sequence[Piece]) -> dict[str, Any]:
 
     Returns:
         ``boxes [D, 4]``, ``labels [D]``, ``scores [D]`` and, if every piece has them, ``masks``.
+        Outputs of further branches are lost, and a warning names them.
     """
     by_label: dict[int, list[_Object]] = {}
     for tile, piece in enumerate(pieces):
@@ -95,6 +97,7 @@ def merge_pieces(pieces: Sequence[Piece]) -> dict[str, Any]:
     merged.sort(key=lambda kept: -kept.score)
 
     first = pieces[0].result
+    warn_of_lost_outputs(first, "merged tiles have")
     boxes = [torch.from_numpy(kept.box) for kept in merged]
     result: dict[str, Any] = {
         "boxes": torch.stack(boxes).to(first["boxes"].dtype) if boxes else first["boxes"][:0],

@@ -28,6 +28,7 @@ from maskrcnn_scratch.inference.image_jobs import ImageJob
 from maskrcnn_scratch.inference.out_of_memory import naming_stage
 from maskrcnn_scratch.inference.visualize import draw_detections
 from maskrcnn_scratch.ops import rle
+from maskrcnn_scratch.roi_heads.branches import outputs_of_branches
 
 Format = Literal["png", "jpg", "json", "coco", "rle", "video", "frames"]
 Draw = Callable[[Tensor, Mapping[str, Any], Mapping[int, str]], Image.Image]
@@ -159,8 +160,11 @@ class ResultWriter:
         write_json(path, self.coco_results)
 
     def describe(self, detections: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Detections, whose masks if any are RLEs, as plain values."""
-        found = [
+        """Detections, whose masks if any are RLEs, as plain values.
+
+        What further branches have added is in ``outputs``, by name.
+        """
+        found: list[dict[str, Any]] = [
             {"label": label, "category": self._name(label), "score": score, "box": box}
             for label, score, box in zip(
                 detections["labels"].tolist(),
@@ -172,6 +176,9 @@ class ResultWriter:
         if "masks" in detections:
             for detection, mask in zip(found, detections["masks"], strict=True):
                 detection["segmentation"] = mask
+        for name, values in outputs_of_branches(detections).items():
+            for detection, value in zip(found, values.tolist(), strict=True):
+                detection.setdefault("outputs", {})[name] = value
         return found
 
     def summarise(self, result: Mapping[str, Any]) -> str:

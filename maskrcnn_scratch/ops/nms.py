@@ -68,7 +68,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         Empty if there are no boxes.
 
     Raises:
-        ValueError: boxes that are not ``[K, 4]``, or scores that are not ``[K]``.
+        RuntimeError: boxes that are not ``[K, 4]``, or scores that are not ``[K]``.
     """
     _check_flat(boxes, scores)
     groups = torch.zeros_like(scores, dtype=torch.int64)
@@ -91,7 +91,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         are broken by the lower index, above it as torchvision's ``torch.sort`` breaks them.
 
     Raises:
-        ValueError: boxes that are not ``[K, 4]``, or scores that are not ``[K]``.
+        RuntimeError: boxes that are not ``[K, 4]``, or scores that are not ``[K]``.
     """
     if boxes.numel() == 0:  # also of shape [0], as in torchvision
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
@@ -142,9 +142,9 @@ def _as_candidates(scores: Tensor) -> Tensor:
 
 def _check_flat(boxes: Tensor, scores: Tensor) -> None:
     if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes must be [K, 4], not {list(boxes.shape)}")
+        raise RuntimeError(f"boxes must be [K, 4], not {list(boxes.shape)}")
     if scores.dim() != 1:
-        raise ValueError(f"scores must be [K], not {list(scores.shape)}")
+        raise RuntimeError(f"scores must be [K], not {list(scores.shape)}")
 
 
 def _keep(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:

@@ -92,8 +92,15 @@ def roi_align(
         ``[R, F, S, S]``.
 
     Raises:
+        AssertionError: boxes of another shape, as in torchvision.
         RuntimeError: see :func:`multiscale_roi_align`.
     """
+    given, columns = ([boxes], 5) if isinstance(boxes, Tensor) else (list(boxes), 4)
+    for each in given:
+        if each.dim() != 2 or each.shape[1] != columns:
+            raise AssertionError(
+                f"boxes must be [R, 5], or a list of [R_n, 4], not {list(each.shape)}"
+            )
     rois = boxes if isinstance(boxes, Tensor) else list_to_rois(boxes)
     levels = torch.zeros(rois.shape[0], dtype=torch.int64, device=rois.device)
     return multiscale_roi_align(

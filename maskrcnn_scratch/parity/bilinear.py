@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from maskrcnn_scratch.parity.compare import Check, compare
+from maskrcnn_scratch.parity.compare import Check, Inputs, compare
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32: the relative error of one operation
 
@@ -65,12 +65,18 @@ def paste_check(
         return compare(level, name, ours, theirs)
     passed = True
     largest = largest_theirs = largest_bound = largest_value = 0.0
+    worst = None
     for n in range(len(masks)):  # one at a time: an image per mask in float64 takes much memory
         exact = paste_masks_in_image(masks[n : n + 1].double(), boxes[n : n + 1], size)
         bound = bilinear_bound(F.pad(masks[n], (1, 1, 1, 1)))
         error = _largest((ours[n : n + 1] - exact).nan_to_num(nan=torch.inf))
         error_theirs = _largest((theirs[n : n + 1] - exact).nan_to_num(nan=torch.inf))
         passed = passed and error <= bound and error_theirs <= bound
+        if error > largest:
+            given: Inputs = {"mask": masks[n], "box": str(boxes[n].tolist())}
+            worst = compare(
+                level, f"{n}", {f"mask {n}": ours[n]}, {"": exact[0]}, inputs=given
+            ).worst
         largest, largest_theirs = max(largest, error), max(largest_theirs, error_theirs)
         largest_bound, largest_value = (
             max(largest_bound, bound),
@@ -79,7 +85,7 @@ def paste_check(
     relative = largest / max(largest_value, 1e-30)
     tolerance = f"{largest_bound:.0e} absolute, from float64"
     note = f"torchvision is {largest_theirs:.0e} from float64"
-    return Check(level, name, largest, relative, tolerance, passed, note)
+    return Check(level, name, largest, relative, tolerance, passed, note, worst)
 
 
 def _largest(values: Tensor) -> float:

@@ -9,13 +9,19 @@ and scores. No layer gives nearly the same output for every input, which would a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from maskrcnn_scratch import MaskRCNN, resnet_fpn_backbone
+from maskrcnn_scratch import (
+    FasterRCNN,
+    MaskRCNN,
+    fasterrcnn_resnet50_fpn_v2,
+    maskrcnn_resnet50_fpn_v2,
+    resnet_fpn_backbone,
+)
 from maskrcnn_scratch.backbone import FrozenBatchNorm2d
 from maskrcnn_scratch.structures import boxes_to_rois
 
@@ -31,6 +37,14 @@ SPREAD = {
 # Scale of each bottleneck's last normalisation, beside its shortcut. At 1, rounding grows fourfold
 # per stage.
 RESIDUAL_SCALE = 0.05
+Architecture: TypeAlias = Literal[
+    "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2",
+    "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2",
+]  # fmt: skip
+MODELS_V2: dict[str, Callable[..., FasterRCNN]] = {
+    "maskrcnn_resnet50_fpn_v2": maskrcnn_resnet50_fpn_v2,
+    "fasterrcnn_resnet50_fpn_v2": fasterrcnn_resnet50_fpn_v2,
+}
 Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
@@ -44,26 +58,49 @@ def calibrated_maskrcnn(
         background_logit: added to class 0; 2.5 gives a hundred detections per image, 6 a few.
         **kwargs: to ``MaskRCNN``.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone = resnet_fpn_backbone(backbone_name="resnet50")
-        model = MaskRCNN(backbone, num_classes=91, **kwargs).eval()
+    model = random_model("maskrcnn_resnet50_fpn", seed, **kwargs)
+    assert isinstance(model, MaskRCNN)
     calibrate(model, photograph, background_logit)
     return model
 
 
+def random_model(architecture: Architecture, seed: int, **kwargs: Any) -> FasterRCNN:
+    """A model of 91 classes in eval mode with random weights.
+
+    The ResNet of the models of the paper has ``FrozenBatchNorm2d``, as with trained weights.
+
+    Args:
+        **kwargs: to ``MaskRCNN`` or ``FasterRCNN``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if architecture.endswith("_v2"):
+            build = MODELS_V2[architecture]
+            model: FasterRCNN = build(weights=None, weights_backbone=None, num_classes=91, **kwargs)
+            return model.eval()
+        backbone = resnet_fpn_backbone(backbone_name="resnet50")
+        kind = MaskRCNN if architecture.startswith("mask") else FasterRCNN
+        return kind(backbone, num_classes=91, **kwargs).eval()
+
+
 @torch.no_grad()
-def calibrate(model: MaskRCNN, photograph: Tensor, background_logit: float) -> None:
+def calibrate(
+    model: FasterRCNN,
+    photograph: Tensor,
+    background_logit: float,
+    residual_scale: float = RESIDUAL_SCALE,
+) -> None:
     """Sets the statistics of ``model`` to those of one pass over ``photograph [3, H, W]``.
 
     Args:
         background_logit: added to class 0.
+        residual_scale: of each bottleneck's last normalisation; 1 as in a new model.
     """
     hooks: list[RemovableHandle] = []
     for name, module in model.named_modules():
         if isinstance(module, (FrozenBatchNorm2d, nn.BatchNorm2d)):
             if name.endswith(".bn3"):
-                module.weight.fill_(RESIDUAL_SCALE)
+                module.weight.fill_(residual_scale)
             hooks.append(module.register_forward_pre_hook(_once(_set_statistics)))
         elif isinstance(module, Layer) and module.bias is not None:
             offset = background_logit if name.endswith("cls_score") else 0.0

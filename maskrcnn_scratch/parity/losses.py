@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN as ReferenceMaskRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from maskrcnn_scratch import MaskRCNN, resnet_fpn_backbone
+from maskrcnn_scratch import FasterRCNN, MaskRCNN, resnet_fpn_backbone
 from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
 from maskrcnn_scratch.parity.compare import Check
 from maskrcnn_scratch.parity.reference import in_channels_last, reference_of
@@ -41,7 +41,7 @@ class TrainingRecording:
     """
 
     def __init__(
-        self, reference: ReferenceMaskRCNN, images: Sequence[Tensor], targets: Sequence[Target]
+        self, reference: GeneralizedRCNN, images: Sequence[Tensor], targets: Sequence[Target]
     ) -> None:
         self.samples: dict[str, SampledIndices] = {}
         self.proposals: list[Tensor] = []
@@ -69,7 +69,7 @@ class TrainingRecording:
 
 
 def replayed_losses(
-    model: MaskRCNN,
+    model: FasterRCNN,
     images: Sequence[Tensor],
     targets: Sequence[Target],
     recording: TrainingRecording,
@@ -148,7 +148,7 @@ def trainable_maskrcnn(
     return model.train()
 
 
-def training_reference(model: MaskRCNN) -> ReferenceMaskRCNN:
+def training_reference(model: FasterRCNN) -> GeneralizedRCNN:
     """torchvision's model, sampling ``SAMPLES`` proposals per image, which takes less time."""
     reference = in_channels_last(reference_of(model)).requires_grad_(True)
     reference.roi_heads.fg_bg_sampler.batch_size_per_image = SAMPLES
@@ -183,8 +183,8 @@ def in_double(images: Sequence[Tensor], targets: Sequence[Target]) -> Batch:
 
 
 def both_losses(
-    model: MaskRCNN,
-    reference: ReferenceMaskRCNN,
+    model: FasterRCNN,
+    reference: GeneralizedRCNN,
     images: Sequence[Tensor],
     targets: Sequence[Target],
     *,
@@ -216,8 +216,8 @@ def _values(model: nn.Module, losses: Mapping[str, Tensor], backward: bool) -> d
 
 def steps_check(
     name: str,
-    model: MaskRCNN,
-    reference: ReferenceMaskRCNN,
+    model: FasterRCNN,
+    reference: GeneralizedRCNN,
     batches: Sequence[Batch],
     steps: int,
 ) -> Check:
@@ -254,7 +254,7 @@ def loss_check(
     return Check("losses", name, max(absolute), max(relative), words, max(relative) <= tolerance)
 
 
-def gradient_check(name: str, model: MaskRCNN, reference: ReferenceMaskRCNN) -> Check:
+def gradient_check(name: str, model: FasterRCNN, reference: GeneralizedRCNN) -> Check:
     """The parameter whose gradient differs most, by the norm of the difference."""
     theirs = dict(reference.named_parameters())
     worst, where, absolute = 0.0, "", 0.0

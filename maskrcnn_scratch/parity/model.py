@@ -8,8 +8,9 @@ reference with a relative margin below ``MARGIN``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -64,8 +65,9 @@ class Agreement:
 def model_check(name: str, ours: StageOutputs, recording: Recording) -> tuple[Check, Agreement]:
     """Compares the results of one batch."""
     agreement = Agreement()
+    explain = partial(_explain, recording=recording)
     for n, (mine, theirs) in enumerate(zip(ours.results, recording.results, strict=True)):
-        _match_image(n, mine, theirs, recording, agreement)
+        match_image(n, mine, theirs, agreement, explain)
     return summarize(name, [agreement]), agreement
 
 
@@ -92,9 +94,18 @@ def summarize(name: str, agreements: Sequence[Agreement]) -> Check:
     )
 
 
-def _match_image(
-    n: int, mine: Result, theirs: Result, recording: Recording, agreement: Agreement
+def match_image(
+    n: int,
+    mine: Result,
+    theirs: Result,
+    agreement: Agreement,
+    explain: Callable[[int, str, Tensor, Tensor, Tensor], Difference],
 ) -> None:
+    """Matches the detections of image ``n`` one to one, and adds them to ``agreement``.
+
+    Args:
+        explain: makes a ``Difference`` of (n, what, box, label, score) of one without counterpart.
+    """
     agreement.detections += len(theirs["boxes"])
     free = torch.ones(len(mine["boxes"]), dtype=torch.bool, device=mine["boxes"].device)
     for k, (box, label, score) in enumerate(
@@ -105,16 +116,16 @@ def _match_image(
         best = int(distance.argmin()) if len(distance) else -1
         what = f"{int(label)} at {[round(x, 1) for x in box.tolist()]}, score {float(score):.4f}"
         if best < 0 or float(distance[best]) > BOX_TOLERANCE:
-            agreement.differences.append(
-                _explain(n, f"{what}: missing", box, label, score, recording)
-            )
+            agreement.differences.append(explain(n, f"{what}: missing", box, label, score))
             continue
         free[best] = False
         score_error = float((mine["scores"][best] - score).abs())
-        mask_error = float((mine["masks"][best] - theirs["masks"][k]).abs().max())
+        mask_error = 0.0
+        if "masks" in theirs:
+            mask_error = float((mine["masks"][best] - theirs["masks"][k]).abs().max())
         if score_error > SCORE_TOLERANCE or mask_error > MASK_TOLERANCE:
             what += f": score differs by {score_error:.0e}, mask by {mask_error:.0e}"
-            agreement.differences.append(_explain(n, what, box, label, score, recording))
+            agreement.differences.append(explain(n, what, box, label, score))
             continue
         agreement.boxes = max(agreement.boxes, float(distance[best]))
         agreement.scores = max(agreement.scores, score_error)
@@ -122,7 +133,7 @@ def _match_image(
     for k in free.nonzero().flatten().tolist():
         box, label, score = mine["boxes"][k], mine["labels"][k], mine["scores"][k]
         what = f"{int(label)} at {[round(x, 1) for x in box.tolist()]}: only in ours"
-        agreement.differences.append(_explain(n, what, box, label, score, recording))
+        agreement.differences.append(explain(n, what, box, label, score))
 
 
 def _explain(
@@ -155,8 +166,9 @@ def _margins(
 
     # The pyramid level it is pooled from, and that of the proposals it overlaps.
     proposals = recording.outputs["rpn"][0][n]
-    resized = recording.inputs["roi_heads.mask_roi_pool"][1][n]
-    for name, boxes in (("mask", resized), ("box", proposals)):
+    resized = recording.outputs["roi_heads"][0][n]["boxes"]
+    levels = {"box": proposals} | ({"mask": resized} if "masks" in result else {})
+    for name, boxes in levels.items():
         mapper = level_mapper(recording, f"{name}_roi_pool")
         side = ((boxes[:, 2:] - boxes[:, :2]).prod(1).double().sqrt() / mapper.s0).log2()
         if len(side):

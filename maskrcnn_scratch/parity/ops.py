@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torchvision
@@ -13,25 +14,16 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from maskrcnn_scratch import ops
 from maskrcnn_scratch.ops.boxes import BoxCoder, box_iou, clip_boxes_to_image
 from maskrcnn_scratch.parity.bilinear import paste_check
-from maskrcnn_scratch.parity.compare import Check, compare
+from maskrcnn_scratch.parity.compare import Check, Inputs, Worst, compare
+from maskrcnn_scratch.parity.names import PARTS
+
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the box coders
 
 
-def op_checks(device: torch.device) -> Iterator[Check]:
+def op_checks(device: torch.device, parts: Sequence[str] = PARTS["ops"]) -> Iterator[Check]:
     """RoIAlign, NMS, pasting and box geometry against ``torchvision.ops``."""
-    generator = torch.Generator().manual_seed(0)
-    yield from _roi_align(generator, device)
-    yield from _nms(generator, device)
-    yield _paste(generator, device)
-    boxes, others = (random_boxes(200, generator).to(device) for _ in range(2))
-    yield compare("op", "box_iou", box_iou(boxes, others), torchvision.ops.box_iou(boxes, others))
-    clipped = torchvision.ops.clip_boxes_to_image(boxes, (300, 400))
-    yield compare("op", "clip_boxes_to_image", clip_boxes_to_image(boxes, (300, 400)), clipped)
-    weights = (10.0, 10.0, 5.0, 5.0)
-    coder, reference = BoxCoder(weights), ReferenceBoxCoder(weights)
-    deltas = reference.encode_single(boxes, others)
-    yield compare("op", "BoxCoder.encode", coder.encode(boxes, others), deltas)
-    decoded = reference.decode_single(deltas * 3, others)
-    yield compare("op", "BoxCoder.decode", coder.decode(deltas * 3, others), decoded[:, :4])
+    for part in parts:
+        yield from CHECKS[part](torch.Generator().manual_seed(0), device)
 
 
 def random_boxes(count: int, generator: torch.Generator, extent: float = 500.0) -> Tensor:
@@ -39,6 +31,16 @@ def random_boxes(count: int, generator: torch.Generator, extent: float = 500.0) 
     center = torch.rand(count, 2, generator=generator) * extent
     side = extent ** torch.rand(count, 2, generator=generator)
     return torch.cat((center - side / 2, center + side / 2), dim=1)
+
+
+def random_candidates(
+    count: int, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes ``[count, 4]`` that overlap, scores with duplicates, and groups 0 to 4."""
+    boxes = random_boxes(count, generator, extent=150.0).clamp(min=0).to(device)
+    scores = torch.rand(count, generator=generator).mul(200).round().div(200)
+    groups = torch.randint(0, 5, (count,), generator=generator)
+    return boxes, scores.to(device), groups.to(device)
 
 
 def _roi_align(generator: torch.Generator, device: torch.device) -> Iterator[Check]:
@@ -57,32 +59,103 @@ def _roi_align(generator: torch.Generator, device: torch.device) -> Iterator[Che
         args = (rois, (7, 5), 0.125, ratio, aligned)
         ours = ops.roi_align(features.contiguous(memory_format=layout), *args)
         theirs = torchvision.ops.roi_align(features, *args)
-        name = f"roi_align {'NHWC' if layout == torch.channels_last else 'NCHW'} ratio {ratio}"
+        name = f"roi_align ratio {ratio} {'NHWC' if layout == torch.channels_last else 'NCHW'}"
         name += " aligned" if aligned else ""
-        yield compare("op", name, ours, theirs, atol=atol)
+        inputs: Inputs = {"rois": (rois, 0), "features": features, "spatial_scale": 0.125}
+        yield compare("ops", name, ours, theirs, atol=atol, inputs=inputs)
 
 
 def _nms(generator: torch.Generator, device: torch.device) -> Iterator[Check]:
-    for count in (50, 900, 3000):  # torchvision's batched_nms uses another method above 1,000 boxes
-        boxes = random_boxes(count, generator, extent=150.0).clamp(min=0).to(device)
-        scores = torch.rand(count, generator=generator).mul(200).round().div(200)  # duplicates
-        scores, groups = (
-            scores.to(device),
-            torch.randint(0, 5, (count,), generator=generator).to(device),
-        )
+    for count in (50, 900, 3000):
+        boxes, scores, _ = random_candidates(count, generator, device)
         theirs = torchvision.ops.nms(boxes, scores, 0.5)
-        yield compare("op", f"nms {count} boxes", ops.nms(boxes, scores, 0.5), theirs)
+        yield compare_kept("ops", f"nms {count} boxes", ops.nms(boxes, scores, 0.5), theirs, boxes)
+
+
+def _batched_nms(generator: torch.Generator, device: torch.device) -> Iterator[Check]:
+    for count in (50, 900, 3000):  # torchvision uses another method above 1,000 boxes
+        boxes, scores, groups = random_candidates(count, generator, device)
         for threshold in (0.3, 0.7):
             ours = ops.batched_nms(boxes, scores, groups, threshold)
             theirs = torchvision.ops.batched_nms(boxes, scores, groups, threshold)
-            yield compare("op", f"batched_nms {count} boxes at {threshold}", ours, theirs)
+            name = f"batched_nms {count} boxes, IoU {threshold}"
+            yield compare_kept("ops", name, ours, theirs, boxes)
 
 
-def _paste(generator: torch.Generator, device: torch.device) -> Check:
+def compare_kept(level: str, name: str, ours: Tensor, theirs: Tensor, boxes: Tensor) -> Check:
+    """Compares two lists of kept boxes ``[K]``; where they first differ, and the box there.
+
+    Args:
+        boxes: ``[B, 4]``, which the lists index.
+    """
+    check = compare(level, name, ours, theirs)
+    if check.passed:
+        return check
+    shared = min(len(ours), len(theirs))
+    differ = (ours[:shared] != theirs[:shared]).nonzero().flatten().tolist()
+    at = differ[0] if differ else shared
+    values: list[float] = []
+    shown: dict[str, str] = {}
+    for side, kept in (("ours", ours), ("theirs", theirs)):
+        box = int(kept[at]) if at < len(kept) else -1
+        values.append(float(box))
+        shown[f"box of {side}"] = f"{boxes[box].tolist()}" if box >= 0 else "none"
+    note = f"{len(ours)} boxes kept against {len(theirs)}"
+    return replace(check, note=note, worst=Worst(f"[{at}]", values[0], values[1], shown))
+
+
+def _paste(generator: torch.Generator, device: torch.device) -> Iterator[Check]:
     masks = torch.rand(60, 1, 28, 28, generator=generator).to(device)
-    boxes = random_boxes(60, generator).to(device)
-    # torchvision fails on boxes that are entirely outside the image.
-    boxes = clip_boxes_to_image(boxes, (330, 447)) + torch.tensor([-2.5, -2.5, 2.5, 2.5]).to(boxes)
+    boxes = boxes_to_paste(generator).to(device)
     theirs = paste_masks_in_image(masks, boxes, (333, 450))
     ours = ops.paste_masks(masks, boxes, (333, 450))
-    return paste_check("op", "paste_masks", ours, theirs, masks, boxes, (333, 450))
+    yield paste_check("ops", "paste_masks", ours, theirs, masks, boxes, (333, 450))
+
+
+def boxes_to_paste(generator: torch.Generator) -> Tensor:
+    """``[60, 4]``, each at least partly inside 333 x 450 pixels: torchvision fails on others."""
+    boxes = clip_boxes_to_image(random_boxes(60, generator), (330, 447))
+    return boxes + torch.tensor([-2.5, -2.5, 2.5, 2.5])
+
+
+def _box_iou(generator: torch.Generator, device: torch.device) -> Iterator[Check]:
+    boxes, others = (random_boxes(200, generator).to(device) for _ in range(2))
+    inputs: Inputs = {"boxes1": (boxes, 0), "boxes2": (others, 1)}
+    theirs = torchvision.ops.box_iou(boxes, others)
+    yield compare("ops", "box_iou", box_iou(boxes, others), theirs, inputs=inputs)
+
+
+def _clip(generator: torch.Generator, device: torch.device) -> Iterator[Check]:
+    boxes = random_boxes(200, generator).to(device)
+    theirs = torchvision.ops.clip_boxes_to_image(boxes, (300, 400))
+    ours = clip_boxes_to_image(boxes, (300, 400))
+    yield compare("ops", "clip_boxes_to_image", ours, theirs, inputs={"boxes": (boxes, 0)})
+
+
+def _encode(generator: torch.Generator, device: torch.device) -> Iterator[Check]:
+    boxes, others = (random_boxes(200, generator).to(device) for _ in range(2))
+    inputs: Inputs = {"boxes": (boxes, 0), "proposals": (others, 0)}
+    theirs = ReferenceBoxCoder(WEIGHTS).encode_single(boxes, others)
+    ours = BoxCoder(WEIGHTS).encode(boxes, others)
+    yield compare("ops", "BoxCoder.encode", ours, theirs, inputs=inputs)
+
+
+def _decode(generator: torch.Generator, device: torch.device) -> Iterator[Check]:
+    boxes, others = (random_boxes(200, generator).to(device) for _ in range(2))
+    deltas = 3 * ReferenceBoxCoder(WEIGHTS).encode_single(boxes, others)
+    inputs: Inputs = {"deltas": (deltas, 0), "proposals": (others, 0)}
+    theirs = ReferenceBoxCoder(WEIGHTS).decode_single(deltas, others)[:, :4]
+    ours = BoxCoder(WEIGHTS).decode(deltas, others)
+    yield compare("ops", "BoxCoder.decode", ours, theirs, inputs=inputs)
+
+
+CHECKS: dict[str, Callable[[torch.Generator, torch.device], Iterator[Check]]] = {
+    "roi_align": _roi_align,
+    "nms": _nms,
+    "batched_nms": _batched_nms,
+    "paste_masks": _paste,
+    "box_iou": _box_iou,
+    "clip_boxes_to_image": _clip,
+    "boxcoder_encode": _encode,
+    "boxcoder_decode": _decode,
+}

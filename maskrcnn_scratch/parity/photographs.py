@@ -36,6 +36,12 @@ def unusual_images(min_size: int) -> list[Tensor]:
     ]
 
 
+def smaller(image: Tensor, longer_side: int) -> Tensor:
+    """``image [3, H, W]``, resized if its longer side has more pixels than that."""
+    factor = min(1.0, longer_side / max(image.shape[-2:]))
+    return torch.nn.functional.interpolate(image[None], scale_factor=factor, mode="area")[0]
+
+
 def to_tensor(array: np.ndarray) -> Tensor:
     """``[H, W, 3]`` uint8 to ``[3, H, W]`` in 0-1."""
     return torch.from_numpy(array).permute(2, 0, 1).float() / 255

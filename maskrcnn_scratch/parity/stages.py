@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torchvision.ops.poolers import LevelMapper
 
-from maskrcnn_scratch import MaskRCNN
+from maskrcnn_scratch.faster_rcnn import FasterRCNN
 from maskrcnn_scratch.parity.bilinear import paste_check
-from maskrcnn_scratch.parity.compare import Check, compare
+from maskrcnn_scratch.parity.compare import Check, Inputs, compare
 from maskrcnn_scratch.parity.reference import Recording
 from maskrcnn_scratch.roi_heads.detections import select_detections
 from maskrcnn_scratch.rpn import RPNPredictions
@@ -22,9 +22,12 @@ LAYOUT = 1e-5
 
 
 def stage_checks(
-    model: MaskRCNN, recording: Recording, images: Sequence[Tensor]
+    model: FasterRCNN, recording: Recording, images: Sequence[Tensor]
 ) -> Iterator[Check]:
-    """Every module and stage of ``model``, in the order in which data flows through them."""
+    """Every module and stage of ``model``, in the order in which data flows through them.
+
+    A replaced pooler without ``map_levels`` has no check of levels.
+    """
     exact = 0.0 if images[0].device.type == "cpu" else 1e-4
     given, gave = recording.inputs, recording.outputs
     batch = gave["transform"][0]
@@ -33,20 +36,22 @@ def stage_checks(
     shape = tuple(batch.tensors.shape[-2:])
 
     ours, _ = model.transform(images)
-    yield compare("stage", "transform", [ours.tensors, ours.sizes], [batch.tensors, sizes])
+    yield compare("stages", "transform", [ours.tensors, ours.sizes], [batch.tensors, sizes],
+                  inputs={"image": images[0]})  # fmt: skip
 
     body, features = gave["backbone.body"], gave["backbone"]
     ours_body = model.get_submodule("backbone.body")(channels_last.tensors)
-    yield compare("module", "ResNet-50 (C2-C5)", ours_body, body, rtol=LAYOUT)
+    yield compare("modules", "ResNet-50 (C2-C5)", ours_body, body, rtol=LAYOUT,
+                  inputs={"images": batch.tensors})  # fmt: skip
     ours_features = model.get_submodule("backbone.fpn")(body)
-    yield compare("module", "FPN (P2-P6)", ours_features, features, rtol=LAYOUT)
+    yield compare("modules", "FPN (P2-P6)", ours_features, features, rtol=LAYOUT)
 
     anchors = gave["rpn.anchor_generator"]
     ours_anchors = model.rpn.anchor_generator(channels_last, list(features.values()))
-    yield compare("stage", "anchors", ours_anchors, anchors)
+    yield compare("stages", "anchors", ours_anchors, anchors)
     objectness, deltas = gave["rpn.head"]
     ours_head = model.rpn.head(list(features.values()))
-    yield compare("module", "RPN head", ours_head, [objectness, deltas], rtol=LAYOUT)
+    yield compare("modules", "RPN head", ours_head, [objectness, deltas], rtol=LAYOUT)
 
     predictions = RPNPredictions(
         anchors[0],
@@ -56,26 +61,30 @@ def stage_checks(
     )
     proposals: list[Tensor] = gave["rpn"][0]
     ours_proposals = model.rpn.propose(predictions, sizes).to_list()
-    yield compare("stage", "proposals", in_order(ours_proposals), in_order(proposals), atol=exact)
+    yield compare("stages", "proposals", in_order(ours_proposals), in_order(proposals), atol=exact)
 
     heads = model.roi_heads
-    for name in ("box", "mask"):
+    for name in ("box", "mask") if heads.has_mask() else ("box",):
         pool = getattr(heads, f"{name}_roi_pool")
         boxes = given[f"roi_heads.{name}_roi_pool"][1]
-        reference_levels = level_mapper(recording, f"{name}_roi_pool")(boxes)
-        scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
-        levels = pool.map_levels(torch.cat(list(boxes)), scales)
-        yield compare("stage", f"{name} levels", levels, reference_levels)
+        inputs: Inputs = {"boxes": (torch.cat(list(boxes)), 0)}
+        if hasattr(pool, "map_levels"):
+            reference_levels = level_mapper(recording, f"{name}_roi_pool")(boxes)
+            scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+            levels = pool.map_levels(torch.cat(list(boxes)), scales)
+            yield compare("stages", f"{name} levels", levels, reference_levels, inputs=inputs)
         pooled = pool(features, boxes, [shape])
         theirs = gave[f"roi_heads.{name}_roi_pool"]
-        yield compare("stage", f"{name} RoIAlign", pooled, theirs, atol=exact)
+        yield compare("stages", f"{name} RoIAlign", pooled, theirs, atol=exact, inputs=inputs)
 
-    box_features = heads.box_head(gave["roi_heads.box_roi_pool"])
-    yield compare("module", "box head", box_features, gave["roi_heads.box_head"], rtol=LAYOUT)
+    pooled = gave["roi_heads.box_roi_pool"]
+    box_features = heads.box_head(pooled)
+    yield compare("modules", "box head", box_features, gave["roi_heads.box_head"], rtol=LAYOUT,
+                  inputs={"pooled": pooled})  # fmt: skip
     class_logits, box_regression = gave["roi_heads.box_predictor"]
     ours_boxes = heads.box_predictor(gave["roi_heads.box_head"])
     yield compare(
-        "module", "box predictor", ours_boxes, [class_logits, box_regression], rtol=LAYOUT
+        "modules", "box predictor", ours_boxes, [class_logits, box_regression], rtol=LAYOUT
     )
 
     padded = pad_proposals(proposals)
@@ -93,24 +102,28 @@ def stage_checks(
         nms=heads.nms,
     )
     found: list[dict[str, Tensor]] = gave["roi_heads"][0]
+    fields = ("boxes", "labels", "scores")
     kept = [
-        [detections.boxes[n, :count], detections.labels[n, :count], detections.scores[n, :count]]
+        {field: getattr(detections, field)[n, :count] for field in fields}
         for n, count in enumerate(detections.counts.tolist())
     ]
-    theirs = [[one["boxes"], one["labels"], one["scores"]] for one in found]
-    yield compare("stage", "detections", kept, theirs, atol=exact)
+    theirs = [{field: one[field] for field in fields} for one in found]
+    yield compare("stages", "detections", kept, theirs, atol=exact)
 
-    assert heads.mask_head is not None and heads.mask_predictor is not None
+    if heads.mask_head is None or heads.mask_predictor is None:
+        return
     mask_features = heads.mask_head(gave["roi_heads.mask_roi_pool"])
-    yield compare("module", "mask head", mask_features, gave["roi_heads.mask_head"], rtol=LAYOUT)
+    yield compare("modules", "mask head", mask_features, gave["roi_heads.mask_head"], rtol=LAYOUT)
     logits = heads.mask_predictor(gave["roi_heads.mask_head"])
-    yield compare("module", "mask predictor", logits, gave["roi_heads.mask_predictor"], rtol=LAYOUT)
+    yield compare(
+        "modules", "mask predictor", logits, gave["roi_heads.mask_predictor"], rtol=LAYOUT
+    )
 
     for n, (one, result) in enumerate(zip(found, recording.results, strict=True)):
         size = (images[n].shape[-2], images[n].shape[-1])
         pasted = model.transform.paste(one["masks"], result["boxes"], size)
         yield paste_check(
-            "stage",
+            "stages",
             f"paste, image {n}",
             pasted,
             result["masks"],

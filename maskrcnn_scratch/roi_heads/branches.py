@@ -5,6 +5,7 @@ Shapes: see ``structures``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -104,6 +105,19 @@ class Branches:
                     )
                 ]
         return results
+
+
+def outputs_of_branches(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the branches have added to the result of an image."""
+    return {name: value for name, value in result.items() if name not in (*OWN_OUTPUTS, "scores")}
+
+
+def warn_of_lost_outputs(result: Mapping[str, Any], where: str) -> None:
+    """A warning that names the outputs of branches in ``result``, which ``where`` has not."""
+    if lost := outputs_of_branches(result):
+        warnings.warn(
+            f"outputs of branches are lost: {where} no {', '.join(sorted(lost))}", stacklevel=3
+        )
 
 
 def sort_by_scores(detections: Detections, outputs: dict[str, Tensor]) -> None:

@@ -57,6 +57,9 @@ FAULTS = [
     ("predictor_of_coco", "mask_predictor", "types and shapes", r"\[6, 91, 28, 28\], .*\[6, 4,"),
     ("OneDeltaPerBox", "box_predictor", "types and shapes", r"box deltas is float32 \[6, 2\]"),
     ("OtherMasksForLabels", "mask_predictor", "masks of labels", "differ by"),
+    ("BranchWithoutLosses", "branch", "losses of its own", "losses returns none"),
+    ("BranchOfOneEntry", "branch", "types and shapes", r"'ones' \[\d, 1\]: expected .* per det"),
+    ("BranchOfNothing", "branch", "types and shapes", "detect returns no outputs"),
     ("not_a_detector", "model", "types and shapes", "expected a GeneralizedRCNN"),
 ]  # fmt: skip
 

@@ -24,10 +24,41 @@ from maskrcnn_scratch.roi_heads import (
     TwoMLPHead,
 )
 from maskrcnn_scratch.rpn import AnchorGenerator, RPNHead
+from maskrcnn_scratch.structures import boxes_to_rois, list_to_rois
 from maskrcnn_scratch.targets.matcher import Matcher
 from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler, DeviceSampler
 
 SETTING = Setting(side=64)
+
+
+class Centers(torch.nn.Module):
+    """A branch: the centre of each box, moved by a layer of its pooled features."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = default_pool(("0", "1"), 2)
+        self.layer = torch.nn.Linear(64 * 2 * 2, 2)
+
+    def predict(self, features, rois, padded_size):
+        moved = self.layer(self.pool(features, rois, [padded_size]).flatten(1))
+        return (rois[:, 1:3] + rois[:, 3:5]) / 2 + moved
+
+    def losses(self, features, samples, targets, padded_size):
+        boxes = [proposals[objects] for proposals, objects in
+                 zip(samples.proposals, samples.objects, strict=True)]  # fmt: skip
+        return {"loss_centers": self.predict(features, list_to_rois(boxes), padded_size).sum() / 99}
+
+    def detect(self, features, detections, padded_size):
+        centers = self.predict(features, boxes_to_rois(detections.boxes), padded_size)
+        return {"centers": centers.unflatten(0, detections.scores.shape)}
+
+
+class LevelMatcher(Matcher):
+    """Asks for the anchors per level."""
+
+    def __call__(self, gt_boxes, boxes, level_sizes):
+        assert sum(level_sizes) == len(boxes)
+        return super().__call__(gt_boxes, boxes)
 
 
 class HardestFirst(BalancedPositiveNegativeSampler):
@@ -63,7 +94,11 @@ OWN_PARTS = {
         lambda: default_pool(("0", "1", "2", "3"), 7),
         lambda: default_pool(("1",), 14),
     ],
-    "matcher": [lambda: Matcher(0.7, 0.3, True), lambda: Matcher(0.5, 0.5)],
+    "matcher": [
+        lambda: Matcher(0.7, 0.3, True),
+        lambda: Matcher(0.5, 0.5),
+        lambda: LevelMatcher(0.5, 0.5),
+    ],
     "sampler": [
         lambda: BalancedPositiveNegativeSampler(64, 0.5),
         lambda: DeviceSampler(64, 0.25),
@@ -84,6 +119,7 @@ OWN_PARTS = {
     "box_predictor": [lambda: FastRCNNPredictor(64, 4), AgnosticPredictor],
     "mask_head": [lambda: MaskRCNNHeads(64, (32, 16), dilation=1)],
     "mask_predictor": [lambda: MaskRCNNPredictor(64, 32, 4), lambda: MaskRCNNPredictor(64, 32, 1)],
+    "branch": [lambda: Centers()],
     "model": [lambda: model_around(SETTING)],
 }
 CASES = [(kind, n) for kind, parts in OWN_PARTS.items() for n in range(len(parts))]

@@ -24,8 +24,11 @@ from maskrcnn_scratch import (
 from maskrcnn_scratch.builders.small import small_fasterrcnn, small_maskrcnn
 from maskrcnn_scratch.call_part import asks_for, with_context
 from maskrcnn_scratch.component_check import loss as check_of_loss
+from maskrcnn_scratch.evaluation.model_results import coco_results, detect_rle
 from maskrcnn_scratch.export.program import Detector, ExportOptions
+from maskrcnn_scratch.inference.merge_tiles import Piece, merge_pieces
 from maskrcnn_scratch.inference.optimize import optimize
+from maskrcnn_scratch.inference.writers import ResultWriter
 from maskrcnn_scratch.inspect.training_sample import training_sample
 from maskrcnn_scratch.ops import batched_nms_padded
 from maskrcnn_scratch.structures import (
@@ -454,6 +457,22 @@ def test_outputs_of_a_branch_travel_to_the_results() -> None:
         optimized = optimize(model)
         for one, other in zip(optimized.detect(images()), detect(model), strict=True):
             torch.testing.assert_close(one["points"], other["points"], rtol=1e-3, atol=1e-2)
+
+
+def test_outputs_of_a_branch_travel_to_files_or_are_reported_as_lost() -> None:
+    model = with_branch().eval()
+    model.roi_heads.score_thresh = 0.0
+    expected = detect(model)
+    encoded = detect_rle(model, images())
+    for result, wanted in zip(encoded, expected, strict=True):
+        torch.testing.assert_close(result["points"], wanted["points"])
+    described = ResultWriter({}, {}).describe(encoded[0])
+    assert [each["outputs"]["points"] for each in described] == encoded[0]["points"].tolist()
+    with pytest.warns(UserWarning, match="lost: COCO results have no points"):
+        coco_results(encoded[0], 1, {1: 1})
+    piece = Piece((0, 0, 64, 64), (64, 64), {k: v for k, v in encoded[0].items() if k != "masks"})
+    with pytest.warns(UserWarning, match="lost: merged tiles have no points"):
+        merge_pieces([piece])
 
 
 def test_a_branch_with_nothing_to_do() -> None:

@@ -187,7 +187,7 @@ def test_bad_arguments_are_named(change: dict, message: str) -> None:
 
 
 def test_bad_shapes_of_nms_are_named() -> None:
-    with pytest.raises(ValueError, match=r"boxes must be \[K, 4\], not \[3, 5\]"):
+    with pytest.raises(RuntimeError, match=r"boxes must be \[K, 4\], not \[3, 5\]"):
         ops.nms(torch.zeros(3, 5), torch.zeros(3), 0.5)
-    with pytest.raises(ValueError, match=r"scores must be \[K\], not \[3, 1\]"):
+    with pytest.raises(RuntimeError, match=r"scores must be \[K\], not \[3, 1\]"):
         ops.batched_nms(torch.zeros(3, 4), torch.zeros(3, 1), torch.zeros(3), 0.5)

@@ -266,6 +266,17 @@ def test_boxes_inside_out_and_outside_are_torchvisions(sampling_ratio: int, alig
 
 
 @pytest.mark.parametrize(
+    "boxes, shape", [(torch.zeros(1, 4), "1, 4"), ([torch.zeros(1, 3)], "1, 3")]
+)
+def test_boxes_of_another_shape_fail_as_in_torchvision(
+    boxes: torch.Tensor | list[torch.Tensor], shape: str
+) -> None:
+    message = rf"boxes must be \[R, 5\], or a list of \[R_n, 4\], not \[{shape}\]"
+    with pytest.raises(AssertionError, match=message):
+        ops.roi_align(torch.zeros(1, 1, 8, 8), boxes, 2)
+
+
+@pytest.mark.parametrize(
     "change, message",
     [
         ({"rois": torch.tensor([[2.0, 0, 0, 5, 5]])}, r"rois\[0\] has batch index 2.* 2 images"),

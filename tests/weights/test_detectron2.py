@@ -33,7 +33,7 @@ from maskrcnn_scratch.weights.identify import convert
 from tests.weights.same_detections import assert_same_detections
 
 pytest.importorskip("torchvision")
-from tests.weights import detectron2_reference as detectron2_reference
+from maskrcnn_scratch.parity import detectron2_network
 
 CLASSES = 80
 OPTIONS: dict[str, Any] = {
@@ -52,13 +52,13 @@ def photographs() -> list[Tensor]:
 
 
 @pytest.fixture(scope="module")
-def theirs() -> detectron2_reference.GeneralizedRCNN:
+def theirs() -> detectron2_network.GeneralizedRCNN:
     torch.manual_seed(0)
     calibrated = maskrcnn_resnet50_fpn(
         weights_backbone=None, conventions=Conventions.detectron2(), **OPTIONS
     ).eval()
     calibrate(calibrated, photographs()[0] / 255, background_logit=6.0)
-    model = detectron2_reference.GeneralizedRCNN(
+    model = detectron2_network.GeneralizedRCNN(
         CLASSES, post_nms_topk=100, detections_per_image=15
     ).eval()
     model.load_state_dict(convert(calibrated.state_dict(), "torchvision", "detectron2"))
@@ -66,7 +66,7 @@ def theirs() -> detectron2_reference.GeneralizedRCNN:
 
 
 @pytest.fixture(scope="module")
-def expected(theirs: detectron2_reference.GeneralizedRCNN) -> list[dict[str, Tensor]]:
+def expected(theirs: detectron2_network.GeneralizedRCNN) -> list[dict[str, Tensor]]:
     results = theirs([image.flip(0) for image in photographs()])  # BGR
     return [{**result, "labels": result["labels"] + 1} for result in results]
 
@@ -76,9 +76,7 @@ def detect(model: nn.Module) -> list[dict[str, Tensor]]:
     return model.eval()([image / 255 for image in photographs()])
 
 
-def model_with(
-    theirs: detectron2_reference.GeneralizedRCNN, conventions: Conventions
-) -> FasterRCNN:
+def model_with(theirs: detectron2_network.GeneralizedRCNN, conventions: Conventions) -> FasterRCNN:
     model = maskrcnn_resnet50_fpn(weights_backbone=None, conventions=conventions, **OPTIONS)
     model.load_state_dict(convert(theirs.state_dict(), "detectron2", "torchvision"))
     return model
@@ -90,7 +88,7 @@ def save_model_zoo_pickle(state_dict: dict[str, Tensor], file: Path) -> None:
     for level in range(5):
         key = f"proposal_generator.anchor_generator.cell_anchors.{level}"
         arrays[key] = np.zeros((3, 4), np.float32)
-    arrays["pixel_mean"] = np.array(detectron2_reference.MEAN_BGR, np.float32).reshape(3, 1, 1)
+    arrays["pixel_mean"] = np.array(detectron2_network.MEAN_BGR, np.float32).reshape(3, 1, 1)
     arrays["pixel_std"] = np.ones((3, 1, 1), np.float32)
     content = {"model": arrays, "__author__": "Detectron2 Model Zoo"}
     file.write_bytes(pickle.dumps(content))
@@ -102,7 +100,7 @@ def save_checkpoint(state_dict: dict[str, Tensor], file: Path) -> None:
 
 @pytest.mark.parametrize("save", [save_model_zoo_pickle, save_checkpoint])
 def test_a_file_gives_the_same_detections(
-    theirs: detectron2_reference.GeneralizedRCNN,
+    theirs: detectron2_network.GeneralizedRCNN,
     expected: list[dict[str, Tensor]],
     tmp_path: Path,
     save: Callable[[dict[str, Tensor], Path], None],
@@ -119,7 +117,7 @@ def test_a_file_gives_the_same_detections(
     ["image_std", "stride_in_1x1", "round_anchors", "roi_aligned", "sampling_ratio", "paste"],
 )
 def test_detections_differ_with_any_other_convention(
-    theirs: detectron2_reference.GeneralizedRCNN, expected: list[dict[str, Tensor]], field: str
+    theirs: detectron2_network.GeneralizedRCNN, expected: list[dict[str, Tensor]], field: str
 ) -> None:
     other = getattr(Conventions.torchvision(), field)
     model = model_with(theirs, replace(Conventions.detectron2(), **{field: other}))
@@ -131,8 +129,8 @@ def test_anchors_equal_detectron2s() -> None:
     padded = (224, 352)
     grids = [(math.ceil(padded[0] / s), math.ceil(padded[1] / s)) for s in (4, 8, 16, 32, 64)]
     expected = [
-        detectron2_reference.grid_anchors(torch.Size(grid), stride, 8 * stride)
-        for grid, stride in zip(grids, detectron2_reference.STRIDES, strict=True)
+        detectron2_network.grid_anchors(torch.Size(grid), stride, 8 * stride)
+        for grid, stride in zip(grids, detectron2_network.STRIDES, strict=True)
     ]
     images = ImageList(torch.empty(1, 3, *padded), torch.tensor([padded]))
     maps = [torch.empty(1, 256, *grid) for grid in grids]
@@ -142,7 +140,7 @@ def test_anchors_equal_detectron2s() -> None:
 
 
 def test_conversion_and_back_gives_the_same_bits(
-    theirs: detectron2_reference.GeneralizedRCNN, tmp_path: Path
+    theirs: detectron2_network.GeneralizedRCNN, tmp_path: Path
 ) -> None:
     state_dict = theirs.state_dict()
     write_state_dict(convert(state_dict, None, "torchvision"), tmp_path / "ours.safetensors")
@@ -153,7 +151,7 @@ def test_conversion_and_back_gives_the_same_bits(
     assert all(torch.equal(back[key], state_dict[key]) for key in back)
 
 
-def test_weights_without_a_mask_branch(theirs: detectron2_reference.GeneralizedRCNN) -> None:
+def test_weights_without_a_mask_branch(theirs: detectron2_network.GeneralizedRCNN) -> None:
     boxes_only = {k: t for k, t in theirs.state_dict().items() if "mask_head" not in k}
     model = fasterrcnn_resnet50_fpn(weights_backbone=None, num_classes=CLASSES + 1)
     model.load_state_dict(convert(boxes_only, "detectron2", "torchvision"))
@@ -173,7 +171,7 @@ def test_subpixel_paste_equals_detectron2s() -> None:
     )
     pasted = paste_masks_subpixel(masks[:, None], boxes, (30, 40))
     torch.testing.assert_close(
-        pasted, detectron2_reference.paste(masks, boxes, (30, 40)), atol=1e-5, rtol=0
+        pasted, detectron2_network.paste(masks, boxes, (30, 40)), atol=1e-5, rtol=0
     )
     point = torch.tensor([[5.5, 5.5, 5.5, 5.5]])
     assert not paste_masks_subpixel(masks[:1, None], point, (30, 40)).any()

@@ -22,6 +22,11 @@ MEAN_BGR = (103.53, 116.28, 123.675)
 
 
 class FrozenBatchNorm(nn.Module):
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0)):
@@ -101,7 +106,8 @@ class FPN(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """p2 to p6."""
         stages = self.bottom_up(x)
-        previous, outputs = None, []
+        previous: Tensor | None = None
+        outputs: list[Tensor] = []
         for level in (5, 4, 3, 2):
             lateral = getattr(self, f"fpn_lateral{level}")(stages[level - 2])
             if previous is not None:
@@ -218,7 +224,7 @@ class GeneralizedRCNN(nn.Module):
         """``[3, H, W]`` BGR in 0-255 each -> boxes, labels from 0, scores, soft masks."""
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (32 * math.ceil(max(side) / 32) for side in zip(*sizes, strict=True))
-        batch = torch.zeros(len(images), 3, height, width)
+        batch = torch.zeros(len(images), 3, height, width, dtype=images[0].dtype)
         for padded, image in zip(batch, images, strict=True):
             mean = torch.tensor(MEAN_BGR)[:, None, None]
             padded[:, : image.shape[1], : image.shape[2]] = image - mean
@@ -270,10 +276,12 @@ def pool(features: list[Tensor], n: int, boxes: Tensor, output_size: int) -> Ten
     """ROIAlignV2 with as many samples as a bin has pixels."""
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     level = torch.floor(4 + torch.log2(area.sqrt() / 224 + 2.2e-16)).clamp(2, 5)
-    out = torch.zeros(len(boxes), 256, output_size, output_size)
+    out = torch.zeros(len(boxes), 256, output_size, output_size, dtype=boxes.dtype)
     for i, feature in enumerate(features):
         mine = (level == i + 2).nonzero().flatten()
-        rois = torch.cat((torch.full((len(mine), 1), float(n)), boxes[mine]), dim=1)
+        rois = torch.cat(
+            (torch.full((len(mine), 1), float(n), dtype=boxes.dtype), boxes[mine]), dim=1
+        )
         out[mine] = roi_align(feature, rois, output_size, 1 / STRIDES[i], 0, aligned=True)
     return out
 
