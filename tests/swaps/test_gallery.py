@@ -129,7 +129,10 @@ def test_passes_its_check(swap: Swap) -> None:
         return found(**arguments.get(name, {})) if isinstance(found, type) else found
 
     results = list(check_part(make, kind, Setting(side=SIDE), quick=True))  # type: ignore[arg-type]
-    assert [result for result in results if result.status in ("FAIL", "no")] == []
+    # Batch norm on the one location that the coarsest level has here needs more than one image.
+    lacking = {"capability: DDP"} if swap.file == "bifpn" else set()
+    assert [result for result in results if result.status == "FAIL"] == []
+    assert {result.name for result in results if result.status == "no"} == lacking
     assert len(results) > 10
 
 
