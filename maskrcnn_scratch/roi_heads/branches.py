@@ -127,7 +127,8 @@ def sort_by_scores(detections: Detections, outputs: dict[str, Tensor]) -> None:
     """
     valid = detections.valid  # [N, D]
     detections.scores = outputs.pop("scores").where(valid, 0)
-    order = detections.scores.where(valid, -1).argsort(dim=1, descending=True, stable=True)
+    # Not argsort, which ONNX has no operator for.
+    order = detections.scores.where(valid, -1).topk(valid.shape[1], dim=1).indices  # [N, D]
     for values in (vars(detections), outputs):
         for name, value in values.items():
             if value is not None and name != "counts":

@@ -45,7 +45,6 @@ from maskrcnn_scratch.structures import (
 )
 from maskrcnn_scratch.targets.matcher import Matcher as IoUMatcher
 from maskrcnn_scratch.targets.roi_targets import (
-    TrainingSamples,
     has_mask_target,
     project_masks_on_boxes,
     select_training_samples,
@@ -289,10 +288,10 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
         }
         mask_logits = None
         if self.has_mask():
-            mask_logits = self.predict_masks(
-                features, list_to_rois(samples.of_objects()[0]), padded_size
-            )  # [R, C, M, M]
-            found["loss_mask"] = self.compute_mask_loss(mask_logits, samples, targets)
+            objects = samples.of_objects()
+            rois = list_to_rois(objects[0])  # [R, 5]
+            mask_logits = self.predict_masks(features, rois, padded_size)  # [R, C, M, M]
+            found["loss_mask"] = self.compute_mask_loss(mask_logits, rois, objects, targets)
         check_names("refine returns losses", others, found)
         found |= others
         others = self.branch_losses(features, samples, targets, padded_size, mask_logits)
@@ -300,16 +299,22 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
         return {**found, **others}
 
     def compute_mask_loss(
-        self, mask_logits: Tensor, samples: TrainingSamples, targets: Sequence[Target]
+        self,
+        mask_logits: Tensor,
+        rois: Tensor,
+        objects: tuple[list[Tensor], list[Tensor], Tensor],
+        targets: Sequence[Target],
     ) -> Tensor:
         """L_mask: only the sampled objects have a mask loss, and only the mask of their class.
 
         Objects for which a target's ``has_mask`` is false take no part.
 
         Args:
-            mask_logits: ``[R, C, M, M]`` of ``samples.of_objects()``.
+            mask_logits: ``[R, C, M, M]`` of the sampled objects.
+            rois: ``[R, 5]``, their proposals.
+            objects: ``TrainingSamples.of_objects``.
         """
-        boxes, matched_idxs, labels = samples.of_objects()
+        boxes, matched_idxs, labels = objects
         if any("has_mask" in target for target in targets):
             labels = labels.where(has_mask_target(targets, matched_idxs), IGNORE_LABEL)
         mask_targets = [
@@ -324,8 +329,7 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
                 targets, boxes, matched_idxs, strict=True
             )
         ]  # [R_n, M, M] per image
-        context = {"proposals": torch.cat(boxes), "box_coder": self.box_coder}
-        loss_mask = with_context(self.loss_mask, **context)
+        loss_mask = with_context(self.loss_mask, proposals=rois[:, 1:], box_coder=self.box_coder)
         return loss_mask(mask_logits, labels, torch.cat(mask_targets))
 
 
