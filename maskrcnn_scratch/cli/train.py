@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -24,15 +23,14 @@ from maskrcnn_scratch.builders.from_config import (
     with_resolved_eps,
 )
 from maskrcnn_scratch.cli import INTERRUPTED, UsageError, pick_device
+from maskrcnn_scratch.cli.train_data import largest, read_data
 from maskrcnn_scratch.data.augment import AugmentedDataset
 from maskrcnn_scratch.data.categories import match_categories, warn_about_classes
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.coco_json import read_json
 from maskrcnn_scratch.data.loader import Draw
 from maskrcnn_scratch.data.pixel_limit import pixel_limit
-from maskrcnn_scratch.dataset_check.model_fit import Geometry
-from maskrcnn_scratch.dataset_check.prepare import BadDatasetError, Prepared, prepare
-from maskrcnn_scratch.dataset_check.report import Report, format_problems
+from maskrcnn_scratch.dataset_check.report import Report
 from maskrcnn_scratch.evaluation.coco_ap import NOT_COMPUTED, IouType
 from maskrcnn_scratch.evaluation.evaluator import Evaluator
 from maskrcnn_scratch.files import write_json
@@ -51,7 +49,6 @@ if TYPE_CHECKING:
 
 LOGGED = ("AP", "AP50", "AP75")  # of COCO's twelve numbers, for boxes and masks
 METRICS = tuple(f"{kind}/{name}" for kind in ("bbox", "segm") for name in LOGGED)
-SHOWN_PROBLEMS = 5  # of each kind
 # What may differ when a run is resumed: how long it goes on, where, and what it writes.
 CHANGEABLE = (
     "epochs", "patience", "device", "num_workers", "max_pixels", "validate_every", "save_every",
@@ -192,46 +189,6 @@ def check_output(config: TrainConfig) -> None:
         )
 
 
-def read_data(config: TrainConfig) -> dict[str, Prepared]:
-    """The data sets "train" and, if there is one, "val": checked, and in COCO format.
-
-    With several processes the main one reads them; the reports of the others are empty.
-
-    Raises:
-        ValueError: there are errors in them, and ``skip_bad`` is false. They are printed.
-    """
-    if not distributed.is_main():
-        return distributed.broadcast_from_main({})
-    model = config.model
-    geometry = Geometry(model.min_size[-1], model.max_size, model.anchor_sizes, model.aspect_ratios)
-    parts = {"train": (config.train_annotations, config.train_images),
-             "val": (config.val_annotations, config.val_images)}  # fmt: skip
-    found, bad = {}, []
-    for part, (source, images) in parts.items():
-        if source is None:
-            continue
-        try:
-            found[part] = prepare(
-                Path(source),
-                None if images is None else Path(images),
-                Path(config.output) / "annotations" / f"{part}.json",
-                skip_bad=config.skip_bad,
-                geometry=geometry,
-                apply_exif=config.exif,
-                allow_outside=config.allow_outside,
-                crowds_as_objects=config.crowds_as_objects,
-            )
-        except BadDatasetError as error:
-            bad.append(error)
-            print(source, *format_problems(error.problems, SHOWN_PROBLEMS),
-                  sep="\n", file=sys.stderr)  # fmt: skip
-    if bad:
-        raise ValueError("; ".join(map(str, bad)))
-    without_reports = {part: replace(each, report=Report("", "")) for part, each in found.items()}
-    distributed.broadcast_from_main(without_reports)
-    return found
-
-
 def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
     """The trainer for a configuration: data sets, model, evaluation and callbacks."""
     data = read_data(config)
@@ -315,12 +272,6 @@ def make_trainer(config: TrainConfig, device: torch.device) -> Trainer:
         if config.pictures and new:
             draw_data(trainer, images, data["train"].report)
     return trainer
-
-
-def largest(images: CocoDataset) -> list[int]:
-    """The index of the image with the most pixels, and of the one with the most objects."""
-    objects = [len(images.boxes_of(index)[1]) for index in range(len(images))]
-    return [int(images.sizes.prod(1).argmax()), objects.index(max(objects))]
 
 
 def make_callbacks(config: TrainConfig, evaluator: Evaluator | None) -> list[Callback]:

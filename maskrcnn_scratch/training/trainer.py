@@ -98,13 +98,9 @@ class Trainer:
                 f"that accumulate {config.accumulate} micro-batches each"
             )
         self.batches = batches(
-            image_sizes,
-            micro_batch,
-            config.seed,
-            distributed.rank(),
-            processes,
+            image_sizes, micro_batch, config.seed, distributed.rank(), processes,
             config.aspect_ratio_groups,
-        )
+        )  # fmt: skip
         self.steps_per_epoch = max(1, self.batches.steps_per_epoch // config.accumulate)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.schedule = schedule_for(config, self.total_steps)
@@ -348,8 +344,7 @@ class Trainer:
 
     def open_log(self) -> RunLog:
         """The log of the run, cut back to the current step."""
-        config = self.config
         return RunLog(
-            self.output, self.step, self.total_steps, config.log_every, self.callbacks,
+            self.output, self.step, self.total_steps, self.config.log_every, self.callbacks,
             self.validation_due, self.log_state, enabled=distributed.is_main(),
         )  # fmt: skip
