@@ -22,7 +22,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist workstea
 CSRC := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' \) 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: docs help setup test test-fast test-matrix fuzz cuda-report demo lint format clean check
+.PHONY: docs help setup test test-fast test-matrix fuzz sanitize soak cuda-report demo lint format clean check
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -41,10 +41,19 @@ test-matrix: setup ## the operators' tests under other instruction sets, threads
 
 FUZZ_SECONDS ?= 300
 FUZZ_TARGETS ?= pickle safetensors torch torch-legacy rle polygon
-fuzz: setup ## damaged inputs to the readers of files, FUZZ_SECONDS each; findings go to fuzz-findings/
+fuzz: setup ## FUZZ_SECONDS of input to the C++ ops and to each reader of files; findings go to fuzz-findings/
+	$(BIN)/python -m tests.fuzz.ops --seconds $(FUZZ_SECONDS)
 	for target in $(FUZZ_TARGETS); do \
 	  $(BIN)/python -m tests.fuzz.run $$target --seconds $(FUZZ_SECONDS) --seed $$(date +%s) || exit 1; \
 	done
+
+SANITIZERS ?= address thread valgrind
+sanitize: setup ## tests of the C++ code under AddressSanitizer and UBSan, ThreadSanitizer, valgrind
+	PYTHON=$(BIN)/python tools/sanitize.sh $(SANITIZERS)
+
+soak: setup ## many predictions, training steps and kills; memory must not grow
+	$(BIN)/python -m tests.faults.soak
+	$(BIN)/python -m tests.faults.kills --kills 50
 
 cuda-report: $(VENV)/installed ## registers, spills and shared memory of each CUDA kernel; needs nvcc
 	$(BIN)/python tools/cuda_report.py

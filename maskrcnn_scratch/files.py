@@ -57,8 +57,18 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             _replace(Path(os.path.realpath(path)), write)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
         kept = "; the file that was there is intact" if path.is_file() else ""
-        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
+        reason = _reason(error)
         raise OSError(f"{path}: could not be written ({reason}){kept}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """One line. torch.save hides the operating system's error behind one of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0]
 
 
 def _cannot_be_replaced(path: Path) -> bool:

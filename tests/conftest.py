@@ -37,6 +37,7 @@ SLOW = (
     "tests/inference/test_winograd.py::test_optimized_model_compiles",
     "tests/cuda/test_emulation.py",
     "tests/fuzz/",
+    "tests/faults/",
     "tests/inspect/test_command.py::test_one_image",
     "tests/inference/test_optimize.py::test_batch_norm_that",
     "tests/component_check/test_broken_parts.py",

@@ -120,48 +120,51 @@ std::vector<Tensor> backward(const Tensor& grad,
     prefer_huge_pages(maps[l], grads[l].numel() * sizeof(T));
   }
 
-  std::vector<std::vector<int64_t>> rois_of(batch_size * num_levels);  // [image, level]
-  for (const int64_t r : rois.by_position(scales)) {
-    rois_of[rois.image(r) * num_levels + rois.level(r)].push_back(r);
-  }
-  const bool grad_channels_last = grad.stride(1) == 1;
-  const S* grad_data = grad.const_data_ptr<S>();
-  const int64_t blocks = (channels + kChannelBlock - 1) / kChannelBlock;
-  const int64_t tasks = blocks * batch_size * num_levels;
-  const auto run = [&](int64_t task) {
-    const auto& own_rois = rois_of[task / blocks];
-    const int64_t l = task / blocks % num_levels, image = task / blocks / num_levels;
-    const int64_t first = task % blocks * kChannelBlock;
-    const int64_t own = std::min(kChannelBlock, channels - first);
-    T* map = maps[l] + image * heights[l] * widths[l] * channels + first;
-    const T scale = T(scales[l]);
-    std::vector<T> bin_grads(bins * own), row;
-    for (const int64_t r : own_rois) {
-      const T* box = rois.box(r);
-      const auto y_axis =
-          sample_axis(box[1], box[3], scale, pooled_height, sampling_ratio, aligned);
-      const auto x_axis = sample_axis(box[0], box[2], scale, pooled_width, sampling_ratio, aligned);
-      const AxisWeights<T> y(
-          AxisSamples<T>(y_axis, pooled_height, heights[l], widths[l] * channels));
-      const AxisWeights<T> x(AxisSamples<T>(x_axis, pooled_width, widths[l], channels));
-      const T factor = T(1) / sample_count(y_axis, x_axis);
-      row.resize(x.pixels.size() * own);
-      const S* roi_grad = grad_data + r * bins * channels;
-      with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
-        if (grad_channels_last) {
-          for (int64_t bin = 0; bin < bins; ++bin) {
-            const S* from = roi_grad + bin * channels + first;
-            for (int64_t c = 0; c < own; ++c) bin_grads[bin * own + c] = T(from[c]);
-          }
-        } else {
-          transpose(roi_grad + first * bins, own, bins, bins, bin_grads.data(), own);
-        }
-        for (T& value : bin_grads) value *= factor;
-        spread(bin_grads.data(), y, x, own, row.data(), map);
-      });
+  if (grad.numel() > 0) {
+    std::vector<std::vector<int64_t>> rois_of(batch_size * num_levels);  // [image, level]
+    for (const int64_t r : rois.by_position(scales)) {
+      rois_of[rois.image(r) * num_levels + rois.level(r)].push_back(r);
     }
-  };
-  parallel_tasks(tasks, run, grad.numel() < kWorthThreads ? tasks : 1);
+    const bool grad_channels_last = grad.stride(1) == 1;
+    const S* grad_data = grad.const_data_ptr<S>();
+    const int64_t blocks = (channels + kChannelBlock - 1) / kChannelBlock;
+    const int64_t tasks = blocks * batch_size * num_levels;
+    const auto run = [&](int64_t task) {
+      const auto& own_rois = rois_of[task / blocks];
+      const int64_t l = task / blocks % num_levels, image = task / blocks / num_levels;
+      const int64_t first = task % blocks * kChannelBlock;
+      const int64_t own = std::min(kChannelBlock, channels - first);
+      T* map = maps[l] + image * heights[l] * widths[l] * channels + first;
+      const T scale = T(scales[l]);
+      std::vector<T> bin_grads(bins * own), row;
+      for (const int64_t r : own_rois) {
+        const T* box = rois.box(r);
+        const auto y_axis =
+            sample_axis(box[1], box[3], scale, pooled_height, sampling_ratio, aligned);
+        const auto x_axis =
+            sample_axis(box[0], box[2], scale, pooled_width, sampling_ratio, aligned);
+        const AxisWeights<T> y(
+            AxisSamples<T>(y_axis, pooled_height, heights[l], widths[l] * channels));
+        const AxisWeights<T> x(AxisSamples<T>(x_axis, pooled_width, widths[l], channels));
+        const T factor = T(1) / sample_count(y_axis, x_axis);
+        row.resize(x.pixels.size() * own);
+        const S* roi_grad = grad_data + r * bins * channels;
+        with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
+          if (grad_channels_last) {
+            for (int64_t bin = 0; bin < bins; ++bin) {
+              const S* from = roi_grad + bin * channels + first;
+              for (int64_t c = 0; c < own; ++c) bin_grads[bin * own + c] = T(from[c]);
+            }
+          } else {
+            transpose(roi_grad + first * bins, own, bins, bins, bin_grads.data(), own);
+          }
+          for (T& value : bin_grads) value *= factor;
+          spread(bin_grads.data(), y, x, own, row.data(), map);
+        });
+      }
+    };
+    parallel_tasks(tasks, run, grad.numel() < kWorthThreads ? tasks : 1);
+  }
 
   for (Tensor& map : grads) {
     if (!channels_last) {

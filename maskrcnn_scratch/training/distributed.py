@@ -18,12 +18,15 @@ from maskrcnn_scratch import losses
 T = TypeVar("T")
 
 
+HANG = timedelta(minutes=10)  # how long the others wait for a process that does not answer
+
+
 @contextmanager
-def process_group(device: torch.device) -> Iterator[torch.device]:
+def process_group(device: torch.device, timeout: timedelta = HANG) -> Iterator[torch.device]:
     """Joins the processes of ``torchrun``, by gloo on CPUs and nccl on GPUs; yields the device.
 
     If a process dies, the others end too: torchrun ends them, and gloo's connections break at
-    once. The timeout is for a process that hangs without dying.
+    once. ``timeout`` is for a process that hangs without dying.
     """
     if "RANK" not in os.environ:
         yield device
@@ -32,7 +35,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    dist.init_process_group(backend, timeout=timeout)
     try:
         yield device
     finally:

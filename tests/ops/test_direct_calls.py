@@ -227,11 +227,13 @@ def test_no_channels_take_no_time_per_pixel() -> None:
     arguments = arguments_of("multiscale_roi_align")
     arguments["features"] = [torch.zeros(2, 0, 40, 40), torch.zeros(2, 0, 5, 5)]
     assert OPS.multiscale_roi_align(**arguments).shape == (3, 0, 2, 3)
-    sizes = {"heights": [2**28, 5], "widths": [2**28, 5]}
+    backward = {**arguments_of(BACKWARD), "grad": torch.zeros(3, 0, 2, 3)}
     grads = OPS.multiscale_roi_align_backward(
-        **{**arguments_of(BACKWARD), "grad": torch.zeros(3, 0, 2, 3), **sizes}
+        **{**backward, "heights": [2**28, 5], "widths": [2**28, 5]}
     )
     assert [grad.shape for grad in grads] == [(2, 0, 2**28, 2**28), (2, 0, 5, 5)]
+    grads = OPS.multiscale_roi_align_backward(**{**backward, "batch_size": 2**50})
+    assert [len(grad) for grad in grads] == [2**50, 2**50]
 
 
 def test_an_image_without_columns() -> None:
