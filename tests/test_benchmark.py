@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 
 from tools.benchmark import as_json, markdown, row
+from tools.benchmarks import memory
 from tools.benchmarks.clock import Clock
 from tools.benchmarks.peers import time_peer
 
@@ -40,3 +43,28 @@ def test_a_peer_that_runs_is_timed() -> None:
     )
     assert timing.name == "backbone" and timing.ratio > 0
     assert as_json(timing)["ratio"] == timing.ratio
+
+
+def test_memory_of_a_peer_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, len(commands) - 1, "343", "")
+
+    monkeypatch.setattr(memory, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["memory", "--image-size", "40", "50", "--batch-size", "2", "--detections", "7"],
+    )
+    memory.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "torchvision: is not installed",
+        "ours: 343 MiB",
+        "ours, masks as RLE: not enough memory",
+    ]
+    assert [command[-4:] for command in commands] == [["40", "50", "2", "7"]] * 2

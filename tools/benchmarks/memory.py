@@ -1,17 +1,20 @@
 """Peak memory of inference, each side in its own process.
 
-    python tools/benchmarks/memory.py SIDE HEIGHT WIDTH
+    python tools/benchmarks/memory.py --image-size 800 1200 --batch-size 1 --detections 100
 
-prints the mebibytes that one inference adds at its peak (Linux).
+prints the mebibytes that one inference adds at its peak (Linux), for this package and, if it is
+installed, for torchvision.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -23,41 +26,74 @@ SIDES = ("torchvision", "ours", "ours, masks as RLE")
 
 
 def measure_memory(
-    sizes: tuple[tuple[int, int], ...],
+    sizes: Sequence[tuple[int, int]], batch_size: int = 1, detections: int = 100
 ) -> Iterator[tuple[str, dict[str, float | None]]]:
-    """Image size and peak of each side in MiB; None where memory was not enough."""
+    """Image size and peak of each side in MiB; None where memory was not enough.
+
+    Args:
+        sizes: (height, width) of the images.
+        batch_size: images of the batch.
+        detections: per image.
+    """
+    sides = SIDES if find_spec("torchvision") else SIDES[1:]
     for height, width in sizes:
         peaks: dict[str, float | None] = {}
-        for side in SIDES:
-            command = [sys.executable, __file__, side, str(height), str(width)]
+        for side in sides:
+            numbers = map(str, (height, width, batch_size, detections))
+            command = [sys.executable, __file__, "--side", side, "--numbers", *numbers]
             run = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
             peaks[side] = float(run.stdout.split()[-1]) if run.returncode == 0 else None
         yield f"{height} x {width}", peaks
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--image-size", type=int, nargs=2, default=(800, 1200), metavar=("H", "W"))
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--detections", type=int, default=100, help="per image, at most 500")
+    parser.add_argument("--side", help=argparse.SUPPRESS)  # of the processes that are measured
+    parser.add_argument("--numbers", type=int, nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        measure_side(options.side, *options.numbers)
+        return
+    if min(*options.image_size, options.batch_size) < 1 or not 1 <= options.detections <= 500:
+        parser.error("sizes must be positive, and --detections 1 to 500")
+    size = tuple(options.image_size)
+    for _, peaks in measure_memory([size], options.batch_size, options.detections):
+        for side in SIDES:
+            peak = "not enough memory" if peaks.get(side) is None else f"{peaks[side]:.0f} MiB"
+            print(f"{side}: {peak if side in peaks else 'is not installed'}")
+
+
 @torch.no_grad()
-def main(side: str, height: int, width: int) -> None:
+def measure_side(side: str, height: int, width: int, batch_size: int, detections: int) -> None:
+    """Prints the peak of one side in MiB."""
     from maskrcnn_scratch.evaluation.model_results import detect_rle
     from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
     from maskrcnn_scratch.parity.photographs import photographs
-    from maskrcnn_scratch.parity.reference import reference_of
 
     available = 2**20 * mebibytes("/proc/meminfo", "MemAvailable")
     resource.setrlimit(resource.RLIMIT_AS, (int(available),) * 2)
     photograph = photographs()[2]
-    model = calibrated_maskrcnn(0, photograph)
-    image = torch.nn.functional.interpolate(photograph[None], (height, width))[0]
-    reference = reference_of(model) if side == "torchvision" else None
+    model = calibrated_maskrcnn(0, photograph, box_detections_per_img=detections)
+    images = [torch.nn.functional.interpolate(photograph[None], (height, width))[0]] * batch_size
+    reference = None
+    if side == "torchvision":
+        from maskrcnn_scratch.parity.reference import reference_of
+
+        reference = reference_of(model)
+        reference.roi_heads.detections_per_img = detections
     ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = mebibytes("/proc/self/status", "VmRSS")
     if reference is not None:
-        found = reference([image])[0]["masks"]
+        found = reference(images)
     elif side == "ours":
-        found = model([image])[0]["masks"]
+        found = model(images)
     else:
-        found = detect_rle(model, [image])[0]["masks"]
-    assert len(found) == model.roi_heads.detections_per_img
+        found = detect_rle(model, images)
+    assert all(len(result["masks"]) == detections for result in found)
     print(f"{mebibytes('/proc/self/status', 'VmHWM') - before:.0f}")
 
 
@@ -68,4 +104,4 @@ def mebibytes(file: str, field: str) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main()
