@@ -23,6 +23,7 @@ from maskrcnn_scratch.data.coco_fields import parse_bbox
 from maskrcnn_scratch.data.coco_json import coco_content, read_coco_json, read_json
 from maskrcnn_scratch.evaluation.ground_truth import ground_truth
 from maskrcnn_scratch.ops import rle
+from maskrcnn_scratch.plain_values import shown
 
 if TYPE_CHECKING:
     from hotcoco import COCO, COCOeval
@@ -154,7 +155,11 @@ def _load_annotations(
     if crowds_as_objects:
         for annotation in content["annotations"]:
             annotation["iscrowd"] = 0
-    return COCO(ground_truth(content, name, iou_type))
+    truth = ground_truth(content, name, iou_type)
+    try:
+        return COCO(truth)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{name}: {shown(error, 200)}") from None
 
 
 def _default_max_detections(truth: COCO, detections: Sequence[CocoResult]) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from maskrcnn_scratch.data.coco_fields import parse_area, parse_bbox, parse_crowd, parse_id
+from maskrcnn_scratch.ops import rle
+from maskrcnn_scratch.plain_values import shown
 
 
 def ground_truth(
@@ -24,24 +26,29 @@ def ground_truth(
         name: the file, for messages.
 
     Raises:
-        ValueError: there is no image, or a field has a wrong value, naming file and entry.
+        ValueError: there is no image, or a field or mask is malformed, naming file and entry.
     """
     if not content["images"]:
         raise ValueError(f"{name}: not COCO annotations, there is no image in it")
     counts = Counter(str(category["name"]) for category in content["categories"])
     found: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    sizes: dict[int, tuple[int, int]] = {}  # (height, width) by image id
     for key, kind, read in (
         ("images", "image id", _image),
         ("categories", "category id", lambda entry: _category(entry, counts)),
-        ("annotations", "annotation", lambda entry: _annotation(entry, iou_type)),
+        ("annotations", "annotation", lambda entry: _annotation(entry, iou_type, sizes)),
     ):
         for entry in content[key]:
             try:
                 found[key].append(read(entry))
+                if key == "images":
+                    image = found[key][-1]
+                    sizes[image["id"]] = image["height"], image["width"]
             except KeyError as error:
                 raise ValueError(f"{name}: {kind} {entry.get('id')}: no {error}") from None
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{name}: {kind} {entry.get('id')}: {error}") from None
+                id = shown(entry.get("id"))
+                raise ValueError(f"{name}: {kind} {id}: {shown(error, 200)}") from None
     _warn_of_nothing(content["annotations"], found["annotations"], name)
     return found
 
@@ -76,7 +83,9 @@ def _category(entry: Mapping[str, Any], counts: Counter[str]) -> dict[str, Any]:
     return {"id": id, "name": name if counts[name] == 1 else f"{name} (id {id})"}
 
 
-def _annotation(entry: Mapping[str, Any], iou_type: str) -> dict[str, Any]:
+def _annotation(
+    entry: Mapping[str, Any], iou_type: str, sizes: Mapping[int, tuple[int, int]]
+) -> dict[str, Any]:
     found: dict[str, Any] = {
         "id": parse_id(entry["id"]),
         "image_id": parse_id(entry["image_id"]),
@@ -91,9 +100,12 @@ def _annotation(entry: Mapping[str, Any], iou_type: str) -> dict[str, Any]:
     if entry.get("area") is not None:
         found["area"] = parse_area(entry["area"])
     if iou_type == "segm":
-        found["segmentation"] = entry["segmentation"].unpack() if "segmentation" in entry else None
-        if not found["segmentation"]:
+        segmentation = entry["segmentation"].unpack() if "segmentation" in entry else None
+        if not segmentation:
             x, y, width, height = found["bbox"]
-            corners = [x, y, x + width, y, x + width, y + height, x, y + height]
-            found |= {"segmentation": [corners], "iscrowd": 1}
+            segmentation = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+            found["iscrowd"] = 1
+        size = sizes.get(found["image_id"])
+        # An annotation of an image that is not listed is never scored.
+        found["segmentation"] = rle.from_segmentation(segmentation, size) if size else []
     return found

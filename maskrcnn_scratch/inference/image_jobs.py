@@ -80,9 +80,12 @@ def read_annotations(path: str | PathLike[str]) -> Annotations:
             raise ValueError(f"{path}: file_name {entry.file_name!r} is used twice")
         seen.add(entry.image_id)
         entries[entry.file_name] = entry
-    categories = {
-        parse_id(category.get("id")): category["name"] for category in content["categories"]
-    }
+    try:
+        categories = {
+            parse_id(category.get("id")): category["name"] for category in content["categories"]
+        }
+    except ValueError as error:
+        raise ValueError(f"{path}: categories: {error}") from None
     found = {repr(annotation.get("category_id")) for annotation in content["annotations"]}
     return Annotations(entries, categories, {id for id in categories if repr(id) in found})
 

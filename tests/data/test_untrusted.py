@@ -6,7 +6,9 @@ import copy
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -15,9 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maskrcnn_scratch.cli import main
+from maskrcnn_scratch.cli.data import convert
 from maskrcnn_scratch.data.coco import CocoDataset
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.dataset_check.checks import check_dataset
+from maskrcnn_scratch.dataset_check.prepare import prepare
+from maskrcnn_scratch.evaluation.coco_ap import score
+from maskrcnn_scratch.inference.image_jobs import read_annotations
 from tests.messages import check_one_line
 
 SQUARE = [2.0, 2.0, 8.0, 2.0, 8.0, 8.0]
@@ -103,6 +109,41 @@ def test_items_or_one_line(place: tuple[Any, ...], value: object, folder: Path) 
         check_one_line(error, f"annotation {5 + place[1]}" if inside_annotation else folder)
     report = check_dataset(file, folder)
     json.dumps(report.to_json())
+
+
+def convert_into_new_folder(file: Path) -> None:
+    with TemporaryDirectory() as destination:
+        convert(file, Path(destination) / "new", split=(0.5, 0.5))
+
+
+def read_in_place(file: Path) -> None:
+    with TemporaryDirectory() as folder:
+        prepare(file, None, Path(folder) / "copy.json", skip_bad=True)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "convert": convert_into_new_folder,
+    "train": read_in_place,
+    "evaluate": lambda file: [score(file, [], kind) for kind in ("bbox", "segm")],
+    "predict": read_annotations,
+}
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(place=st.sampled_from(places(GOOD)), value=JUNK)
+@pytest.mark.parametrize("command", READERS)
+@pytest.mark.filterwarnings("ignore")
+def test_every_command_reads_or_has_one_line(
+    command: str, place: tuple[Any, ...], value: object, folder: Path
+) -> None:
+    file = folder / "instances.json"
+    file.write_text(json.dumps(changed(place, value)))
+    try:
+        READERS[command](file)
+    except (ValueError, FileNotFoundError) as error:
+        check_one_line(error, folder)
 
 
 @pytest.mark.parametrize(
