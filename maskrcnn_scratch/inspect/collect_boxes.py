@@ -18,10 +18,9 @@ from maskrcnn_scratch.inspect.packed import pack, pack_probabilities
 from maskrcnn_scratch.inspect.pictures import ColorBasis
 from maskrcnn_scratch.inspect.provenance import provenance
 from maskrcnn_scratch.inspect.sampling import roi_align_grid
-from maskrcnn_scratch.inspect.selection import Selection
+from maskrcnn_scratch.inspect.selection import Selection, refined_boxes
 from maskrcnn_scratch.inspect.suppression import suppressed_by
 from maskrcnn_scratch.ops import rle
-from maskrcnn_scratch.ops.boxes import clip_boxes_to_image
 from maskrcnn_scratch.structures import StageOutputs, boxes_to_rois
 
 MASK_THRESHOLD = 0.5
@@ -115,17 +114,12 @@ def collect_box_head(model: GeneralizedRCNN, stages: StageOutputs) -> dict[str, 
     count = int(stages.proposals.counts[0])
     scores = stages.class_logits[0, :count].softmax(1)  # [P, C]
     label = scores[:, 1:].argmax(1) + 1 if count else scores.new_zeros(0, dtype=torch.int64)
-    refined = None
-    coder = getattr(model.roi_heads, "box_coder", None)
-    if coder is not None and stages.box_regression.shape[2] == scores.shape[1]:
-        each = torch.arange(count, device=label.device)
-        deltas = stages.box_regression[0, :count][each, label]
-        boxes = coder.decode(deltas, stages.proposals.boxes[0, :count])
-        refined = pack(clip_boxes_to_image(boxes[None], stages.images.sizes[:1])[0])
+    proposals = torch.arange(count, device=label.device)
+    refined = refined_boxes(model, stages, 0, proposals, label)
     return {
         "scores": pack_probabilities(scores),
         "labels": pack(label),
-        "refined": refined,
+        "refined": None if refined is None else pack(refined),
     }
 
 

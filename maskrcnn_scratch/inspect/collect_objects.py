@@ -12,9 +12,8 @@ import torch
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.inspect.missed import Fate, ObjectFate, explain_objects
 from maskrcnn_scratch.inspect.packed import pack
-from maskrcnn_scratch.inspect.selection import Selection
+from maskrcnn_scratch.inspect.selection import Selection, refined_boxes
 from maskrcnn_scratch.inspect.targets import resized_targets, rpn_targets
-from maskrcnn_scratch.ops.boxes import clip_boxes_to_image
 from maskrcnn_scratch.structures import IGNORE_LABEL, StageOutputs, Target
 
 # The stage of the report in which each fate is shown.
@@ -78,12 +77,12 @@ def collect_objects(
 
 def _refined(model: GeneralizedRCNN, stages: StageOutputs, fate: ObjectFate) -> list[float] | None:
     """The box that the box head predicts for the object's class from the proposal followed."""
-    coder = getattr(model.roi_heads, "box_coder", None)
-    if fate.proposal is None or coder is None:
+    if fate.proposal is None:
         return None
-    deltas = stages.box_regression[0, fate.proposal, fate.label]
-    box = coder.decode(deltas, stages.proposals.boxes[0, fate.proposal])
-    return clip_boxes_to_image(box[None, None], stages.images.sizes[:1])[0, 0].tolist()
+    device = stages.box_regression.device
+    proposal, label = torch.tensor([[fate.proposal], [fate.label]], device=device)
+    refined = refined_boxes(model, stages, 0, proposal, label)
+    return None if refined is None else refined[0].tolist()
 
 
 def _page_size(target: Target) -> tuple[int, int]:

@@ -17,7 +17,12 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
-from maskrcnn_scratch.inspect.selection import Selection, box_selection, rpn_selection
+from maskrcnn_scratch.inspect.selection import (
+    Selection,
+    box_selection,
+    refined_boxes,
+    rpn_selection,
+)
 from maskrcnn_scratch.inspect.suppression import NO_RANK, NOBODY, Suppression, suppressed_by
 from maskrcnn_scratch.inspect.targets import resized_targets
 from maskrcnn_scratch.ops import max_iou
@@ -219,7 +224,10 @@ class _Image:
         gt_box = self.gt_boxes[index : index + 1]
         if self.rpn is None or self.box is None:
             return {"fate": Fate.NOT_AVAILABLE}
-        refined = self.refined_boxes(label)  # [P, 4]
+        proposals = torch.arange(len(self.proposals), device=gt_box.device)
+        labels = torch.full_like(proposals, label)
+        refined = refined_boxes(self.model, self.stages, self.image, proposals, labels)
+        assert refined is not None  # box_selection has the same boxes
         leads = box_iou(gt_box, refined)[0] >= IOU_FOUND  # [P]
         if bool(leads.any()):
             return self.lost_in_box_head(label, leads)
@@ -229,13 +237,6 @@ class _Image:
             scores = self.scores[proposal]
             return {"fate": Fate.REFINED_AWAY, "proposal": proposal, "scores": scores}
         return self.lost_in_rpn(gt_box, anchor_iou)
-
-    def refined_boxes(self, label: int) -> Tensor:
-        """The box that the box head predicts for this class from every proposal, ``[P, 4]``."""
-        by_class = self.stages.box_regression[self.image, : len(self.proposals)]  # [P, C, 4]
-        deltas = by_class[:, label if by_class.shape[1] > 1 else 0]
-        boxes = self.model.roi_heads.box_coder.decode(deltas, self.proposals)
-        return clip_boxes_to_image(boxes[None], self.size)[0]
 
     @cached_property
     def decoded_anchors(self) -> Tensor:

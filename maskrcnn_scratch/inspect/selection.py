@@ -20,6 +20,7 @@ from maskrcnn_scratch.call_part import run_nms
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.inspect.levels import anchor_levels
 from maskrcnn_scratch.interfaces import NMS
+from maskrcnn_scratch.ops.boxes import clip_boxes_to_image
 from maskrcnn_scratch.roi_heads.detections import select_detections
 from maskrcnn_scratch.rpn.proposals import select_proposals
 from maskrcnn_scratch.structures import Proposals, StageOutputs
@@ -98,6 +99,8 @@ def box_selection(model: GeneralizedRCNN, stages: StageOutputs, image: int) -> S
         None if the model's RoI heads select in another way than ``RoIHeads``.
     """
     heads, here = model.roi_heads, slice(image, image + 1)
+    if moves_proposals(model):
+        return None
     proposals = Proposals(
         stages.proposals.boxes[here],
         stages.proposals.scores[here],
@@ -127,6 +130,32 @@ def box_selection(model: GeneralizedRCNN, stages: StageOutputs, image: int) -> S
     )
     same = same and torch.equal(found.boxes[found.kept], stages.detections.boxes[image, :count])
     return found if same else None
+
+
+def moves_proposals(model: GeneralizedRCNN) -> bool:
+    """Whether the deltas of the box head are relative to other boxes than the proposals."""
+    return getattr(model.roi_heads, "refine", None) is not None
+
+
+def refined_boxes(
+    model: GeneralizedRCNN, stages: StageOutputs, image: int, proposals: Tensor, labels: Tensor
+) -> Tensor | None:
+    """The box ``[K, 4]`` that the box head predicts from each proposal for one class.
+
+    Args:
+        proposals, labels: int64 ``[K]``: indices of proposals, and a class for each.
+
+    Returns:
+        Boxes clipped to the resized image; None if the RoI heads have no box coder, or move the
+        proposals first.
+    """
+    coder = getattr(model.roi_heads, "box_coder", None)
+    if coder is None or moves_proposals(model):
+        return None
+    by_class = stages.box_regression[image]  # [P, C or 1, 4]
+    deltas = by_class[proposals, labels if by_class.shape[1] > 1 else 0]
+    boxes: Tensor = coder.decode(deltas, stages.proposals.boxes[image, proposals])
+    return clip_boxes_to_image(boxes[None], stages.images.sizes[image : image + 1])[0]
 
 
 class _KeepEverything:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from maskrcnn_scratch.inspect import (
     rpn_selection,
     suppressed_by,
 )
+from maskrcnn_scratch.inspect.collect_boxes import collect_box_head
 from maskrcnn_scratch.inspect.levels import anchor_levels
+from maskrcnn_scratch.inspect.selection import refined_boxes
 from maskrcnn_scratch.structures import Proposals
 from tests.inspect import brute_force
 
@@ -227,6 +230,31 @@ def test_a_swapped_rpn_is_not_guessed_about(small_model, images):
     assert rpn_selection(model, stages, 0) is None
     assert box_selection(model, stages, 0) is not None
     targets = targets_of(images, [[0.0, 0.0, 1.0, 1.0]], [1])
+    fates = explain_missed(model, stages, targets, [tuple(image.shape[1:]) for image in images])
+    assert [fate.fate for fate in fates[0]] == [Fate.NOT_AVAILABLE]
+
+
+def test_moved_proposals_are_not_guessed_about(small_model, images):
+    """With ``refine`` the deltas of the box head belong to boxes that are not stored."""
+
+    class Shift(torch.nn.Module):
+        def forward(self, features, proposals, padded_size):
+            return replace(proposals, boxes=proposals.boxes + 1)
+
+        def losses(self, features, proposals, padded_size, targets, generator):
+            return {}, self(features, proposals, padded_size)
+
+    model = copy.deepcopy(small_model)
+    model.roi_heads.refine = Shift()
+    model.roi_heads.score_thresh = 1.0  # no detections: there is nothing to compare with
+    with torch.no_grad():
+        stages = model.run_stages(images)
+    one = torch.ones(1, dtype=torch.int64)
+    assert refined_boxes(model, stages, 0, one, one) is None
+    assert refined_boxes(small_model, stages, 0, one, one) is not None
+    assert box_selection(model, stages, 0) is None
+    assert collect_box_head(model, stages)["refined"] is None
+    targets = targets_of(images, [[0.0, 0.0, 40.0, 40.0]], [1])
     fates = explain_missed(model, stages, targets, [tuple(image.shape[1:]) for image in images])
     assert [fate.fate for fate in fates[0]] == [Fate.NOT_AVAILABLE]
 
