@@ -50,7 +50,7 @@ TRAIN_IMAGES, VAL_IMAGES = 2000, 100
 SHOWN_IMAGES = 4
 INSPECTED_IMAGE = "00044.png"  # of the held-out ones: four objects, some of them hidden
 
-# What fits 128-pixel images and four minutes: few anchors, proposals and samples.
+# What fits 128-pixel images and 90 seconds: few anchors, proposals and samples.
 RECIPE = {
     "model": ModelConfig(
         architecture="small",
@@ -64,7 +64,7 @@ RECIPE = {
         box_samples=32,
     ),
     "augmentation": Augmentation(horizontal_flip=True),
-    "epochs": 4,
+    "epochs": 3,
     "batch_size": 8,
     "optimizer": "adamw",
     "learning_rate": 2e-3,
@@ -72,7 +72,7 @@ RECIPE = {
     "schedule": "cosine",
     "clip_grad_norm": 5.0,
     "precision": "bf16",
-    "validate_every": 4,
+    "validate_every": 3,
     "device": "cpu",
     "tensorboard": False,
 }
