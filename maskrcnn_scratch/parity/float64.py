@@ -59,7 +59,7 @@ def _detections_check(
     name: str, model: FasterRCNN, reference: GeneralizedRCNN, image: Tensor
 ) -> Check:
     recording = Recording(reference, [image])
-    check, agreement = model_check(name, model.run_stages([image]), recording)
+    check, agreement = model_check(name, model, [image], recording)
     passed = (
         not agreement.differences
         and agreement.boxes <= BOX_TOLERANCE

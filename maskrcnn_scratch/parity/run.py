@@ -142,13 +142,11 @@ def model_checks(run: Run, seed: int, batches: Sequence[list[Tensor]]) -> Iterat
                         yield replace(check, name=f"{check.name}, {weights}")
             if not selection.parts("model"):
                 return
-            stages = changed.run_stages(batch)
-            if run.replacements:
-                unchanged = model.run_stages(batch)
-                before.append(model_check("", unchanged, recording)[1])
-        check, agreement = model_check(f"{weights}, batch {index}", stages, recording)
+        if run.replacements:
+            before.append(model_check("", model, batch, recording)[1])
+        check, agreement = model_check(f"{weights}, batch {index}", changed, batch, recording)
         agreements.append(agreement)
-        if not check.passed and not run.replacements:
+        if agreement.unexplained() and not run.replacements:
             yield check
     check = summarize(f"{len(batches)} batches, {weights}", agreements)
     yield from with_before([check], [summarize(check.name, before)] if before else [])

@@ -125,7 +125,11 @@ def test_damaged_safetensors(command: str, position: int, tmp_path: Path, capsys
     content[position] ^= 0x55
     file.write_bytes(content)
     (tmp_path / "a.png").write_bytes(b"")
-    inputs = [str(tmp_path / "a.png")] if command == "predict" else ["--annotations", "a.json"]
+    annotations = tmp_path / "a.json"
+    annotations.write_text('{"images": [], "annotations": [], "categories": []}')
+    inputs = [str(tmp_path / "a.png")]
+    if command == "evaluate":
+        inputs = ["--annotations", str(annotations), "--images", str(tmp_path)]
     assert main([command, *inputs, "--weights", str(file)]) == 1
     err = capsys.readouterr().err
     assert "w.safetensors: " in err and err.count("\n") == 1

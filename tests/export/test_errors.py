@@ -164,8 +164,8 @@ def test_onnxruntime_missing(model, tmp_path, monkeypatch):
 def test_command(model, tmp_path, monkeypatch, capsys):
     from types import SimpleNamespace
 
-    loaded = SimpleNamespace(model=model)
-    monkeypatch.setattr("maskrcnn_scratch.cli.export.load_trained", lambda path: loaded)
+    loaded = SimpleNamespace(model=model, class_names={})
+    monkeypatch.setattr("maskrcnn_scratch.cli.export.load", lambda path, model: loaded)
     status = export(
         tmp_path / "model.pt2", tmp_path / "weights.pt", (128, 160), "pt2", preprocessed=True
     )

@@ -6,6 +6,7 @@ workers can share them.
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Iterable
@@ -31,7 +32,14 @@ from maskrcnn_scratch.parity.compare import Check, Worst, compare
 from maskrcnn_scratch.parity.detectron2 import detectron2_checks
 from maskrcnn_scratch.parity.half import half_checks
 from maskrcnn_scratch.parity.losses import gradient_check, loss_check, losses_checks
-from maskrcnn_scratch.parity.model import MARGIN, MAX_DIFFERENT, Agreement, Difference, summarize
+from maskrcnn_scratch.parity.model import (
+    MARGIN,
+    MAX_DIFFERENT,
+    Agreement,
+    Difference,
+    model_check,
+    summarize,
+)
 from maskrcnn_scratch.parity.names import PARTS, Selection, all_names, part_of
 from maskrcnn_scratch.parity.ops import op_checks
 from maskrcnn_scratch.parity.photographs import photographs, smaller
@@ -316,6 +324,26 @@ def test_losses_and_gradients_judge_by_their_tolerance() -> None:
     assert not check.passed and check.note == "weight"
     models[0].bias.grad = None
     assert "bias has a gradient in one" in gradient_check("x", *models).note
+
+
+def test_differences_that_features_cause_are_told_from_others(
+    recorded: tuple[MaskRCNN, Recording, Tensor],
+) -> None:
+    model, recording, photograph = recorded
+    model = copy.deepcopy(model)
+    noise = torch.Generator().manual_seed(0)
+    model.backbone.register_forward_hook(
+        lambda _, args, found: {
+            name: level * (1 + 1e-2 * torch.randn(level.shape, generator=noise))
+            for name, level in found.items()
+        }
+    )
+    _, agreement = model_check("noise", model, [photograph], recording)
+    assert any("vanishes" in difference.decision for difference in agreement.differences)
+    assert not agreement.unexplained()
+    model.roi_heads.nms_thresh = 0.4
+    _, agreement = model_check("noise and a threshold", model, [photograph], recording)
+    assert agreement.unexplained()
 
 
 @pytest.mark.parametrize(
