@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <functional>
+#include <iostream>
 #include <map>
 #include <string>
 #include <vector>
@@ -189,7 +190,8 @@ Arguments nms_padded(Bytes& bytes) {
           below(bytes, {images, boxes}, groups),
           any_float(bytes),
           size(bytes, 0, 250),
-          groups};
+          groups,
+          size(bytes, 0, 1000)};
 }
 
 Arguments paste_masks(Bytes& bytes) {
@@ -312,6 +314,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t length) {
       replaced[bytes.ConsumeIntegralInRange<size_t>(0, schema.size() - 1)] = true;
     }
     if (fitting != kFitting.end()) arguments = fitting->second(bytes);
+    if (arguments.size() != schema.size()) {
+      std::cerr << op.operator_name().name << ": this file does not know its arguments\n";
+      std::abort();
+    }
     for (size_t i = 0; i < schema.size(); ++i) {
       if (replaced[i]) arguments[i] = any_argument(bytes, schema[i]);
     }
