@@ -107,7 +107,7 @@ def compare_with_torchvision(output: Path) -> None:
     with torch.no_grad():
         checks = list(stage_checks(model, recording, [photograph]))
         stages = model.run_stages([photograph])
-    checks.append(model_check("detections on the photograph", stages, recording)[0])
+    checks.append(model_check("detections on the photograph", model, [photograph], recording)[0])
     print(report.HEADER)
     for check in checks:
         print(report.row(check))
