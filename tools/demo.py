@@ -64,7 +64,7 @@ RECIPE = {
         box_samples=32,
     ),
     "augmentation": Augmentation(horizontal_flip=True),
-    "epochs": 3,
+    "epochs": 4,
     "batch_size": 8,
     "optimizer": "adamw",
     "learning_rate": 2e-3,
@@ -72,7 +72,7 @@ RECIPE = {
     "schedule": "cosine",
     "clip_grad_norm": 5.0,
     "precision": "bf16",
-    "validate_every": 3,
+    "validate_every": 4,
     "device": "cpu",
     "tensorboard": False,
 }
