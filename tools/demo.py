@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -51,7 +52,7 @@ SHOWN_IMAGES = 4
 INSPECTED_IMAGE = "00044.png"  # of the held-out ones: four objects, some of them hidden
 
 # What fits 128-pixel images and 90 seconds: few anchors, proposals and samples.
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "model": ModelConfig(
         architecture="small",
         weights="none",
@@ -94,7 +95,7 @@ def compare_with_torchvision(output: Path) -> None:
     """Both models on a photograph, stage by stage; with the published weights also a picture."""
     print("1. Mask R-CNN ResNet-50-FPN and torchvision's, same weights, same photograph\n")
     photograph = photographs()[0]
-    sizes = {"min_size": 480, "max_size": 800}
+    sizes: dict[str, Any] = {"min_size": 480, "max_size": 800}
     published = True
     try:
         model = maskrcnn_resnet50_fpn(weights="DEFAULT", **sizes).eval()
