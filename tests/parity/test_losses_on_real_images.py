@@ -22,7 +22,7 @@ from maskrcnn_scratch.parity.losses import (
 from maskrcnn_scratch.parity.photographs import photographs
 from maskrcnn_scratch.structures import Target
 
-MIN_SIZE = 128
+MIN_SIZE = 96
 SAMPLES = 16  # proposals per image
 
 
