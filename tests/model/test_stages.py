@@ -207,6 +207,16 @@ def test_steps_of_the_roi_heads(evaluating: Pair) -> None:
             ),
         )
     )
+    gt_boxes, gt_labels = ([target[key] for target in pair.targets] for key in ("boxes", "labels"))
+    for objects in (gt_boxes, [boxes[:0] for boxes in gt_boxes]):
+        assert_same(
+            *both(
+                pair,
+                lambda model, objects=objects: model.roi_heads.assign_targets_to_proposals(
+                    pair.proposals, objects, gt_labels
+                ),
+            )
+        )
     for model in (pair.ours, pair.theirs):
         assert model.roi_heads.has_keypoint() is False
         model.roi_heads.check_targets(pair.targets)
@@ -222,6 +232,29 @@ def test_resize(mode: str, request: pytest.FixtureRequest) -> None:
     target = {"boxes": torch.tensor([[3.0, 4, 50, 60]]), "masks": torch.ones(1, 70, 100).byte()}
     assert_same(*both(pair, lambda model: model.transform.resize(image, dict(target))))
     assert_same(*both(pair, lambda model: model.transform.resize(image)))
+
+
+def test_the_transform_prints_as_torchvisions(evaluating: Pair) -> None:
+    assert repr(evaluating.ours.transform) == repr(evaluating.theirs.transform)
+
+
+def test_torchvisions_sampler_replaces_ours(training: Pair) -> None:
+    """It returns masks and takes no generator."""
+    model, found = training.ours, []
+    stages = (model.rpn, model.roi_heads)
+    own = [stage.fg_bg_sampler for stage in stages]
+    theirs = [training.theirs.rpn.fg_bg_sampler, training.theirs.roi_heads.fg_bg_sampler]
+    try:
+        for samplers in (own, theirs):
+            for stage, sampler in zip(stages, samplers, strict=True):
+                stage.fg_bg_sampler = sampler
+            model.losses(training.images, training.targets)  # the first call checks the parts
+            torch.manual_seed(3)
+            found.append(model.losses(training.images, training.targets))
+    finally:
+        for stage, sampler in zip(stages, own, strict=True):
+            stage.fg_bg_sampler = sampler
+    assert_same(*found)
 
 
 def test_box_coder() -> None:
