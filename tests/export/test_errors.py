@@ -166,10 +166,16 @@ def test_command(model, tmp_path, monkeypatch, capsys):
 
     loaded = SimpleNamespace(model=model, class_names={})
     monkeypatch.setattr("maskrcnn_scratch.cli.export.load", lambda path, model: loaded)
+    # The target of a link is replaced, not the link. What a killed export left is removed.
+    (tmp_path / "target").write_text("")
+    (tmp_path / "model.pt2").symlink_to("target")
+    (tmp_path / ".model.pt2.part").mkdir()
+    (tmp_path / ".model.pt2.part/half").write_text("")
     status = export(
         tmp_path / "model.pt2", tmp_path / "weights.pt", (128, 160), "pt2", preprocessed=True
     )
     assert status == 0
     printed = capsys.readouterr().out
     assert f"{tmp_path / 'model.pt2.json'}" in printed
-    assert sorted(os.listdir(tmp_path)) == ["model.pt2", "model.pt2.json"]
+    assert (tmp_path / "model.pt2").is_symlink() and (tmp_path / "target").stat().st_size > 0
+    assert sorted(os.listdir(tmp_path)) == ["model.pt2", "model.pt2.json", "target"]
