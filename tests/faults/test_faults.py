@@ -61,15 +61,6 @@ def test_full_disk(job: str, inputs: Path, tmp_path: Path) -> None:
     kills.content_of(output)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
-@pytest.mark.parametrize("job", ["train", "evaluate", "predict"])
-def test_read_only_folder(job: str, inputs: Path, tmp_path: Path) -> None:
-    output, log = tmp_path / "output", tmp_path / "log"
-    output.mkdir(mode=0o555)
-    assert toy.run(with_log, log, -1, job, inputs, output) == 1
-    assert str(output) in log.read_text() and not list(output.iterdir())
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_that_vanishes(
     workers: int, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

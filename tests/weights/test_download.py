@@ -18,6 +18,7 @@ import torch
 
 from maskrcnn_scratch.weights import WeightsError, download
 from maskrcnn_scratch.weights.download import download_weights
+from tests.permissions import permissions_apply
 
 
 @dataclass
@@ -228,26 +229,13 @@ def test_one_download_for_many_threads(server: Server, cache: Path) -> None:
     assert len(server.behaviour.requests) == 1
 
 
-@pytest.fixture
-def ordinary_user() -> Iterator[None]:
-    """Not root, who can write everywhere."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    yield
-    os.seteuid(0)
-
-
-def test_read_only_cache(
-    server: Server,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    ordinary_user: None,
-) -> None:
-    # An ordinary user may enter this folder, but not write to it.
-    monkeypatch.setattr(torch.hub, "_hub_dir", "/")
-    with pytest.raises(WeightsError, match=r"cannot write /checkpoints/net-.*TORCH_HOME"):
+def test_read_only_cache(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hub").mkdir(mode=0o555)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    with (
+        permissions_apply(tmp_path),
+        pytest.raises(WeightsError, match=r"cannot write .*/hub/checkpoints/net-.*TORCH_HOME"),
+    ):
         download_weights(url_of(server), progress=False)
     assert server.behaviour.requests == []
 
