@@ -63,6 +63,25 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         raise OSError(f"{path}: could not be written ({reason}){kept}") from error
 
 
+def check_writable(path: Path) -> None:
+    """Raises now, before long work, what ``write_text`` and ``write_json`` would raise later.
+
+    The folder of ``path`` is made where it lacks; a file that is there stays as it is.
+
+    Raises:
+        OSError: ``path`` is a folder, or may not be written.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not _cannot_be_replaced(path):
+            with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))):
+                pass
+    except OSError as error:
+        raise OSError(f"{path}: could not be written ({_reason(error)})") from error
+
+
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
     """An empty folder on the file system of ``path``, for files that are made in several steps.

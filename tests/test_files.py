@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from maskrcnn_scratch import files
-from maskrcnn_scratch.files import folder_beside, write_atomically, write_json
+from maskrcnn_scratch.files import check_writable, folder_beside, write_atomically, write_json
+from tests.permissions import permissions_apply
 
 WRITER = """
 import sys
@@ -218,3 +219,19 @@ def test_a_link_in_place_of_the_folder(tmp_path: Path) -> None:
         assert folder.is_dir() and not folder.is_symlink()
     assert sorted(os.listdir(tmp_path)) == [".a.part", "other"]
     assert (tmp_path / "other/file").read_text() == "kept"
+
+
+def test_check_writable(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new/a.json")
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "new/a.json").write_text("kept")
+    check_writable(tmp_path / "new/a.json")
+    check_writable(Path(os.devnull))
+    assert (tmp_path / "new/a.json").read_text() == "kept"
+    (tmp_path / "new").chmod(0o555)
+    for path in (tmp_path, tmp_path / "new/a.json/b", tmp_path / "new/b.json"):
+        with (
+            permissions_apply(tmp_path),
+            pytest.raises(OSError, match=f"{path}: could not be written "),
+        ):
+            check_writable(path)

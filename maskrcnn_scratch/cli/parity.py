@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from maskrcnn_scratch.cli import UsageError
-from maskrcnn_scratch.files import write_json, write_text
+from maskrcnn_scratch.files import check_writable, write_json, write_text
 
 
 def parity(
@@ -58,6 +58,8 @@ def parity(
         print("\n".join(all_names()))
         return 0
     selection = Selection(checks)
+    for output in filter(None, (json, markdown, html)):
+        check_writable(output)
 
     import torch
     import torchvision

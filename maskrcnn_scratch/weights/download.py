@@ -54,8 +54,9 @@ def download_weights(
             folder of the cache, so that files of one name do not mix.
 
     Raises:
-        WeightsError: a malformed address, no connection, an HTTP error, a wrong hash, or a cache folder that cannot be
-            written. The next call resumes the download, except after a wrong hash.
+        WeightsError: a malformed address, no connection, an HTTP error, a wrong hash, or a cache
+            folder that cannot be written. The next call resumes the download, except after a wrong
+            hash.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     if sha256 is not None:
