@@ -63,6 +63,26 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         raise OSError(f"{path}: could not be written ({reason}){kept}") from error
 
 
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a text file, or nothing where there is no space for it.
+
+    Raises:
+        OSError: the line cannot be written; the message names the file.
+    """
+    try:
+        with open(path, "ab", buffering=0) as file:
+            before = os.fstat(file.fileno()).st_size
+            left = f"{line}\n".encode()
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        raise OSError(f"{path}: could not be written ({_reason(error)})") from error
+
+
 def check_writable(path: Path) -> None:
     """Raises now, before long work, what ``write_text`` and ``write_json`` would raise later.
 

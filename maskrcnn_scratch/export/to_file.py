@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 from torch import Tensor
@@ -100,7 +102,10 @@ def export_to_file(
         written = folder / f"model{kind.suffix}"
         program = export_program(model, options)
         with explain_conversion_errors(program, format):
-            kind.write(model, program, options, written)
+            try:
+                kind.write(model, program, options, written)
+            except OSError as error:
+                raise OSError(f"{path} can't be written: {error.strerror or error}") from error
             run = kind.load(written)
         trials = verify(model, options, run, [i.to(device) for i in images])
         report = VerificationReport(format, options, _versions(kind.packages), trials)
@@ -166,7 +171,19 @@ def write_pt2(
     model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
 ) -> None:
     text = json.dumps(metadata_of(options), ensure_ascii=False)
-    torch.export.save(program, path, extra_files={"metadata.json": text})
+    with through_memory(path) as stream:
+        torch.export.save(program, stream, extra_files={"metadata.json": text})
+
+
+@contextmanager
+def through_memory(path: Path) -> Iterator[IO[bytes]]:
+    """A stream whose content becomes the file ``path``.
+
+    Torch's writer of archives ends the process where the disk is full.
+    """
+    stream = io.BytesIO()
+    yield stream
+    path.write_bytes(stream.getbuffer())
 
 
 def load_pt2(path: Path) -> Run:
@@ -177,7 +194,8 @@ def load_pt2(path: Path) -> Run:
 def write_aoti(
     model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
 ) -> None:
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    with through_memory(path) as stream:
+        torch._inductor.aoti_compile_and_package(program, package_path=stream)
 
 
 def load_aoti(path: Path) -> Run:
