@@ -9,6 +9,7 @@ import tyro
 
 from maskrcnn_scratch.cli import UsageError
 from maskrcnn_scratch.files import check_writable, write_json, write_text
+from maskrcnn_scratch.user_code import errors_in_one_line
 
 
 def parity(
@@ -83,9 +84,15 @@ def parity(
     title = f"torch {torch.__version__}, torchvision {torchvision.__version__}, {device}"
     print(title)
     print(report.HEADER)
-    for check in parity_checks(run):
-        found.append(check)
-        print(report.row(check), flush=True)
+    try:
+        for check in parity_checks(run):
+            found.append(check)
+            print(report.row(check), flush=True)
+    except (TypeError, AttributeError, LookupError) as error:
+        if not replace:
+            raise
+        with errors_in_one_line(f"--replace {' '.join(replace)}"):
+            raise error
     if not found:
         raise UsageError(f"no check of {' '.join(checks)} can be made with these options")
     if json is not None:
