@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import errno
 import importlib
 import os
 
@@ -92,6 +93,20 @@ def test_any_error_of_an_exporter_is_explained(model, tmp_path, monkeypatch, ste
         export_to_file(model, tmp_path / "model.pt2", ExportOptions((128, 160)), "pt2")
     assert len(str(raised.value)) < 400
     assert len(raised.value.details) > 5000
+    assert os.listdir(tmp_path) == []
+
+
+def test_full_disk(model, tmp_path, monkeypatch):
+    from maskrcnn_scratch.export import to_file
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setitem(to_file.FORMATS, "pt2", to_file.FileFormat(".pt2", (), fail, fail))
+    monkeypatch.setattr(to_file, "export_program", lambda *args: None)
+    path = tmp_path / "model.pt2"
+    with pytest.raises(OSError, match=f"{path} can't be written: No space left on device"):
+        export_to_file(model, path, ExportOptions((128, 160)), "pt2")
     assert os.listdir(tmp_path) == []
 
 
