@@ -74,8 +74,8 @@ void nms(const Tensor& boxes,
     return workspace.bytes();
   };
   Tensor memory = torch::stable::new_empty(groups, {place_arrays(nullptr)}, ScalarType::Byte);
-  place_arrays(memory.mutable_data_ptr<uint8_t>());
   launch.clear(memory.mutable_data_ptr<uint8_t>(), zeros);
+  place_arrays(memory.mutable_data_ptr<uint8_t>());
 
   const int64_t blocks = images * ceil_div<int64_t>(candidates, kThreads);
   launch("nms_count", nms_count<T>, blocks, a);

@@ -37,8 +37,8 @@ HOST_DEVICE PasteAxis<T> paste_axis(B low, B high, int64_t mask_side, int64_t si
   return {origin > 0 ? origin : 0, end, origin, T(mask_side + 2) / T(length)};
 }
 
-// Image pixel `pixel`, which the box covers, is interpolated from the mask pixels `low` and `low + 1`, counted without the
-// border: from -1 to M, where those outside [0, M) are zero.
+// Image pixel `pixel`, which the box covers, is interpolated from the mask pixels `low` and `low +
+// 1`, counted without the border: from -1 to M, where those outside [0, M) are zero.
 template <typename T>
 struct PasteSample {
   int low;

@@ -41,8 +41,8 @@ struct PackedArguments {
 //   word, bit i being pixel i. Lane k keeps the position and the word of the warp's k-th column.
 // Masks of more than kMaskColumns - 1 columns are stretched part by part; an image column waits for
 // the part that it lies in.
-// Shared memory: stretched, one value per mask column and row, 8.3 KiB (float64: 16.5 KiB). 3 blocks
-// per multiprocessor: else the compiler aims at 6, and spills.
+// Shared memory: stretched, one value per mask column and row, 8.3 KiB (float64: 16.5 KiB). 3
+// blocks per multiprocessor: else the compiler aims at 6, and spills.
 template <typename T, typename B>
 __global__ void __launch_bounds__(kThreads, 3) paste_packed(const PackedArguments<T, B> a) {
   __shared__ T stretched[kMaskColumns + 1][kWordPixels];

@@ -46,6 +46,11 @@ void __stwb(T* to, T value) {
   *to = value;
 }
 
+#if __has_include(<sanitizer/asan_interface.h>)
+#include <sanitizer/asan_interface.h>
+#define MASKRCNN_POISON(address, bytes) ASAN_POISON_MEMORY_REGION(address, bytes)
+#endif
+
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
 inline const char* cudaGetErrorString(cudaError_t error) {
