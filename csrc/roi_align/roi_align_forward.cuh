@@ -13,10 +13,6 @@ constexpr int kChannels = 64;
 constexpr int kBins = 64;
 static_assert(kBins <= kThreads);
 
-// Samples of one axis that fit in the tables: 7 bins x 18 samples, or 14 x 9. With a sampling ratio
-// of 2 there are 14 and 28. Adaptive grids of larger RoIs are placed by each thread.
-constexpr int kTableSize = 128;
-
 template <typename S>
 struct FeatureMap {
   const S* data;
@@ -69,14 +65,6 @@ __device__ Axis<T> x_axis(const ForwardArguments<S>& a, const FeatureMap<S>& map
           map.width, map.stride_w};
 }
 
-// A sample in shared memory; low < 0 marks a sample outside the map. With offsets of type int,
-// where all offsets within an image's map fit, it has 16 bytes: one access.
-template <typename T, typename Offset>
-struct alignas(sizeof(Offset) == 4 ? 16 : 8) TableSample {
-  Offset low, high;
-  T w_low, w_high;
-};
-
 // In shared memory: the samples of all bins of one axis. For 7x7 bins of 2x2 samples the two tables
 // have 28 entries, instead of 4 weights and 4 offsets for each of 196 samples.
 template <typename T, typename Offset>
@@ -86,14 +74,9 @@ struct AxisTable {
   // Mapping: thread -> one sample. All threads of the block call it, and must synchronise before
   // they read the table. Without a map, all samples are outside.
   __device__ void fill(const Axis<T>& axis, int bins, bool has_map) {
-    const int grid = int(axis.samples.grid);
-    for (int i = threadIdx.x; i < bins * grid; i += kThreads) {
-      Sample<T> sample;
-      if (has_map && axis.place(i / grid, i % grid, sample)) {
-        samples[i] = {Offset(sample.low), Offset(sample.high), sample.w_low, sample.w_high};
-      } else {
-        samples[i] = {Offset(-1), Offset(-1), T(0), T(0)};
-      }
+    for (int i = threadIdx.x; i < bins * axis.samples.grid; i += kThreads) {
+      samples[i] = has_map ? table_sample<Offset>(axis.samples, i, axis.size, axis.stride)
+                           : TableSample<T, Offset>{Offset(-1), Offset(-1), T(0), T(0)};
     }
   }
 };

@@ -103,6 +103,17 @@ def test_backward(cuda, dtype, channels, deterministic):
             assert all(torch.equal(a, b) for a, b in zip(grads, again, strict=True))
 
 
+def test_backward_of_more_rois_than_a_list_holds(cuda):
+    """2,100 RoIs, of which most tiles meet few; a third is on the coarse level."""
+    rois, levels = inputs(2100, torch.float32)
+    levels = (torch.arange(2100) % 3 == 0).long()
+    rois[:, 3:] = torch.minimum(rois[:, 3:], rois[:, 1:3] + 20)
+    rest = (rois, levels, SCALES, *zip(*SIZES, strict=True), 2, 2, False, True)
+    grads = check_backward(cuda, (torch.ones(2100, 1, 2, 2), *rest), torch.float32, True)
+    again = cuda("multiscale_roi_align_backward")(torch.ones(2100, 1, 2, 2), *rest, True)
+    assert all(torch.equal(a, b) for a, b in zip(grads, again, strict=True))
+
+
 def test_backward_is_the_transpose_of_forward(cuda):
     """<forward(f), g> == <f, backward(g)>, in float64."""
     rois, levels = inputs(6, torch.float64)
