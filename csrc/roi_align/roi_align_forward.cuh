@@ -76,14 +76,15 @@ struct AxisTable {
   __device__ void fill(const Axis<T>& axis, int bins, bool has_map) {
     for (int i = threadIdx.x; i < bins * axis.samples.grid; i += kThreads) {
       samples[i] = has_map ? table_sample<Offset>(axis.samples, i, axis.size, axis.stride)
-                           : TableSample<T, Offset>{Offset(-1), Offset(-1), T(0), T(0)};
+                           : TableSample<T, Offset>{};
     }
   }
 };
 
-// V channels of one sample; `image` points to the first.
+// V channels of one sample; `image` points to the first. Nothing is added if it is not `inside`.
 template <typename S, int V, typename Placed, typename T>
-__device__ void add_sample(const S* image, const Placed& y, const Placed& x, T (&sums)[V]) {
+__device__ void add_sample(
+    const S* image, const Placed& y, const Placed& x, bool inside, T (&sums)[V]) {
   const auto v1 = load_vector<S, V>(image + (y.low + x.low));
   const auto v2 = load_vector<S, V>(image + (y.low + x.high));
   const auto v3 = load_vector<S, V>(image + (y.high + x.low));
@@ -92,21 +93,25 @@ __device__ void add_sample(const S* image, const Placed& y, const Placed& x, T (
   const T w3 = y.w_high * x.w_low, w4 = y.w_high * x.w_high;
 #pragma unroll
   for (int v = 0; v < V; ++v) {
-    sums[v] += ((w1 * T(v1.values[v]) + w2 * T(v2.values[v])) + w3 * T(v3.values[v])) +
-               w4 * T(v4.values[v]);
+    const T value = ((w1 * T(v1.values[v]) + w2 * T(v2.values[v])) + w3 * T(v3.values[v])) +
+                    w4 * T(v4.values[v]);
+    if (inside) sums[v] += value;  // the weights 0 of one outside would make NaN of infinity
   }
 }
 
-// V channels of one bin; y, x: its samples in the tables.
-template <typename S, int V, typename Placed, typename T>
+// V channels of one bin; y, x: its samples in the tables. Grid: y_grid and x_grid, or 0 for any.
+template <typename S, int V, int Grid, typename Placed, typename T>
 __device__ __forceinline__ void sum_table(
     const S* image, const Placed* y, int y_grid, const Placed* x, int x_grid, T (&sums)[V]) {
+  constexpr int kUnrolled = Grid > 0 ? Grid : 1;
+#pragma unroll kUnrolled
   for (int iy = 0; iy < y_grid; ++iy) {
     const Placed sample_y = y[iy];
-    if (sample_y.low < 0) continue;
+#pragma unroll kUnrolled
     for (int ix = 0; ix < x_grid; ++ix) {
       const Placed sample_x = x[ix];
-      if (sample_x.low >= 0) add_sample<S, V>(image, sample_y, sample_x, sums);
+      const bool inside = sample_y.is_inside() && sample_x.is_inside();
+      add_sample<S, V>(image, sample_y, sample_x, inside, sums);
     }
   }
 }
@@ -122,7 +127,7 @@ __device__ T sum_placed(const S* image, const Axis<T>& y, int ph, const Axis<T>&
     Sample<T> sy, sx;
     if (!y.place(ph, iy, sy)) continue;
     for (int64_t ix = x_begin; ix < x_end; ++ix) {
-      if (x.place(pw, ix, sx)) add_sample<S, 1>(image, sy, sx, sums);
+      if (x.place(pw, ix, sx)) add_sample<S, 1>(image, sy, sx, true, sums);
     }
   }
   return sums[0];
@@ -180,8 +185,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
       const int pw = (first_bin + bin) % a.pooled_width;
       T sums[1] = {};
       if (fits) {
-        sum_table<S, 1>(own + c * map.stride_c, &y_table.samples[ph * y_grid], y_grid,
-                        &x_table.samples[pw * x_grid], x_grid, sums);
+        sum_table<S, 1, 0>(own + c * map.stride_c, &y_table.samples[ph * y_grid], y_grid,
+                           &x_table.samples[pw * x_grid], x_grid, sums);
       } else if (found) {
         sums[0] = sum_placed(own + c * map.stride_c, y(), ph, x(), pw);
       }

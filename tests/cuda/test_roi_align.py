@@ -185,6 +185,26 @@ def test_indices_out_of_range_give_zeros(cuda):
             torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_samples_outside_the_map_are_zero_beside_infinity(cuda, channels_last):
+    """They are read at the first pixel, with weights of zero."""
+    maps = [torch.full((1, 4, 3, 5), math.inf)]
+    if channels_last:
+        maps[0] = maps[0].contiguous(memory_format=torch.channels_last)
+    rois = torch.tensor([[0.0, -20, 0, -10, 2], [0, 0, -9, 4, 3], [1, 0, 0, 2, 2]])
+    levels = torch.zeros(3, dtype=torch.int64)
+    pooled = cuda("multiscale_roi_align")(maps, rois, levels, [1.0], 2, 2, 2, False, channels_last)
+    cpu = kernels.multiscale_roi_align(
+        maps, rois[:2], levels[:2], [1.0], 2, 2, 2, False, channels_last
+    )
+    assert torch.equal(pooled[:2], cpu)
+    assert torch.count_nonzero(pooled[[0, 2]]) == 0
+    assert pooled[1].isinf().any() and pooled[1].eq(0).any()
+    none = [maps[0][:0]]
+    pooled = cuda("multiscale_roi_align")(none, rois, levels, [1.0], 2, 2, 2, False, channels_last)
+    assert torch.count_nonzero(pooled) == 0
+
+
 def test_checked_mode_raises(cuda, monkeypatch):
     monkeypatch.setenv("MASKRCNN_CHECKED", "1")
     maps = features(4, torch.float32, True)
