@@ -28,13 +28,15 @@ from typing import Any
 import torch
 
 # What a kernel produces, and the instruction of which each makes one for a thread. Its main loop is
-# the longest of the innermost loops that have one, without loops inside that have none. Stores make
-# as many as they are wide.
+# the longest of the innermost loops that have one, without loops inside that have none. Loads and
+# stores make as many as they are wide.
+LOADS = r"LDG\b"
 STORES = r"ST[GS]\b"
 VOTE = r"VOTE\b"
 DIVISION = r"MUFU\.RCP"
 UNITS = {
     r"roi_align_forward_vectors<.*, 2, (true|false)>": ("element", STORES),
+    r"roi_align_backward_.*, 4>": ("bin, pixel and channel", LOADS),
     r"nms_compare": ("pair", VOTE),
     r"nms_rank<float>": ("pair", r"FSETP\.GT"),
     r"best_of_gt|match_boxes": ("pair", DIVISION),
@@ -188,7 +190,7 @@ def instructions_per_unit(sass: str, kernel: str) -> float | None:
         found = re.search(rf"^(?:@\S+ +)?({marker}\S*)", text)
         if found is None:
             return 0
-        if not found[1].startswith("ST"):
+        if not found[1].startswith(("LD", "ST")):
             return 1
         width = re.search(r"\.(U8|U16|64|128)\b", found[1])
         return {"U8": 1, "U16": 2, "64": 8, "128": 16}[width[1]] / element if width else 4 / element

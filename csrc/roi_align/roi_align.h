@@ -119,21 +119,33 @@ pixel_weight(const SampleAxis<T>& axis, int64_t bin_index, int64_t pixel, int64_
   return weight;
 }
 
-// False only if no sample of the RoI reads one of the pixels [first, last]; NaN reads none.
+// Tiles of `tile` pixels of the axis that the RoI may read: [begin, end). No other tile is read;
+// NaN reads none.
 template <typename T>
-HOST_DEVICE bool touches(const SampleAxis<T>& axis, int64_t bins, int64_t first, int64_t last) {
+HOST_DEVICE void tile_range(
+    const SampleAxis<T>& axis, int bins, int tile, int64_t tiles, int64_t& begin, int64_t& end) {
   const T other = axis.start + T(bins) * axis.bin;
   const T low = axis.start < other ? axis.start : other;
   const T high = axis.start < other ? other : axis.start;
   const T margin = T(2) + (high - low) * T(1e-5);  // a pixel, and the rounding of positions
-  return low <= T(last) + margin && high >= T(first) - margin;
+  const T first = (low - margin) / T(tile), last = (high + margin) / T(tile);
+  begin = end = 0;
+  if (!(last >= T(0) && first < T(tiles))) return;  // outside, or NaN
+  if (first > T(0)) begin = int64_t(first);
+  end = last < T(tiles) ? int64_t(last) + 1 : tiles;
+  if (begin > tiles) begin = tiles;  // T(tiles) may be rounded up
+  if (end > tiles) end = tiles;
 }
 
 // The number of samples per bin, by which its sum is divided.
 template <typename T>
-HOST_DEVICE T sample_count(const SampleAxis<T>& y, const SampleAxis<T>& x) {
-  const int64_t count = y.grid * x.grid;
+HOST_DEVICE T sample_count(int64_t y_grid, int64_t x_grid) {
+  const int64_t count = y_grid * x_grid;
   return T(count > 1 ? count : 1);
+}
+template <typename T>
+HOST_DEVICE T sample_count(const SampleAxis<T>& y, const SampleAxis<T>& x) {
+  return sample_count<T>(y.grid, x.grid);
 }
 
 }  // namespace maskrcnn

@@ -5,6 +5,7 @@
 //   atomic:        a block owns a RoI and adds to the tiles that it touches
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "roi_align_backward_tile.cuh"
@@ -12,44 +13,37 @@
 namespace maskrcnn {
 namespace {
 
-// The RoIs that touch one tile, in ascending order, a batch at a time.
-template <typename Grad, typename Map>
+// Blocks that a multiprocessor must hold: sums of vectors leave registers for three.
+template <int V>
+constexpr int kBlocks = V == 4 ? 3 : kBlocksPerSm;
+
+// RoIs of which a list is made at a time: one word of bits for each lane of a warp.
+constexpr int kListed = 32 * 32;
+
+// In shared memory: those of kListed RoIs that touch a tile.
 struct TileRois {
-  const BackwardArguments<Grad, Map>& a;
-  int64_t level, image, tile_y, tile_x;
-  int64_t next = 0;  // RoI to test
+  int size;
+  int rois[kListed];  // relative to the first of the kListed
 
-  __device__ bool touched_by(int64_t r) const {
-    int64_t roi_level, roi_image;
-    if (!a.rois.locate(r, roi_level, roi_image) || roi_level != level || roi_image != image) {
-      return false;
-    }
-    return touches(a.y_axis(r, level), a.pooled_height, tile_y, tile_y + kTile - 1) &&
-           touches(a.x_axis(r, level), a.pooled_width, tile_x, tile_x + kTile - 1);
-  }
-
-  // Fills the batch with the next RoIs that touch the tile.
+  // Lists the bits that are set, in ascending order.
   //
-  // Mapping: thread -> one of kThreads RoIs at a time. All threads of the block call it; it ends
-  // with a barrier. RoIs that a full batch has no room for are tested again for the next batch.
-  template <typename T>
-  __device__ void fill(Batch<T>& batch, int (&found_by_warp)[kWarps]) {
-    int size = 0;
-    while (size < kBatch && next < a.rois.count) {
-      const int64_t r = next + threadIdx.x;
-      const bool found = r < a.rois.count && touched_by(r);
-      int total;
-      const int entry = size + count_before(found, found_by_warp, total);
-      if (found && entry < kBatch) {
-        batch.roi[entry] = r;
-        batch.tile_y[entry] = tile_y;
-        batch.tile_x[entry] = tile_x;
+  // Mapping: the first warp; lane -> one word, then one bit of each word that is not zero. A bit's
+  // place is the number of bits set before it. All threads of the block call it; it begins and ends
+  // with a barrier.
+  // Example: words 0b1001 and 0b10 give the RoIs 0, 3 and 33.
+  __device__ void fill(const unsigned* words, int64_t count) {
+    __syncthreads();  // nobody reads the last list
+    if (threadIdx.x < 32) {
+      const unsigned lane = threadIdx.x, own = lane < count ? words[lane] : 0;
+      int before = 0;
+      for (unsigned left = __ballot_sync(~0u, own != 0); left != 0; left &= left - 1) {
+        const int word = __ffsll(left) - 1;
+        const unsigned bits = __shfl_sync(~0u, own, word);
+        if (bits >> lane & 1) rois[before + __popc(bits & ((1u << lane) - 1))] = 32 * word + lane;
+        before += __popc(bits);
       }
-      __syncthreads();
-      size += total;
-      next = size > kBatch ? batch.roi[kBatch - 1] + 1 : next + kThreads;
+      if (lane == 0) size = before;
     }
-    if (threadIdx.x == 0) batch.size = size < kBatch ? size : kBatch;
     __syncthreads();
   }
 };
@@ -57,48 +51,60 @@ struct TileRois {
 // Deterministic backward pass: every pixel is written once, by one thread.
 //
 // Mapping: block -> one tile of one map and 64 channels of it, thread -> see TileSums. The block
-// collects the RoIs that touch its tile (TileRois), adds them in ascending order in registers, and
-// writes the sums, zeros included: maps need no fill, results no atomics.
-// Shared memory: Batch (at most 8 RoIs and their weights), found_by_warp [kWarps].
+// lists the RoIs that touch its tile (TileRois), adds them in ascending order in registers, and
+// writes the sums, zeros included: maps need no fill, results no atomics. Tiles of coarse levels
+// come first: many RoIs touch each, so that their blocks take longest.
+// Shared memory: TileRois (1,024 RoIs); Batch (at most 8 of them and their weights).
 //
-// Cost: each tile tests all RoIs, and the gradient of a RoI is read once per tile that it touches.
-// Estimate for 1,000 RoIs of 800x1344: 190 MB read from L2 for 50 MB of gradient.
+// Cost: the gradient of a RoI is read once per tile that it touches. Estimate for 1,000 RoIs of
+// 800x1344: 190 MB read from L2 for 50 MB of gradient.
 template <typename S, int V>
-__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
+__global__ void __launch_bounds__(kThreads, kBlocks<V>)
     roi_align_backward_deterministic(const __grid_constant__ BackwardArguments<S, S> a) {
   using T = accumulate_t<S>;
   using Sums = TileSums<T, V>;
+  __shared__ TileRois list;
   __shared__ Batch<T> batch;
-  __shared__ int found_by_warp[kWarps];
 
-  int64_t items = 0;
-  for (int64_t l = 0; l < a.rois.num_levels; ++l) items += a.tiles(l) * a.channel_blocks();
+  const int64_t items = a.first_tile(-1) * a.channel_blocks();
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t channel = item % a.channel_blocks() * kTileChannels + Sums::channel();
-    int64_t tile = item / a.channel_blocks(), level = 0;
-    for (; tile >= a.tiles(level); ++level) tile -= a.tiles(level);
+    const unsigned* words = a.tile_rois + item / a.channel_blocks() * a.words();
+    int64_t tile = item / a.channel_blocks(), level = a.rois.num_levels - 1;
+    for (; tile >= a.tiles(level); --level) tile -= a.tiles(level);
     const GradMap<S>& map = a.maps[level];
-    TileRois<S, S> rois{a, level, tile / map.tiles_x() / map.tiles_y(),
-                        tile / map.tiles_x() % map.tiles_y() * kTile, tile % map.tiles_x() * kTile};
+    const int64_t tile_y = tile / map.tiles_x() % map.tiles_y() * kTile;
+    const int64_t tile_x = tile % map.tiles_x() * kTile;
     Sums sums;
     sums.clear();
-    while (rois.next < a.rois.count) {
-      rois.fill(batch, found_by_warp);
-      for (int ph = 0; ph < a.pooled_height; ph += kBinsPerRound) {
-        for (int pw = 0; pw < a.pooled_width; pw += kBinsPerRound) {
-          set_batch_weights(a, level, ph, pw, batch);
-          __syncthreads();
-          for (int b = 0; b < batch.size && channel < a.channels; ++b) {
-            const int64_t bin = (batch.roi[b] * a.pooled_height + ph) * a.pooled_width + pw;
-            sums.add(a.grad + bin * a.channels + channel, a.pooled_width, a.channels, batch.rows[b],
-                     batch.columns[b]);
+    for (int64_t first = 0; first < a.rois.count; first += kListed) {
+      list.fill(words + first / 32, a.words() - first / 32);
+      for (int begin = 0; begin < list.size; begin += kBatch) {
+        const int b = threadIdx.x;
+        if (b < kBatch && begin + b < list.size) {
+          batch.roi[b] = first + list.rois[begin + b];
+          batch.tile_y[b] = tile_y;
+          batch.tile_x[b] = tile_x;
+        }
+        if (b == 0) batch.size = list.size - begin < kBatch ? list.size - begin : kBatch;
+        __syncthreads();
+        for (int ph = 0; ph < a.pooled_height; ph += kBinsPerRound) {
+          for (int pw = 0; pw < a.pooled_width; pw += kBinsPerRound) {
+            set_batch_weights(a, level, ph, pw, batch);
+            __syncthreads();
+            for (int b = 0; b < batch.size && channel < a.channels; ++b) {
+              const int64_t bin = (batch.roi[b] * a.pooled_height + ph) * a.pooled_width + pw;
+              sums.add(a.grad + bin * a.channels + channel, a.pooled_width, a.channels,
+                       batch.rows[b], batch.columns[b]);
+            }
+            __syncthreads();
           }
-          __syncthreads();
         }
       }
     }
     if (channel >= a.channels) continue;
-    sums.for_each_pixel(map, rois.image, rois.tile_y, rois.tile_x, a.channels,
+    const int64_t image = tile / map.tiles_x() / map.tiles_y();
+    sums.for_each_pixel(map, image, tile_y, tile_x, a.channels,
                         [&](int64_t offset, const T(&values)[V]) {
                           Vector<S, V> out;
 #pragma unroll
@@ -121,19 +127,12 @@ __device__ void atomic_add(T* to, const T (&values)[V]) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 template <>
 __device__ void atomic_add<float, 4>(float* to, const float (&values)[4]) {
-  atomicAdd(reinterpret_cast<float4*>(to), make_float4(values[0], values[1], values[2], values[3]));
+  const float4 four = make_float4(values[0], values[1], values[2], values[3]);
+  if (four.x != 0 || four.y != 0 || four.z != 0 || four.w != 0) {
+    atomicAdd(reinterpret_cast<float4*>(to), four);
+  }
 }
 #endif
-
-// Tiles of an axis that a RoI may touch: [begin, end).
-template <typename T>
-__device__ void tile_range(
-    const SampleAxis<T>& axis, int bins, int64_t tiles, int64_t& begin, int64_t& end) {
-  begin = 0;
-  end = tiles;
-  while (begin < end && !touches(axis, bins, begin * kTile, begin * kTile + kTile - 1)) ++begin;
-  while (begin < end && !touches(axis, bins, end * kTile - kTile, end * kTile - 1)) --end;
-}
 
 // Atomic backward pass: a RoI adds to the maps, which are zero before.
 //
@@ -145,7 +144,7 @@ __device__ void tile_range(
 // Estimate: faster than the deterministic kernel where many RoIs touch few tiles, which then are
 // the work of few blocks. The sums are rounded in an order that differs from run to run.
 template <typename S, int V>
-__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
+__global__ void __launch_bounds__(kThreads, kBlocks<V>)
     roi_align_backward_atomic(const __grid_constant__ BackwardArguments<S, accumulate_t<S>> a) {
   using T = accumulate_t<S>;
   using Sums = TileSums<T, V>;
@@ -159,8 +158,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     if (!a.rois.locate(r, level, image)) continue;  // the same for all threads
     const GradMap<T>& map = a.maps[level];
     int64_t y_begin, y_end, x_begin, x_end;
-    tile_range(a.y_axis(r, level), a.pooled_height, map.tiles_y(), y_begin, y_end);
-    tile_range(a.x_axis(r, level), a.pooled_width, map.tiles_x(), x_begin, x_end);
+    a.tile_range(r, level, 0, y_begin, y_end);
+    a.tile_range(r, level, 1, x_begin, x_end);
     const int64_t width = x_end - x_begin, tiles = (y_end - y_begin) * width;
     for (int64_t first = 0; first < tiles; first += kBatch) {
       for (int64_t b = threadIdx.x; b < kBatch && first + b < tiles; b += kThreads) {
@@ -215,8 +214,17 @@ std::vector<Tensor> backward(const Tensor& grad,
       .sampling_ratio = sampling_ratio,
       .aligned = aligned,
   };
+  const int64_t longest = std::max(grad.size(2), grad.size(3)) * sampling_ratio;
+  arguments.table_size = int(sampling_ratio > 0 && longest < kTableSize ? longest : kTableSize);
+  using Placed = typename BackwardArguments<S, Map>::Placed;
+  const auto ints = [&](std::vector<int64_t> sizes) {
+    return torch::stable::new_empty(grad, sizes, ScalarType::Int);
+  };
+  Tensor grids = ints({rois.count, 2});
+  Tensor table = ints({rois.count, 2, arguments.table_size, sizeof(Placed) / sizeof(int)});
+  arguments.grids = grids.mutable_data_ptr<int>();
+  arguments.table = reinterpret_cast<Placed*>(table.mutable_data_ptr<int>());
   std::vector<Tensor> maps;
-  int64_t tiles = 0;
   bool vectors = channels % kVector == 0 && is_aligned(arguments.grad, kVector * sizeof(S));
   for (size_t l = 0; l < scales.size(); ++l) {
     const std::vector<int64_t> sizes = {rois.num_images, channels, heights[l], widths[l]};
@@ -226,8 +234,15 @@ std::vector<Tensor> backward(const Tensor& grad,
     Map* data = maps[l].template mutable_data_ptr<Map>();
     arguments.maps[l] = GradMap<Map>{data, heights[l], widths[l], T(scales[l])};
     vectors = vectors && is_aligned(data, kVector * sizeof(Map));
-    tiles += arguments.tiles(l);
   }
+  const int64_t tiles = arguments.first_tile(-1);  // of all levels
+  Tensor tile_rois = ints({kDeterministic ? tiles : 0, arguments.words()});
+  if (kDeterministic) {
+    torch::stable::zero_(tile_rois);
+    arguments.tile_rois = reinterpret_cast<unsigned*>(tile_rois.mutable_data_ptr<int>());
+  }
+  launch("roi_align_backward_prepare", roi_align_backward_prepare<S, Map>,
+         ceil_div<int64_t>(rois.count, kWarps), arguments);
   if constexpr (kDeterministic) {
     launch("roi_align_backward_deterministic",
            vectors ? roi_align_backward_deterministic<S, kVector>

@@ -9,17 +9,9 @@
 // pixel, rather than add four corners per sample atomically.
 #pragma once
 
-#include "../common/block_count.cuh"
-#include "roi_align_cuda.cuh"
+#include "roi_align_backward_prepare.cuh"
 
 namespace maskrcnn {
-
-// A tile is 8x8 pixels and 64 channels: 4,096 sums, 16 per thread, which fit in registers. 64
-// channels are 256 bytes of float32, so that half a warp reads a pixel of the gradient in whole
-// cache lines. A larger tile would leave most pixels of a small RoI's tile untouched.
-constexpr int kTile = 8;
-constexpr int kTilePixels = kTile * kTile;
-constexpr int kTileChannels = 64;
 
 // (RoI, tile) pairs per batch. A batch has 8 * 2 * 8 = 128 rows and columns, whose weights half of
 // the block's threads compute at once; weights then take 8 * 16 * 18 * 4 bytes, some 9 KiB of
@@ -29,43 +21,6 @@ constexpr int kBatch = 8;
 // Bins of an axis whose weights are kept at a time: enough for 7 and 14, the sizes of the two
 // heads. More bins take several rounds.
 constexpr int kBinsPerRound = 16;
-
-template <typename S>
-struct GradMap {
-  S* data;  // [N, H_l, W_l, F]
-  int64_t height, width;
-  accumulate_t<S> scale;
-
-  HOST_DEVICE int64_t tiles_y() const { return ceil_div<int64_t>(height, kTile); }
-  HOST_DEVICE int64_t tiles_x() const { return ceil_div<int64_t>(width, kTile); }
-};
-
-// Grad: dtype of the incoming gradient; Map: of the maps that are written.
-template <typename Grad, typename Map>
-struct BackwardArguments {
-  using T = accumulate_t<Grad>;
-  GradMap<Map> maps[kMaxLevels];
-  CudaRois<T> rois;
-  const Grad* grad;  // [R, S, S, F]
-  int64_t channels;
-  int pooled_height, pooled_width, sampling_ratio;
-  bool aligned;
-
-  HOST_DEVICE int64_t channel_blocks() const { return ceil_div<int64_t>(channels, kTileChannels); }
-  HOST_DEVICE int64_t tiles(int64_t level) const {
-    return rois.num_images * maps[level].tiles_y() * maps[level].tiles_x();
-  }
-
-  __device__ SampleAxis<T> y_axis(int64_t r, int64_t level) const {
-    const T* box = rois.box(r);
-    return sample_axis(box[1], box[3], T(maps[level].scale), pooled_height, sampling_ratio,
-                       aligned);
-  }
-  __device__ SampleAxis<T> x_axis(int64_t r, int64_t level) const {
-    const T* box = rois.box(r);
-    return sample_axis(box[0], box[2], T(maps[level].scale), pooled_width, sampling_ratio, aligned);
-  }
-};
 
 // Weights of a round's bins on one row or column of a tile: zero outside [begin, end).
 template <typename T>
@@ -84,22 +39,41 @@ struct Batch {
   PixelWeights<T> rows[kBatch][kTile], columns[kBatch][kTile];
 };
 
-template <typename T>
-__device__ void set_weights(const SampleAxis<T>& axis,
+// Mapping: thread -> one row (axis 0) or column (axis 1) of one pair.
+template <typename Grad, typename Map, typename T>
+__device__ void set_weights(const BackwardArguments<Grad, Map>& a,
+                            int64_t r,
+                            int64_t level,
+                            int axis,
                             int first_bin,
-                            int bins,
                             int64_t pixel,
-                            int64_t size,
-                            T factor,
                             PixelWeights<T>& weights) {
   int begin = kBinsPerRound, end = 0;
-  const int count = bins - first_bin < kBinsPerRound ? bins - first_bin : kBinsPerRound;
-  for (int i = 0; i < count && pixel < size; ++i) {
-    const T weight = pixel_weight(axis, first_bin + i, pixel, size);
-    weights.weight[i] = weight * factor;
-    if (weight == T(0)) continue;
-    if (i < begin) begin = i;
-    end = i + 1;
+  if (pixel < a.maps[level].size(axis)) {
+    const int grid = a.grid(r, axis), left = a.pooled(axis) - first_bin;
+    const bool in_table = a.fits_table(grid, axis);
+    const auto* samples = a.samples(r, axis) + (in_table ? first_bin * grid : 0);
+    // The mean over the samples of both axes is taken in the rows.
+    const T factor = axis == 0 ? T(1) / sample_count<T>(grid, a.grid(r, 1)) : T(1);
+#pragma unroll 1
+    for (int i = 0; i < kBinsPerRound && i < left; ++i) {
+      T weight = T(0);
+      if (in_table) {
+#pragma unroll 1
+        for (int k = 0; k < grid; ++k) {
+          const auto sample = *samples++;
+          if (sample.low == int(pixel)) weight += sample.w_low;
+          if (sample.high == int(pixel)) weight += sample.w_high;
+        }
+      } else {
+        weight =
+            pixel_weight(a.axis(r, level, axis), first_bin + i, pixel, a.maps[level].size(axis));
+      }
+      weights.weight[i] = weight * factor;
+      if (weight == T(0)) continue;
+      if (i < begin) begin = i;
+      end = i + 1;
+    }
   }
   weights.begin = begin;
   weights.end = end;
@@ -116,16 +90,10 @@ __device__ void set_batch_weights(const BackwardArguments<Grad, Map>& a,
                                   int first_pw,
                                   Batch<T>& batch) {
   for (int i = threadIdx.x; i < batch.size * 2 * kTile; i += kThreads) {
-    const int b = i / (2 * kTile), pixel = i % kTile;
-    const auto y = a.y_axis(batch.roi[b], level), x = a.x_axis(batch.roi[b], level);
-    if (i / kTile % 2 == 0) {
-      const T factor = T(1) / sample_count(y, x);
-      set_weights(y, first_ph, a.pooled_height, batch.tile_y[b] + pixel, a.maps[level].height,
-                  factor, batch.rows[b][pixel]);
-    } else {
-      set_weights(x, first_pw, a.pooled_width, batch.tile_x[b] + pixel, a.maps[level].width, T(1),
-                  batch.columns[b][pixel]);
-    }
+    const int b = i / (2 * kTile), axis = i / kTile % 2, pixel = i % kTile;
+    set_weights(a, batch.roi[b], level, axis, axis == 0 ? first_ph : first_pw,
+                (axis == 0 ? batch.tile_y[b] : batch.tile_x[b]) + pixel,
+                axis == 0 ? batch.rows[b][pixel] : batch.columns[b][pixel]);
   }
 }
 
@@ -163,10 +131,13 @@ struct TileSums {
     for (int own = 0; own < kOwn; ++own) {
       const PixelWeights<T>& y = rows[pixel(own) / kTile];
       const PixelWeights<T>& x = columns[pixel(own) % kTile];
+      // A pixel meets one to three bins of an axis: unrolled, most code would be for more.
+#pragma unroll 1
       for (int ph = y.begin; ph < y.end; ++ph) {
-        for (int pw = x.begin; pw < x.end; ++pw) {
-          const auto value =
-              load_vector<Grad, V>(grad + (int64_t(ph) * pooled_width + pw) * channels);
+        const Grad* from = grad + (int64_t(ph) * pooled_width + x.begin) * channels;
+#pragma unroll 1
+        for (int pw = x.begin; pw < x.end; ++pw, from += channels) {
+          const auto value = load_vector<Grad, V>(from);
           const T weight = y.weight[ph] * x.weight[pw];
 #pragma unroll
           for (int v = 0; v < V; ++v) sums[own][v] += weight * T(value.values[v]);

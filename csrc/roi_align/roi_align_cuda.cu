@@ -83,6 +83,7 @@ Tensor forward(const std::vector<Tensor>& features,
     arguments.maps[l] = {f.const_data_ptr<S>(), f.size(2),   f.size(3),   f.stride(0),
                          f.stride(1),           f.stride(2), f.stride(3), T(scales[l])};
   }
+  if (num_images == 0) return torch::stable::zero_(output);  // no pixel that could be read
   if constexpr (sizeof(S) <= sizeof(float)) {
     constexpr int kVector = kVectorBytes / sizeof(S);
     if (takes_vectors<S>(features, kVector)) {

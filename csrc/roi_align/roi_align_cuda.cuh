@@ -55,4 +55,33 @@ struct CudaRois {
   __device__ const T* box(int64_t r) const { return data + 5 * r + 1; }  // x1, y1, x2, y2
 };
 
+// Samples of one axis that fit in a table: 7 bins x 18 samples, or 14 x 9. With a sampling ratio of
+// 2 there are 14 and 28. Adaptive grids of larger RoIs are placed by each thread.
+constexpr int kTableSize = 128;
+
+// A sample in a table. All are zero for one outside the map: it can be read like others. With
+// offsets of type int, where all of them fit, it has 16 bytes: one access.
+template <typename T, typename Offset>
+struct alignas(sizeof(Offset) == 4 ? 16 : 8) TableSample {
+  Offset low, high;
+  T w_low, w_high;
+
+  // The weights add up to 1.
+  __device__ bool is_inside() const { return w_low > T(0) || w_high > T(0); }
+};
+
+// Sample i of an axis, bin after bin; `low` and `high` in elements (pixel * stride).
+template <typename Offset, typename T>
+__device__ TableSample<T, Offset> table_sample(const SampleAxis<T>& axis,
+                                               int i,
+                                               int64_t size,
+                                               int64_t stride) {
+  const int grid = int(axis.grid);
+  Sample<T> sample;
+  if (!interpolate(sample_position(axis, i / grid, i % grid), size, sample)) {
+    return {};
+  }
+  return {Offset(sample.low * stride), Offset(sample.high * stride), sample.w_low, sample.w_high};
+}
+
 }  // namespace maskrcnn

@@ -13,10 +13,6 @@ constexpr int kChannels = 64;
 constexpr int kBins = 64;
 static_assert(kBins <= kThreads);
 
-// Samples of one axis that fit in the tables: 7 bins x 18 samples, or 14 x 9. With a sampling ratio
-// of 2 there are 14 and 28. Adaptive grids of larger RoIs are placed by each thread.
-constexpr int kTableSize = 128;
-
 template <typename S>
 struct FeatureMap {
   const S* data;
@@ -69,14 +65,6 @@ __device__ Axis<T> x_axis(const ForwardArguments<S>& a, const FeatureMap<S>& map
           map.width, map.stride_w};
 }
 
-// A sample in shared memory; low < 0 marks a sample outside the map. With offsets of type int,
-// where all offsets within an image's map fit, it has 16 bytes: one access.
-template <typename T, typename Offset>
-struct alignas(sizeof(Offset) == 4 ? 16 : 8) TableSample {
-  Offset low, high;
-  T w_low, w_high;
-};
-
 // In shared memory: the samples of all bins of one axis. For 7x7 bins of 2x2 samples the two tables
 // have 28 entries, instead of 4 weights and 4 offsets for each of 196 samples.
 template <typename T, typename Offset>
@@ -86,21 +74,17 @@ struct AxisTable {
   // Mapping: thread -> one sample. All threads of the block call it, and must synchronise before
   // they read the table. Without a map, all samples are outside.
   __device__ void fill(const Axis<T>& axis, int bins, bool has_map) {
-    const int grid = int(axis.samples.grid);
-    for (int i = threadIdx.x; i < bins * grid; i += kThreads) {
-      Sample<T> sample;
-      if (has_map && axis.place(i / grid, i % grid, sample)) {
-        samples[i] = {Offset(sample.low), Offset(sample.high), sample.w_low, sample.w_high};
-      } else {
-        samples[i] = {Offset(-1), Offset(-1), T(0), T(0)};
-      }
+    for (int i = threadIdx.x; i < bins * axis.samples.grid; i += kThreads) {
+      samples[i] = has_map ? table_sample<Offset>(axis.samples, i, axis.size, axis.stride)
+                           : TableSample<T, Offset>{};
     }
   }
 };
 
-// V channels of one sample; `image` points to the first.
+// V channels of one sample; `image` points to the first. Nothing is added if it is not `inside`.
 template <typename S, int V, typename Placed, typename T>
-__device__ void add_sample(const S* image, const Placed& y, const Placed& x, T (&sums)[V]) {
+__device__ void add_sample(
+    const S* image, const Placed& y, const Placed& x, bool inside, T (&sums)[V]) {
   const auto v1 = load_vector<S, V>(image + (y.low + x.low));
   const auto v2 = load_vector<S, V>(image + (y.low + x.high));
   const auto v3 = load_vector<S, V>(image + (y.high + x.low));
@@ -109,21 +93,25 @@ __device__ void add_sample(const S* image, const Placed& y, const Placed& x, T (
   const T w3 = y.w_high * x.w_low, w4 = y.w_high * x.w_high;
 #pragma unroll
   for (int v = 0; v < V; ++v) {
-    sums[v] += ((w1 * T(v1.values[v]) + w2 * T(v2.values[v])) + w3 * T(v3.values[v])) +
-               w4 * T(v4.values[v]);
+    const T value = ((w1 * T(v1.values[v]) + w2 * T(v2.values[v])) + w3 * T(v3.values[v])) +
+                    w4 * T(v4.values[v]);
+    if (inside) sums[v] += value;  // the weights 0 of one outside would make NaN of infinity
   }
 }
 
-// V channels of one bin; y, x: its samples in the tables.
-template <typename S, int V, typename Placed, typename T>
+// V channels of one bin; y, x: its samples in the tables. Grid: y_grid and x_grid, or 0 for any.
+template <typename S, int V, int Grid, typename Placed, typename T>
 __device__ __forceinline__ void sum_table(
     const S* image, const Placed* y, int y_grid, const Placed* x, int x_grid, T (&sums)[V]) {
+  constexpr int kUnrolled = Grid > 0 ? Grid : 1;
+#pragma unroll kUnrolled
   for (int iy = 0; iy < y_grid; ++iy) {
     const Placed sample_y = y[iy];
-    if (sample_y.low < 0) continue;
+#pragma unroll kUnrolled
     for (int ix = 0; ix < x_grid; ++ix) {
       const Placed sample_x = x[ix];
-      if (sample_x.low >= 0) add_sample<S, V>(image, sample_y, sample_x, sums);
+      const bool inside = sample_y.is_inside() && sample_x.is_inside();
+      add_sample<S, V>(image, sample_y, sample_x, inside, sums);
     }
   }
 }
@@ -139,7 +127,7 @@ __device__ T sum_placed(const S* image, const Axis<T>& y, int ph, const Axis<T>&
     Sample<T> sy, sx;
     if (!y.place(ph, iy, sy)) continue;
     for (int64_t ix = x_begin; ix < x_end; ++ix) {
-      if (x.place(pw, ix, sx)) add_sample<S, 1>(image, sy, sx, sums);
+      if (x.place(pw, ix, sx)) add_sample<S, 1>(image, sy, sx, true, sums);
     }
   }
   return sums[0];
@@ -197,8 +185,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
       const int pw = (first_bin + bin) % a.pooled_width;
       T sums[1] = {};
       if (fits) {
-        sum_table<S, 1>(own + c * map.stride_c, &y_table.samples[ph * y_grid], y_grid,
-                        &x_table.samples[pw * x_grid], x_grid, sums);
+        sum_table<S, 1, 0>(own + c * map.stride_c, &y_table.samples[ph * y_grid], y_grid,
+                           &x_table.samples[pw * x_grid], x_grid, sums);
       } else if (found) {
         sums[0] = sum_placed(own + c * map.stride_c, y(), ph, x(), pw);
       }

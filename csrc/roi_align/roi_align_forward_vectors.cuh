@@ -10,6 +10,10 @@ struct BinSamples {
   int y, x;
 };
 
+// Blocks that a multiprocessor must hold: three where no registers spill.
+template <typename S, int Grid>
+constexpr int kVectorBlocks = sizeof(S) == 4 && Grid == 2 ? 3 : kBlocksPerSm;
+
 // One RoI after another, up to 64 bins at a time, all channels.
 //
 // Mapping: block -> (RoI, block of bins). Within a block:
@@ -22,11 +26,11 @@ struct BinSamples {
 //
 // Grid: samples per bin and axis, or 0 for any number. With Grid = 2, that of torchvision's models,
 // the four samples of a bin are unrolled, their sum is divided by multiplying with 1/4, which is
-// exact, and no loop is left between the loads. It needs both tables to hold all samples.
+// exact, and no loop or branch is left between the loads. It needs both tables to hold all samples.
 //
 // Needs maps aligned to V elements, and offsets within an image's map that fit in an int.
 template <typename S, int V, int Grid, bool ChannelsLastOutput>
-__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
+__global__ void __launch_bounds__(kThreads, kVectorBlocks<S, Grid>)
     roi_align_forward_vectors(const __grid_constant__ ForwardArguments<S> a) {
   using T = accumulate_t<S>;
   __shared__ AxisTable<T, int> y_table, x_table;
@@ -72,8 +76,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
         const int c = lane * V;
         T sums[V] = {};
         if (fits) {
-          sum_table<S, V>(own + first + c, &y_table.samples[samples.y], y_grid,
-                          &x_table.samples[samples.x], x_grid, sums);
+          sum_table<S, V, Grid>(own + first + c, &y_table.samples[samples.y], y_grid,
+                                &x_table.samples[samples.x], x_grid, sums);
         } else if (found) {
           const int ph = (first_bin + bin) / a.pooled_width;
           const int pw = (first_bin + bin) % a.pooled_width;

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch.check_parts import remember_parts
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
+from maskrcnn_scratch.inference.box_features import use_channels_last_box_features
 from maskrcnn_scratch.inference.conv_epilogues import fuse_epilogues
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
 from maskrcnn_scratch.inference.fold_batch_norm import fold_batch_norms
@@ -42,7 +43,8 @@ def optimize(
     The two predictions of the RPN always become one convolution. On a GPU, cuDNN computes the ReLU
     and the shortcut after a convolution with it, unless ``compile`` does: see ``conv_epilogues``.
     The features and logits of the copy are compared with those of ``model`` on a probe image; see
-    ``verify_optimized``. A warning lists the batch norms that could not be folded.
+    ``verify_optimized``. A warning lists the batch norms that could not be folded, and names a box
+    head that does not take channels-last features (``box_features``).
 
     Args:
         dtype: of weights and features, such as ``torch.bfloat16``; boxes, scores and masks stay
@@ -71,6 +73,8 @@ def optimize(
         warnings.warn(describe_left_alone(left_alone), stacklevel=2)
     if type(model.rpn.head) is RPNHead:
         model.rpn.head = MergedRPNHead(model.rpn.head)
+    if memory_format == torch.channels_last and (reason := use_channels_last_box_features(model)):
+        warnings.warn(f"box features are copied before the box head: {reason}", stacklevel=2)
     own_dtype = next(model.parameters()).dtype
     if dtype is not None:
         verify(model, expected, own_dtype)  # a smaller dtype would hide an error of the folding

@@ -17,6 +17,7 @@ COUNTED = {
     "nms_cuda": {"nms_compare", "nms_rank"},
     "paste_masks_cuda": {"paste_all"},
     "paste_masks_packed_cuda": {"paste_packed"},
+    "roi_align_backward_cuda": {"roi_align_backward_atomic", "roi_align_backward_deterministic"},
     "roi_align_cuda": {"roi_align_forward_vectors"},
 }
 
@@ -71,6 +72,8 @@ def test_instructions_per_unit():
     assert cuda_report.instructions_per_unit(sass, vectors.format("double")) == 9 / 2.5
     assert cuda_report.instructions_per_unit(sass, "paste_all<float, float>") == 9 / 4
     assert cuda_report.instructions_per_unit(sass, "nms_compare<float>") is None
+    loads = sass.replace("ST", "LD")
+    assert cuda_report.instructions_per_unit(loads, "roi_align_backward_atomic<float, 4>") == 9 / 5
     assert cuda_report.instructions_per_unit(sass, "nms_sort<float>") is None
 
 

@@ -103,6 +103,21 @@ def test_data_race_is_found(bug, order, monkeypatch):
         broken.nms_padded(*arguments)
 
 
+def test_data_race_in_a_list_of_rois_is_found(order, monkeypatch):
+    """A tile's lists, of 1,024 RoIs each: the second is written while the first is read."""
+    order("shuffled")
+    monkeypatch.setenv("EMULATED_RACES", "1")
+    rois = torch.tensor([[0.0, 0, 0, 7, 7]]).repeat(1030, 1)
+    arguments = (
+        torch.ones(1030, 1, 1, 1), rois, torch.zeros(1030, dtype=torch.int64), [1.0], [8], [8], 1,
+        1, False, True, True,
+    )  # fmt: skip
+    barrier = ("__syncthreads();  // nobody reads the last list", "")
+    broken = load_emulated(64, only="roi_align/roi_align_backward", planted=barrier)
+    with pytest.raises(RuntimeError, match="data race between threads in shared memory"):
+        broken.multiscale_roi_align_backward(*arguments)
+
+
 def test_wrong_mask_of_a_warp_primitive_is_found(order):
     order("forward")
     call = ("__ballot_sync(~0u, is_valid)", "__ballot_sync(~0u >> 1, is_valid)")

@@ -103,6 +103,17 @@ def test_backward(cuda, dtype, channels, deterministic):
             assert all(torch.equal(a, b) for a, b in zip(grads, again, strict=True))
 
 
+def test_backward_of_more_rois_than_a_list_holds(cuda):
+    """2,100 RoIs, of which most tiles meet few; a third is on the coarse level."""
+    rois, levels = inputs(2100, torch.float32)
+    levels = (torch.arange(2100) % 3 == 0).long()
+    rois[:, 3:] = torch.minimum(rois[:, 3:], rois[:, 1:3] + 20)
+    rest = (rois, levels, SCALES, *zip(*SIZES, strict=True), 2, 2, False, True)
+    grads = check_backward(cuda, (torch.ones(2100, 1, 2, 2), *rest), torch.float32, True)
+    again = cuda("multiscale_roi_align_backward")(torch.ones(2100, 1, 2, 2), *rest, True)
+    assert all(torch.equal(a, b) for a, b in zip(grads, again, strict=True))
+
+
 def test_backward_is_the_transpose_of_forward(cuda):
     """<forward(f), g> == <f, backward(g)>, in float64."""
     rois, levels = inputs(6, torch.float64)
@@ -172,6 +183,26 @@ def test_indices_out_of_range_give_zeros(cuda):
         )
         for one, other in zip(grads, expected, strict=True):
             torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_samples_outside_the_map_are_zero_beside_infinity(cuda, channels_last):
+    """They are read at the first pixel, with weights of zero."""
+    maps = [torch.full((1, 4, 3, 5), math.inf)]
+    if channels_last:
+        maps[0] = maps[0].contiguous(memory_format=torch.channels_last)
+    rois = torch.tensor([[0.0, -20, 0, -10, 2], [0, 0, -9, 4, 3], [1, 0, 0, 2, 2]])
+    levels = torch.zeros(3, dtype=torch.int64)
+    pooled = cuda("multiscale_roi_align")(maps, rois, levels, [1.0], 2, 2, 2, False, channels_last)
+    cpu = kernels.multiscale_roi_align(
+        maps, rois[:2], levels[:2], [1.0], 2, 2, 2, False, channels_last
+    )
+    assert torch.equal(pooled[:2], cpu)
+    assert torch.count_nonzero(pooled[[0, 2]]) == 0
+    assert pooled[1].isinf().any() and pooled[1].eq(0).any()
+    none = [maps[0][:0]]
+    pooled = cuda("multiscale_roi_align")(none, rois, levels, [1.0], 2, 2, 2, False, channels_last)
+    assert torch.count_nonzero(pooled) == 0
 
 
 def test_checked_mode_raises(cuda, monkeypatch):

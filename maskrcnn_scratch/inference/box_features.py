@@ -1,0 +1,81 @@
+"""Box features in channels-last order, without a copy between RoIAlign and the first linear layer.
+
+RoIAlign reads channels-last maps a pixel's channels at a time, and writes them fastest in the same
+order. The first linear layer of a box head takes the order of ``flatten``, ``[F, S, S]``. With the
+columns of its weight in the order ``[S, S, F]`` it takes the channels-last features as they lie in
+memory. The result is the same sum in another order. Shapes: see ``structures``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
+from maskrcnn_scratch.inference.conv_epilogues import _is_changed
+from maskrcnn_scratch.roi_heads import FastRCNNConvFCHead, TwoMLPHead
+from maskrcnn_scratch.roi_heads.pooler import MultiScaleRoIAlign
+
+
+class FlattenChannelsLast(nn.Module):
+    """``[R, F, S, S]`` -> ``[R, S * S * F]``, a view of a channels-last input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(start_dim=1)
+
+
+def use_channels_last_box_features(model: GeneralizedRCNN) -> str | None:
+    """Replaces ``flatten`` and permutes the layer after it, in place.
+
+    ``TwoMLPHead`` and ``FastRCNNConvFCHead`` become a ``nn.Sequential``, whose state dict is
+    another one than the head's. The pooler writes channels-last features.
+
+    Returns:
+        None, or why the model was left as it is: its pooler or box head is another module. None
+        too for another stage in place of ``RoIHeads``.
+    """
+    heads: Any = model.roi_heads
+    if not (hasattr(heads, "box_roi_pool") and hasattr(heads, "box_head")):
+        return None
+    pool, head = heads.box_roi_pool, heads.box_head
+    if type(pool) is not MultiScaleRoIAlign or _is_changed(pool):
+        return f"box_roi_pool is {_describe(pool)}"
+    layers = layers_of(head)
+    if layers is None:
+        return f"box_head is {_describe(head)}"
+    index = next(i for i, layer in enumerate(layers) if type(layer) is nn.Flatten)
+    linear: Any = layers[index + 1]
+    height, width = pool.output_size
+    if linear.in_features % (height * width):
+        return f"box_head takes {linear.in_features} values, not {height} x {width} bins"
+    bins = linear.weight.unflatten(1, (-1, height * width))  # [E, F, S * S]
+    linear.weight = nn.Parameter(bins.mT.flatten(start_dim=1).contiguous(), requires_grad=False)
+    layers[index] = FlattenChannelsLast()
+    pool.channels_last = True
+    heads.box_head = nn.Sequential(*layers).train(head.training)
+    return None
+
+
+def layers_of(head: Any) -> list[nn.Module] | None:
+    """The layers of a box head, with ``nn.Flatten`` before the first ``nn.Linear``.
+
+    Returns:
+        None for anything but ``TwoMLPHead``, ``FastRCNNConvFCHead`` and the layers that they make,
+        and for heads with hooks.
+    """
+    if type(head) is TwoMLPHead:
+        layers = [nn.Flatten(), head.fc6, nn.ReLU(), head.fc7, nn.ReLU()]
+    elif type(head) is FastRCNNConvFCHead:
+        layers = list(head)
+    else:
+        return None
+    flat = [i for i, layer in enumerate(layers) if type(layer) is nn.Flatten]
+    if len(flat) != 1 or type(layers[flat[0] + 1]) is not nn.Linear:
+        return None
+    return None if any(_is_changed(module) for module in [head, *layers]) else layers
+
+
+def _describe(module: Any) -> str:
+    changed = isinstance(module, nn.Module) and _is_changed(module)
+    return f"a {type(module).__name__}" + (" with hooks" if changed else "")
