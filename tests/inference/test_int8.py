@@ -123,6 +123,7 @@ def test_any_size_of_batch_image_and_rois(quantized: MaskRCNN) -> None:
     assert not quantized.eval().training  # torchao's graphs refuse it, unless they are told
 
 
+@torch.no_grad()
 def test_compiled_layers_are_int8_kernels() -> None:
     pytest.importorskip("torchao")
     torch.manual_seed(0)
