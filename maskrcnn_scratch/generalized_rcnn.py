@@ -13,7 +13,8 @@ published models. Shapes: see ``structures``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -188,3 +189,20 @@ class GeneralizedRCNN(nn.Module):
             )
         features = self.backbone(images)
         return {"0": features} if isinstance(features, Tensor) else features
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GeneralizedRCNN:
+        """As in ``nn.Module``; a move to a GPU also stores convolution weights channels-last.
+
+        The features are channels-last. cuDNN would convert weights in another format at each call.
+        Values and the state dict stay; on the CPU nothing changes.
+        """
+        was_on_gpu = is_on_gpu(self)
+        super()._apply(fn, recurse)
+        if is_on_gpu(self) and not was_on_gpu:
+            self.to(memory_format=torch.channels_last)
+        return self
+
+
+def is_on_gpu(module: nn.Module) -> bool:
+    """Whether the first parameter of a module is on a GPU that PyTorch calls ``cuda``."""
+    return any(parameter.device.type == "cuda" for parameter in islice(module.parameters(), 1))

@@ -11,6 +11,8 @@ The helpers below make that choice, so that the stages read the same either way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]
@@ -33,6 +35,23 @@ def entries_to_compute(wanted: Tensor) -> Tensor:
     if can_sync(wanted):
         return wanted.nonzero().squeeze(1)
     return torch.arange(wanted.shape[0], device=wanted.device)
+
+
+def compute_valid(compute: Callable[..., Tensor], valid: Tensor, *values: Tensor) -> Tensor:
+    """``compute`` of the valid entries of ``values``, ``[K, ...]`` each; 0 for the others.
+
+    Args:
+        compute: maps ``[R, ...]`` to ``[R, ...]``, entry by entry; ``R`` may be 0.
+        valid: bool ``[K]``. On the CPU only these entries are computed, elsewhere all.
+    """
+    if can_sync(valid):
+        entries = entries_to_compute(valid)  # [R]
+        computed = compute(*(of_all[entries] for of_all in values))
+        return computed.new_zeros((len(valid), *computed.shape[1:])).index_copy(
+            0, entries, computed
+        )
+    computed = compute(*values)
+    return computed.where(valid.reshape(-1, *[1] * (computed.dim() - 1)), 0)
 
 
 def pack_entries(wanted: Tensor) -> tuple[Tensor, Tensor]:

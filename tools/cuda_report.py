@@ -23,11 +23,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 # What a kernel produces, and the instruction of which each makes one for a thread. Its main loop is
-# the longest innermost loop that has one. Stores make as many as they are wide.
+# the longest of the innermost loops that have one, without loops inside that have none. Stores make
+# as many as they are wide.
 STORES = r"ST[GS]\b"
 VOTE = r"VOTE\b"
 DIVISION = r"MUFU\.RCP"
@@ -37,7 +39,7 @@ UNITS = {
     r"nms_rank<float>": ("pair", r"FSETP\.GT"),
     r"best_of_gt|match_boxes": ("pair", DIVISION),
     r"paste_packed": ("pixel", VOTE),
-    r"paste_all": ("pixel", STORES),
+    r"paste_all": ("pixel", r"STG\S*\.128"),
 }
 ROOT = Path(__file__).parents[1]
 THREADS = 256  # per block: kThreads in csrc/common/cuda_launch.cuh
@@ -129,8 +131,11 @@ def disassemble(cubin: Path) -> dict[str, str]:
     return {function.split()[0]: function for function in sass.split("Function : ")[1:]}
 
 
-def innermost_loops(sass: str) -> list[list[str]]:
-    """The instructions of each loop without another inside; a loop is a branch backwards."""
+def parse_loops(sass: str) -> list[tuple[int, int, list[str]]]:
+    """The loops, each a branch backwards: first and last address, and instructions.
+
+    Those of loops inside it do not belong to a loop.
+    """
     code = [
         (int(address, 16), text)
         for address, text in re.findall(r"/\*([0-9a-f]{4,})\*/ +(.+?);", sass)
@@ -140,16 +145,30 @@ def innermost_loops(sass: str) -> list[list[str]]:
         target = re.search(r"\bBRA\S* (?:\S+, )?`?\(?(?:\.L_\S+|0x([0-9a-f]+))", text)
         if target and target[1] and int(target[1], 16) < address:  # one to itself ends the code
             loops.add((int(target[1], 16), address))
+
+    def belongs(address: int, loop: tuple[int, int]) -> bool:
+        inside = [other for other in loops if is_inside(other, loop)]
+        return loop[0] <= address <= loop[1] and not any(b <= address <= e for b, e in inside)
+
     return [
-        [text for address, text in code if begin <= address <= end]
-        for begin, end in loops
-        if not any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in loops)
+        (*loop, [text for address, text in code if belongs(address, loop)])
+        for loop in sorted(loops)
     ]
+
+
+def is_inside(inner: Sequence[Any], outer: Sequence[Any]) -> bool:
+    """Whether a loop lies in another; both begin with their first and last address."""
+    return outer[0] <= inner[0] and inner[1] <= outer[1] and inner[:2] != outer[:2]
+
+
+def innermost(loops: Sequence[tuple[int, int, list[str]]]) -> list[list[str]]:
+    """The instructions of those loops that have none of the others inside."""
+    return [loop[2] for loop in loops if not any(is_inside(other, loop) for other in loops)]
 
 
 def longest_innermost_loop(sass: str) -> int:
     """Instructions of the longest loop without another inside, 0 without a loop."""
-    return max(map(len, innermost_loops(sass)), default=0)
+    return max(map(len, innermost(parse_loops(sass))), default=0)
 
 
 def unit_of(kernel: str) -> tuple[str, str]:
@@ -174,9 +193,9 @@ def instructions_per_unit(sass: str, kernel: str) -> float | None:
         width = re.search(r"\.(U8|U16|64|128)\b", found[1])
         return {"U8": 1, "U16": 2, "64": 8, "128": 16}[width[1]] / element if width else 4 / element
 
-    loops = [(len(loop), sum(map(produced, loop))) for loop in innermost_loops(sass)]
-    length, units = max(((n, made) for n, made in loops if made), default=(0, 1))
-    return length / units if length else None
+    loops = [loop for loop in parse_loops(sass) if any(map(produced, loop[2]))]
+    main = max(innermost(loops), key=len, default=[])
+    return len(main) / sum(map(produced, main)) if main else None
 
 
 def parse(log: str, arch: str) -> list[Kernel]:

@@ -54,6 +54,11 @@ class CudaLaunch {
     check_cuda(cudaGetLastError(), name);
   }
 
+  // Sets bytes to zero.
+  void clear(void* address, int64_t bytes) const {
+    check_cuda(cudaMemsetAsync(address, 0, bytes, stream_), "cudaMemsetAsync");
+  }
+
  private:
   static constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;
   torch::stable::accelerator::DeviceGuard guard_;

@@ -1,13 +1,14 @@
 // NMS on CUDA: the sequence of kernels. N images have K candidates each, padding included; how many
 // are valid is counted on the device and never read by the host, so nothing synchronises.
 //
-//   nms_order.cuh    nms_compact    list the valid candidates, find their largest coordinate
-//                    nms_rank       count the boxes before each, in the image and in its group
+//   nms_order.cuh    nms_count      count the valid candidates, find their largest coordinate
+//                    nms_list       list them, bucket of groups after bucket
+//                    nms_rank       count the boxes of its bucket that come before each
 //                    nms_sort       move boxes to their positions: group after group, best first
 //   nms_select.cuh   nms_compare    bit masks: which later boxes of its group a box would suppress
 //                    nms_sweep      one block per group: keep the best, drop what it suppresses
 //                    nms_suppress   drop boxes of later chunks that kept ones suppress
-//                    nms_collect    kept boxes of an image by score
+//                    nms_collect    kept boxes of all groups of an image by score
 //
 // Masks of all pairs would take K * K bits. So a group is cut into chunks: masks hold pairs within
 // a chunk, and the kept boxes of a chunk are compared with the boxes of later chunks directly.
@@ -17,6 +18,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "../common/dispatch.h"
+#include "../common/workspace.cuh"
 #include "arguments.h"
 #include "nms_order.cuh"
 #include "nms_select.cuh"
@@ -35,62 +37,60 @@ void nms(const Tensor& boxes,
          Tensor& count) {
   const int64_t images = boxes.size(0), candidates = boxes.size(1);
   const CudaLaunch launch(boxes);
-  const auto ints = [&](std::vector<int64_t> sizes) {
-    return torch::stable::new_empty(groups, sizes, ScalarType::Int);
+  NmsArguments<T> a = {};
+  a.boxes = boxes.const_data_ptr<T>();
+  a.scores = scores.const_data_ptr<T>();
+  a.groups = groups.const_data_ptr<int64_t>();
+  a.images = images;
+  a.candidates = candidates;
+  a.max_out = max_out;
+  a.offset_limit = offset_limit;
+  a.words = words_of_chunk(candidates);
+  a.threshold = round_down<T>(iou_threshold);
+  a.indices = indices.mutable_data_ptr<int64_t>();
+  a.num_kept = count.mutable_data_ptr<int64_t>();
+  int64_t zeros = 0;  // bytes that count from zero, at the front
+  const auto place_arrays = [&](void* address) {
+    Workspace workspace(address);
+    a.bucket_counts = workspace.array<int>(images * kBuckets);
+    a.bucket_used = workspace.array<int>(images * kBuckets);
+    a.largest = workspace.array<ordered_bits_t<T>>(images);
+    a.num_groups = workspace.array<int>(images);
+    a.total_kept = workspace.array<int>(images);
+    a.orders = workspace.array<Order>(images * candidates);
+    zeros = workspace.bytes();
+    a.num_valid = workspace.array<int>(images);
+    a.bucket_begins = workspace.array<int>(images * (kBuckets + 1));
+    a.valid = workspace.array<int>(images * candidates);
+    a.sorted_boxes = workspace.array<T>(images * candidates * 4);
+    a.sorted = workspace.array<SortedBox>(images * candidates);
+    a.masks = workspace.array<Word>(images * candidates * a.words);
+    a.kept = workspace.array<int>(images * candidates);
+    a.kept_index = workspace.array<int>(images * candidates);
+    a.kept_score = workspace.array<T>(images * candidates);
+    a.kept_before = workspace.array<int>(images * candidates);
+    a.suppressed = workspace.array<int>(images * candidates);
+    a.kept_groups = workspace.array<KeptGroup>(images * candidates);
+    return workspace.bytes();
   };
-  const int words = int(
-      std::min<int64_t>(ceil_div<int64_t>(candidates, kWordBits),
-                        candidates <= kMaxWords * kWordBits ? kMaxWords : kManyCandidatesWords));
-  // What counts from zero is one allocation, and so one memset: orders, `largest`, num_valid.
-  static_assert(sizeof(Order) == 4 * sizeof(int) && sizeof(SortedBox) == 4 * sizeof(int));
-  constexpr int64_t kIntsOfT = sizeof(T) / sizeof(int);
-  Tensor zeros =
-      torch::stable::new_zeros(groups, {images * (4 * candidates + kIntsOfT + 1)}, ScalarType::Int);
-  int* const orders = zeros.mutable_data_ptr<int>();
-  int* const largest = orders + 4 * images * candidates;
-  int* const num_valid = largest + kIntsOfT * images;
-  Tensor valid = ints({images, candidates}), sorted = ints({images, candidates, 4});
-  Tensor kept = ints({images, candidates}), kept_by_rank = ints({images, candidates});
-  Tensor kept_before = ints({images, candidates}), suppressed = ints({images, candidates});
-  Tensor sorted_boxes = torch::stable::empty_like(boxes);
-  Tensor masks = torch::stable::new_empty(groups, {images, candidates, words});
-  const NmsArguments<T> arguments{
-      boxes.const_data_ptr<T>(),
-      scores.const_data_ptr<T>(),
-      groups.const_data_ptr<int64_t>(),
-      images,
-      candidates,
-      max_out,
-      offset_limit,
-      words,
-      round_down<T>(iou_threshold),
-      num_valid,
-      reinterpret_cast<ordered_bits_t<T>*>(largest),
-      valid.mutable_data_ptr<int>(),
-      reinterpret_cast<Order*>(orders),
-      sorted_boxes.mutable_data_ptr<T>(),
-      reinterpret_cast<SortedBox*>(sorted.mutable_data_ptr<int>()),
-      reinterpret_cast<Word*>(masks.mutable_data_ptr<int64_t>()),
-      kept.mutable_data_ptr<int>(),
-      kept_before.mutable_data_ptr<int>(),
-      suppressed.mutable_data_ptr<int>(),
-      kept_by_rank.mutable_data_ptr<int>(),
-      indices.mutable_data_ptr<int64_t>(),
-      count.mutable_data_ptr<int64_t>(),
-  };
+  Tensor memory = torch::stable::new_empty(groups, {place_arrays(nullptr)}, ScalarType::Byte);
+  launch.clear(memory.mutable_data_ptr<uint8_t>(), zeros);
+  place_arrays(memory.mutable_data_ptr<uint8_t>());
+
   const int64_t blocks = images * ceil_div<int64_t>(candidates, kThreads);
-  launch("nms_compact", nms_compact<T>, blocks, arguments);
-  launch("nms_rank", nms_rank<T>, kResidentBlocks, arguments);
-  launch("nms_sort", nms_sort<T>, std::min(blocks, kResidentBlocks), arguments);
-  launch("nms_compare", nms_compare<T>, kResidentBlocks, arguments);
-  const int64_t step = max_out <= kFewKept ? candidates : int64_t(words) * kWordBits;
+  launch("nms_count", nms_count<T>, blocks, a);
+  launch("nms_list", nms_list<T>, blocks, a);
+  launch("nms_rank", nms_rank<T>, kResidentBlocks, a);
+  launch("nms_sort", nms_sort<T>, std::min(blocks, kResidentBlocks), a);
+  launch("nms_compare", nms_compare<T>, kResidentBlocks, a);
+  const int64_t step = max_out <= kFewKept ? candidates : int64_t(a.words) * kWordBits;
   for (int64_t begin = 0; begin < candidates; begin += step) {
     const int64_t end = std::min(begin + step, candidates);
-    launch("nms_sweep", nms_sweep<T>, kResidentBlocks, arguments, int(begin), int(end));
+    launch("nms_sweep", nms_sweep<T>, kResidentBlocks, a, int(begin), int(end));
     if (end == candidates) break;
-    launch("nms_suppress", nms_suppress<T>, kResidentBlocks, arguments, int(begin), int(end));
+    launch("nms_suppress", nms_suppress<T>, kResidentBlocks, a, int(begin), int(end));
   }
-  launch("nms_collect", nms_collect<T>, images, arguments);
+  launch("nms_collect", nms_collect<T>, kResidentBlocks, a);
 }
 
 std::tuple<Tensor, Tensor> nms_padded(Tensor boxes,

@@ -37,11 +37,11 @@ HOST_DEVICE PasteAxis<T> paste_axis(B low, B high, int64_t mask_side, int64_t si
   return {origin > 0 ? origin : 0, end, origin, T(mask_side + 2) / T(length)};
 }
 
-// Image pixel `pixel` is interpolated from the mask pixels `low` and `low + 1`, counted without the
-// border: from -1 to M, where those outside [0, M) are zero.
+// Image pixel `pixel`, which the box covers, is interpolated from the mask pixels `low` and `low +
+// 1`, counted without the border: from -1 to M, where those outside [0, M) are zero.
 template <typename T>
 struct PasteSample {
-  int64_t low;
+  int low;
   T w_low, w_high;
 };
 
@@ -49,10 +49,10 @@ template <typename T>
 HOST_DEVICE PasteSample<T> paste_sample(const PasteAxis<T>& axis,
                                         int64_t pixel,
                                         int64_t mask_side) {
-  const int64_t last = mask_side + 1;  // of the mask with its border
+  const int last = int(mask_side) + 1;  // of the mask with its border
   T position = axis.scale * (T(pixel - axis.origin) + T(0.5)) - T(0.5);
   if (position < T(0)) position = T(0);
-  int64_t low = int64_t(position);
+  int low = int(position);
   if (low > last) low = last;
   T w_high = position - T(low);
   if (w_high > T(1)) w_high = T(1);

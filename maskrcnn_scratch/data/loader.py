@@ -155,7 +155,10 @@ def evaluation_loader(
 
 
 def without_worker_traceback(loader: Iterable[Any]) -> Iterator[Any]:
-    """The loader's batches. An error in a worker is raised with its own message only."""
+    """The loader's batches. An error in a worker is raised with its own message only.
+
+    The workers end before it is raised.
+    """
     try:
         yield from loader
     except Exception as error:
@@ -164,6 +167,9 @@ def without_worker_traceback(loader: Iterable[Any]) -> Iterator[Any]:
         heads = list(re.finditer(rf"^([\w.]+\.)?{type(error).__name__}: ", text, re.MULTILINE))
         if not text.startswith("Caught ") or not heads:
             raise
+        # A frame of the traceback holds the error, and so the workers: until garbage is collected,
+        # which then waits 5 seconds for each.
+        error.__traceback__ = None
         raise type(error)(text[heads[-1].end() :].rstrip()) from None
 
 

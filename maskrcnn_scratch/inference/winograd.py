@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
+from maskrcnn_scratch.backbone import IntermediateLayerGetter
 from maskrcnn_scratch.ops import conv3x3, transform_conv3x3_weight
 from maskrcnn_scratch.winograd import TILES, replace_convolutions
 from maskrcnn_scratch.without_memory import without_memory
@@ -110,11 +112,18 @@ def _replace(parent: nn.Module, name: str, m: int) -> None:
 
 
 def following_relu(parent: nn.Module, name: str) -> str | None:
-    """Name of the ReLU of an ``nn.Sequential`` that sees nothing but what ``name`` gives."""
-    if not isinstance(parent, nn.Sequential):
+    """Name of the ReLU that sees what the child ``name`` gives, if nothing else does.
+
+    Known for an ``nn.Sequential``, and for the ``IntermediateLayerGetter`` that a ResNet's stem is
+    in, whose other layers some of the network may read.
+    """
+    if type(parent).forward not in (nn.Sequential.forward, IntermediateLayerGetter.forward):
         return None
+    read_by_others: Any = getattr(parent, "return_layers", ())
     names = list(dict(parent.named_children()))
-    for following in names[names.index(name) + 1 :]:
+    for current, following in pairwise(names[names.index(name) :]):
+        if current in read_by_others:
+            return None
         module = getattr(parent, following)
         if type(module) is nn.ReLU and not module._forward_hooks and not module._forward_pre_hooks:
             return following

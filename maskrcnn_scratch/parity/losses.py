@@ -73,7 +73,7 @@ def replayed_losses(
     recording: TrainingRecording,
 ) -> dict[str, Tensor]:
     """Our losses on torchvision's proposals and samples."""
-    propose, samplers = model.rpn.propose, (model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler)
+    samplers = model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler
     proposals = pad_proposals(recording.proposals)
     model.rpn.propose = lambda *_, **__: proposals  # type: ignore[method-assign]
     model.rpn.fg_bg_sampler = ReplaySampler([recording.samples["rpn"]])
@@ -81,7 +81,7 @@ def replayed_losses(
     try:
         return model.losses(images, targets)
     finally:
-        model.rpn.propose = propose  # type: ignore[method-assign]
+        del model.rpn.propose  # the method again
         model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler = samplers
 
 
@@ -91,6 +91,7 @@ def losses_checks(
     photograph: Tensor,
     min_size: int = MIN_SIZE,
     steps: int = STEPS,
+    samples: int = SAMPLES,
 ) -> Iterator[Check]:
     """Losses in float32, gradients in float64, and steps.
 
@@ -102,23 +103,24 @@ def losses_checks(
         photograph: ``[3, H, W]`` in 0-1, to calibrate the ResNet on.
         min_size: shorter side that images are resized to.
         steps: how many of SGD; each takes one of the batches, in turn.
+        samples: proposals per image, of which a quarter may be positive.
     """
     model = trainable_maskrcnn(norm_layer, photograph, min_size).to(batches[0][0][0].device)
-    reference = training_reference(model)
+    reference = training_reference(model, samples)
     for images, targets in batches:
         name = f"{norm_layer.__name__}, {_objects(targets)} objects"
         ours, theirs = both_losses(model, reference, images, targets)
         yield loss_check(name, ours, theirs, LOSS_TOLERANCE)
     del reference
     model.double()
-    reference = training_reference(model)
+    reference = training_reference(model, samples)
     for images, targets in batches:
         both_losses(model, reference, *in_double(images, targets), backward=True)
         name = f"gradients, {norm_layer.__name__}, {_objects(targets)} objects"
         yield gradient_check(name, model, reference)
     del reference
     model.float().zero_grad()
-    reference = training_reference(model)
+    reference = training_reference(model, samples)
     yield steps_check(f"{norm_layer.__name__}, {steps} steps", model, reference, batches, steps)
 
 
@@ -146,10 +148,10 @@ def trainable_maskrcnn(
     return model.train()
 
 
-def training_reference(model: FasterRCNN) -> GeneralizedRCNN:
-    """torchvision's model, sampling ``SAMPLES`` proposals per image, which takes less time."""
+def training_reference(model: FasterRCNN, samples: int = SAMPLES) -> GeneralizedRCNN:
+    """torchvision's model, sampling fewer proposals per image than the paper, to take less time."""
     reference = in_channels_last(reference_of(model)).requires_grad_(True)
-    reference.roi_heads.fg_bg_sampler.batch_size_per_image = SAMPLES
+    reference.roi_heads.fg_bg_sampler.batch_size_per_image = samples
     return reference
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskrcnn_scratch import losses
 from maskrcnn_scratch.call_part import asks_for, with_context
-from maskrcnn_scratch.host_sync import entries_to_compute
+from maskrcnn_scratch.host_sync import compute_valid
 from maskrcnn_scratch.interfaces import (
     NMS,
     BoxCoder,
@@ -231,16 +231,19 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
 
         In inference the mask head runs on the detections, not on the proposals. Padding is zero.
         """
-        entries = entries_to_compute(detections.valid.flatten())  # [R] in [0, N * D)
-        rois = boxes_to_rois(detections.boxes)[entries]  # [R, 5]
-        labels = detections.labels.flatten()[entries]  # [R], 0 for padding
-        computed = self.predict_masks_of_labels(
-            features, rois, labels, images.padded_size
-        ).sigmoid()  # [R, M, M]
-        computed = computed.masked_fill((labels == 0)[:, None, None], 0)
-        masks = computed.new_zeros((detections.labels.numel(), *computed.shape[1:]))
-        masks = masks.index_copy(0, entries, computed)  # [N * D, M, M]
-        return masks.reshape(*detections.labels.shape, 1, *computed.shape[1:])
+
+        def predict(rois: Tensor, labels: Tensor) -> Tensor:  # [R, 5], [R] -> [R, M, M]
+            return self.predict_masks_of_labels(
+                features, rois, labels, images.padded_size
+            ).sigmoid()
+
+        masks = compute_valid(
+            predict,
+            detections.valid.flatten(),
+            boxes_to_rois(detections.boxes),
+            detections.labels.flatten(),
+        )  # [N * D, M, M]
+        return masks.reshape(*detections.labels.shape, 1, *masks.shape[1:])
 
     def losses(
         self,

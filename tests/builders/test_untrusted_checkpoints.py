@@ -153,6 +153,6 @@ def test_odd_shapes(key: str, tensor: torch.Tensor, tmp_path: Path) -> None:
         shapes = maskrcnn_resnet50_fpn(weights_backbone=None).state_dict()
     weights = {name: torch.zeros(t.shape, dtype=t.dtype) for name, t in shapes.items()}
     torch.save(weights | {key: tensor}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"w\.pth") as error:
+    # One line. Without ``as error``, whose traceback would keep the model until a collection.
+    with pytest.raises(WeightsError, match=r"\A.*w\.pth.*\Z"):
         load_trained(tmp_path / "w.pth")
-    assert "\n" not in str(error.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from maskrcnn_scratch.builders.from_config import ModelConfig, build_model
 from maskrcnn_scratch.checkpoint import save_checkpoint
 from maskrcnn_scratch.cli import main
 from maskrcnn_scratch.data.coco import CocoDataset
-from maskrcnn_scratch.data.loader import evaluation_loader
+from maskrcnn_scratch.data.loader import evaluation_loader, without_worker_traceback
 from maskrcnn_scratch.data.pixel_limit import current_pixel_limit, pixel_limit
 
 MODEL = ModelConfig(
@@ -142,13 +143,17 @@ def test_max_pixels(
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_have_the_limit_of_their_parent(method: str, tmp_path: Path) -> None:
+def test_workers_have_the_limit_of_their_parent_and_end(method: str, tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())
     file = write_data(tmp_path / "data", (32, 40))
     with pixel_limit(1279):
         loader = evaluation_loader(CocoDataset(file, file.parent), num_workers=1)
         loader.multiprocessing_context = method
         with pytest.raises(ValueError, match="the limit is 1,279"):
-            list(loader)
+            list(without_worker_traceback(loader))
+    for worker in set(multiprocessing.active_children()) - before:
+        worker.join(30)  # it was told to end
+        assert not worker.is_alive()
 
 
 def test_several_pages_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,10 +66,22 @@ def test_instructions_per_unit():
     lines = ["EXIT", *body, *idle]
     sass = "".join(f"/*{16 * i:04x}*/ {text} ;\n" for i, text in enumerate(lines))
     assert cuda_report.longest_innermost_loop(sass) == 21
-    assert cuda_report.instructions_per_unit(sass, "paste_all<float, float, 4>") == 9 / 5
-    assert cuda_report.instructions_per_unit(sass, "paste_all<double, float, 2>") == 9 / 2.5
+    vectors = "roi_align_forward_vectors<{}, 2, true>"
+    assert cuda_report.instructions_per_unit(sass, vectors.format("float")) == 9 / 5
+    assert cuda_report.instructions_per_unit(sass, vectors.format("double")) == 9 / 2.5
+    assert cuda_report.instructions_per_unit(sass, "paste_all<float, float>") == 9 / 4
     assert cuda_report.instructions_per_unit(sass, "nms_compare<float>") is None
     assert cuda_report.instructions_per_unit(sass, "nms_sort<float>") is None
+
+
+def test_loop_with_another_inside():
+    """The main loop has 3 instructions and a loop that makes nothing; it lies in one that does."""
+    lines = ["STG.E.128 [R2.64], R4", "FADD R1, R1, R2", "FADD R1, R1, R2", "FADD R1, R1, R2"]
+    lines += ["STG.E [R2.64], R4", "@P0 BRA 0x20", "STG.E.128 [R2.64], R4", "@P1 BRA 0x10"]
+    lines += ["@P2 BRA 0x0"]
+    sass = "".join(f"/*{16 * i:04x}*/ {text} ;\n" for i, text in enumerate(lines))
+    assert cuda_report.longest_innermost_loop(sass) == 4
+    assert cuda_report.instructions_per_unit(sass, "paste_all<float, float>") == 3 / 4
 
 
 def test_kernels_run_on_a_device():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -53,23 +54,51 @@ def test_mostly_padding(cuda):
 
 
 def test_group_of_several_chunks(cuda):
-    """More than 8192 candidates, so that a chunk has 2048 boxes; one group has more than that."""
-    boxes, scores, groups = problem(1, 8300, 2, side=6.0, empty=0.6)
+    """More than 10,240 candidates, so that a chunk has 2048 boxes; one group has more than that."""
+    boxes, scores, groups = problem(1, 10_300, 2, side=6.0, empty=0.7)
     groups = (groups * (torch.rand(groups.shape) < 0.2)).long()
     assert ((scores > -math.inf) & (groups == 0)).sum() > 2048
-    for max_out in (8300, 700):
+    for max_out in (10_300, 700):
         assert check(cuda, boxes, scores, groups, 0.4, max_out, 2).item() > 500
 
 
-@pytest.mark.parametrize("max_out", [8200, 1000])  # all blocks suppress later chunks, or one does
+@pytest.mark.parametrize("max_out", [10_300, 1000])  # all blocks suppress later chunks, or one does
 def test_groups_that_end_at_and_just_after_a_chunk(cuda, max_out):
     """Groups of 2049 and 4096 boxes; the best box of each comes again as first of its chunk 2."""
-    sizes = torch.tensor([2049, 4096, 8200 - 2049 - 4096])
+    sizes = torch.tensor([2049, 4096, 10_300 - 2049 - 4096])
     groups = torch.repeat_interleave(torch.arange(3), sizes)[None]
-    boxes = random_boxes(8200, 9.0, 20.0)[None]
+    boxes = random_boxes(10_300, 9.0, 20.0)[None]
     boxes[0, [2048, 2049 + 2048]] = boxes[0, [0, 2049]]
-    scores = torch.linspace(1, 0, 8200)[None].masked_fill(groups == 2, -math.inf)
+    scores = torch.linspace(1, 0, 10_300)[None].masked_fill(groups == 2, -math.inf)
     check(cuda, boxes, scores, groups, 0.3, max_out, 3)
+
+
+@pytest.mark.parametrize("groups", [300, 10**6])
+def test_more_groups_than_buckets(cuda, groups):
+    """Groups share buckets; the second time most have one box."""
+    boxes, scores, group = problem(2, 700, groups, side=60.0)
+    group[1] = group[1] * 256 % groups  # one bucket of many groups
+    for max_out in (20, 700):
+        check(cuda, boxes, scores, group, 0.3, max_out, groups)
+
+
+def test_equal_scores_in_different_groups(cuda):
+    """The rank over all groups is by score, then by index."""
+    boxes, scores, groups = problem(2, 300, 6, side=2.0)
+    scores = scores.clamp(max=0.05).where(scores > -math.inf, scores)
+    for max_out in (40, 300):
+        check(cuda, boxes, scores, groups, 0.5, max_out, 6)
+
+
+def test_one_workspace(cuda):
+    """Two results and one allocation for everything else, which nothing but the kernels fills."""
+    arguments = (*problem(2, 90, 3), 0.5, 45, 3, 1000)
+    cuda("nms_padded")(*arguments)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        cuda("nms_padded")(*arguments)
+    calls = Counter(event.name for event in profiler.events())
+    assert calls["aten::new_empty"] == 3, calls
+    assert calls["aten::new_zeros"] == calls["aten::zeros"] == calls["aten::zero_"] == 0, calls
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

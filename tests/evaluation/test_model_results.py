@@ -1,7 +1,6 @@
 """From detections of a model to its scores, on one process and on two."""
 
 import json
-import multiprocessing
 import os
 
 import numpy as np
@@ -21,6 +20,7 @@ from maskrcnn_scratch.evaluation.model_results import (
     predict,
 )
 from maskrcnn_scratch.ops import rle
+from tests.training import toy
 
 
 class Oracle(nn.Module):
@@ -153,7 +153,6 @@ def test_merging_counts_each_image_once():
 
 def evaluate_as_process(rank, folder):
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
-    torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
@@ -166,12 +165,7 @@ def evaluate_as_process(rank, folder):
 
 
 def test_two_processes_over_uneven_shards(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=evaluate_as_process, args=(rank, tmp_path)) for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
+    processes = [toy.start(evaluate_as_process, rank, tmp_path) for rank in range(2)]
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0]

@@ -225,5 +225,4 @@ def test_deformable_convolutions_need_operator_set_19(model, photos, tmp_path):
     with pytest.raises(UnexportableError, match=r"No Op registered for DeformConv") as raised:
         export_onnx(swapped, path, (128, 160), images=photos)
     assert len(str(raised.value)) < 400
-    assert export_onnx(swapped, path, (128, 160), images=photos, opset=19).verdict == "passed"
-    assert onnx.load(path).opset_import[0].version == 19
+    # With 19 it is exported: tests/swaps/test_gallery.py::test_exports[deformable].

@@ -12,6 +12,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -21,14 +22,14 @@ from tests.fuzz.targets import REFUSALS, TARGETS
 MOST_GROWTH = 1_000_000  # kB that reading small inputs may add to the process
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--cases", type=int, default=sys.maxsize)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.keep.mkdir(parents=True, exist_ok=True)
     current = options.keep / f"{options.target}-current"  # what a crash leaves
     target, random = TARGETS[options.target](), Random(options.seed)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.fuzz import run
 from tests.fuzz.mutation import mutated
 from tests.fuzz.targets import TARGETS, in_a_folder
-
-ROOT = Path(__file__).parents[2]
+from tests.training import toy
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -21,11 +20,18 @@ def test_seeds_are_valid(name: str) -> None:
         in_a_folder(target, seed)
 
 
+def fuzz(name: str, folder: Path) -> None:
+    sys.stdout = sys.stderr = (folder / "log").open("w")
+    sys.exit(run.main([name, "--cases=2000", f"--keep={folder}"]))
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_input_is_refused(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.fuzz.run", name, "--cases=2000", f"--keep={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"exit status {done.returncode}: {done.stderr[-3000:]}"
+    process = toy.start(fuzz, name, tmp_path)
+    process.join()
+    log = (tmp_path / "log").read_text()
+    assert process.exitcode == 0, f"exit status {process.exitcode}: {log[-3000:]}"
+    assert f"{name}: 2000 inputs, " in log
 
 
 def test_mutations_repeat() -> None:

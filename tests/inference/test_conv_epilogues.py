@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_scratch import MaskRCNN
-from maskrcnn_scratch.backbone import BasicBlock, Bottleneck
+from maskrcnn_scratch.backbone import BasicBlock, Bottleneck, IntermediateLayerGetter
 from maskrcnn_scratch.inference import conv_epilogues
 from maskrcnn_scratch.inference.conv_epilogues import ConvReLU, FusedBlock, fuse_epilogues
 from maskrcnn_scratch.inference.fold_batch_norm import fold_batch_norms
@@ -77,9 +77,38 @@ def test_blocks(kind, stride, on_cudnn, cudnn, monkeypatch) -> None:
     assert fused[0].state_dict().keys() == block.state_dict().keys()
 
 
+@pytest.mark.parametrize(
+    "read, fused", [(["maxpool"], True), (["relu", "maxpool"], True), (["bn1", "maxpool"], False)]
+)
+def test_stem(read, fused, cudnn) -> None:
+    """Convolution, batch norm and ReLU of a ResNet, unless the network reads what lies between."""
+    stem = IntermediateLayerGetter(
+        nn.ModuleDict(
+            {
+                "conv1": nn.Conv2d(3, 8, 7, stride=2, padding=3, bias=False),
+                "bn1": nn.BatchNorm2d(8),
+                "relu": nn.ReLU(),
+                "maxpool": nn.MaxPool2d(3, stride=2, padding=1),
+            }
+        ),
+        {name: name for name in read},
+    ).eval()
+    assert fold_batch_norms(stem) == []
+    x = torch.randn(2, 3, 20, 17)
+    expected, before = stem(x), list(stem.state_dict())
+    fuse_epilogues(stem)
+    torch.testing.assert_close(stem(x), expected)
+    assert cudnn["relu"] == int(fused)
+    assert list(stem.state_dict()) == before
+
+
 def test_what_is_not_exactly_known_is_left_alone(cudnn) -> None:
     class OwnConv(nn.Conv2d):
         pass
+
+    class OwnOrder(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](x) + self[0](x)
 
     watched, reflecting = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding_mode="reflect")
     watched.register_forward_hook(lambda *_: None)
@@ -91,6 +120,7 @@ def test_what_is_not_exactly_known_is_left_alone(cudnn) -> None:
         nn.Sequential(reflecting, nn.ReLU()),
         nn.Sequential(nn.Conv2d(4, 4, 3, padding="same"), nn.ReLU()),
         nn.Sequential(nn.Conv2d(4, 4, 3), nn.Sigmoid()),
+        OwnOrder(nn.Conv2d(4, 4, 1), nn.ReLU()),
         unfolded,
         own,
     )
@@ -151,5 +181,5 @@ def test_operators_per_image_of_an_optimized_model(monkeypatch: pytest.MonkeyPat
         torch, "cudnn_convolution_add_relu",
         lambda x, w, z, alpha, b, s, p, d, g: aten(x, w, b, s, p, d, False, [0, 0], g),
     )  # fmt: skip
-    assert count(fuse=False) == 152
-    assert count(fuse=True) == 133
+    assert count(fuse=False) == 146
+    assert count(fuse=True) == 126

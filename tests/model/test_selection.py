@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch import host_sync
-from maskrcnn_scratch.host_sync import pack_entries
+from maskrcnn_scratch.host_sync import compute_valid, pack_entries
 from maskrcnn_scratch.ops import batched_nms_padded
 from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.roi_heads.detections import select_detections
@@ -30,6 +30,25 @@ def test_pack_entries() -> None:
     assert valid.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
     indices, valid = pack_entries(wanted[1:2])
     assert indices.tolist() == [[0]] and valid.tolist() == [[False]]
+
+
+@pytest.mark.parametrize("valid", [[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0], []])
+def test_compute_valid(valid, as_on_device) -> None:
+    is_valid = torch.tensor(valid, dtype=torch.bool)
+    values = torch.rand(len(valid), 2, 3)
+    values[~is_valid] = torch.nan
+    computed = []
+
+    def double(values: Tensor, others: Tensor) -> Tensor:
+        computed.append(len(values))
+        return values + others
+
+    without_sync = compute_valid(double, is_valid, values, values)
+    as_on_device.undo()
+    with_sync = compute_valid(double, is_valid, values, values)
+    assert computed == [len(valid), sum(valid)]
+    assert torch.equal(with_sync, without_sync)
+    assert torch.equal(with_sync, (2 * values).where(is_valid[:, None, None], 0))
 
 
 def detect(class_logits: Tensor, box_regression: Tensor, proposals: Proposals) -> dict[str, Tensor]:

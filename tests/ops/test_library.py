@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -132,6 +133,7 @@ def test_nms_exports_with_a_size_that_depends_on_the_data() -> None:
         assert_same(exported.module()(*inputs(number)), Suppress()(*inputs(number)))
 
 
+@functools.cache
 def digest() -> str:
     """Hash of all results, for inputs that reach the vector and the scalar code of the kernels."""
     torch.manual_seed(0)

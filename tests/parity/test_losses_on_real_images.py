@@ -22,7 +22,8 @@ from maskrcnn_scratch.parity.losses import (
 from maskrcnn_scratch.parity.photographs import photographs
 from maskrcnn_scratch.structures import Target
 
-MIN_SIZE = 128
+MIN_SIZE = 96
+SAMPLES = 16  # proposals per image
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,14 @@ def test_losses_and_gradients(
 ) -> None:
     images, targets = batch
     model = trainable_maskrcnn(norm_layer, photographs()[0], MIN_SIZE)
-    reference = training_reference(model)
+    reference = training_reference(model, SAMPLES)
     ours, theirs = both_losses(model, reference, images, targets)
     check = loss_check("losses", ours, theirs, LOSS_TOLERANCE)
     assert check.passed, check
 
     del ours, theirs, reference
     model.double()
-    reference = training_reference(model)
+    reference = training_reference(model, SAMPLES)
     both_losses(model, reference, *in_double(images, targets), backward=True)
     check = gradient_check("gradients", model, reference)
     assert check.passed, check

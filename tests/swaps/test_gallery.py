@@ -107,12 +107,14 @@ def test_exports(swap: Swap, tmp_path: Path) -> None:
     if swap.file not in AS_ONNX:
         export_program(model, ExportOptions((SIDE, SIDE)))
         return
+    onnx = pytest.importorskip("onnx")
     for package in ("onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     images, _ = samples()
     path = tmp_path / "model.onnx"
     report = export_onnx(model, path, (SIDE, SIDE), opset=swap.opset, images=images[:1])
     assert report.verdict == "passed", report
+    assert onnx.load(path).opset_import[0].version == swap.opset
 
 
 @swaps

@@ -25,7 +25,6 @@ COMPILER = os.environ.get("CXX", "c++").split()
 # As in setup.py, apart from optimization and the kernels' language.
 FLAGS = [
     "-std=c++20",
-    "-O1",
     "-g1",
     "-fPIC",
     "-fvisibility=hidden",
@@ -36,9 +35,11 @@ FLAGS = [
 ]
 # The compiler calls a function for each access of a kernel (memory.cpp); shared memory is
 # thread-local, so that it lies in one range.
-RECORD = ["-fsanitize=thread", "-D__shared__=static thread_local"]
-# AddressSanitizer watches the bounds of static arrays, but not of thread-local ones.
+RECORD = ["-O1", "-fsanitize=thread", "-D__shared__=static thread_local"]
+# AddressSanitizer watches the bounds of static arrays, but not of thread-local ones. Less is
+# optimized, which halves the time to compile the many checks.
 SANITIZE = [
+    "-Og",
     "-fsanitize=address,undefined,float-cast-overflow",
     "-fno-sanitize-recover=undefined,float-cast-overflow",
     "-D__shared__=static",
@@ -121,9 +122,11 @@ def _link(library: Path, kernels: Sequence[Path], threads: int, how: Sequence[st
     namespace.write_text(f'extern const char emulated_namespace[];\n'
                          f'const char emulated_namespace[] = "{name}";\n')  # fmt: skip
     kernel_flags = [*how, f"-DMASKRCNN_CUDA_THREADS={threads}"]
+    kernel_flags += ["-include", str(_precompile(kernel_flags))]
+    host_flags = ["-O1", *sanitizers]
     work = [(kernel, kernel_flags) for kernel in kernels]
-    host = [ROOT / "csrc/schema.cpp", *sorted(HERE.glob("*.cpp")), namespace]
-    work += [(source, sanitizers) for source in host]
+    work.append((ROOT / "csrc/schema.cpp", [*host_flags, "-include", "registration.h"]))
+    work += [(source, host_flags) for source in (*sorted(HERE.glob("*.cpp")), namespace)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = [str(output) for output in pool.map(_compile, *zip(*work, strict=True))]
     torch_libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
@@ -141,25 +144,42 @@ def _compile(source: Path, flags: Sequence[str]) -> Path:
     Returns:
         a path that is named after a hash of the flags and of the text, headers included.
     """
-    command = [
+    read = [source, HERE / "include", *HERE.glob("*.h")]
+    if source.suffix == ".cu":
+        read += [source.parent, source.parent.parent / "common"]
+    return _made_once(source, [*_command(flags), "-x", "c++", "-c"], read, "object.o")
+
+
+def _precompile(flags: Sequence[str]) -> Path:
+    """A copy of ``precompiled.h``; beside it lies what the compiler reads in its place."""
+    source = HERE / "include" / "precompiled.h"
+    command = [*_command(flags), "-x", "c++-header"]
+    output = _made_once(source, command, [HERE / "include"], f"{source.name}.gch")
+    copy = output.with_suffix("")
+    if not copy.exists():
+        shutil.copy(source, copy)
+    return copy
+
+
+def _command(flags: Sequence[str]) -> list[str]:
+    return [
         *COMPILER,
         *FLAGS,
         *flags,
         f"-I{HERE / 'include'}",
         f"-I{sysconfig.get_path('include')}",
         *(f"-isystem{path}" for path in cpp_extension.include_paths()),
-        "-include",
-        "registration.h",
     ]
-    read = [source, HERE / "include", *HERE.glob("*.h")]
-    if source.suffix == ".cu":
-        read += [source.parent, source.parent.parent / "common"]
+
+
+def _made_once(source: Path, command: Sequence[str], read: Sequence[Path], name: str) -> Path:
+    """What the compiler makes of ``source``, in a folder named after a hash of all it reads."""
     folder = BUILD / "objects" / f"{source.stem}_{_hash(repr(command), read)}"
-    output = folder / "object.o"
+    output = folder / name
     with _locked(folder):
         if not output.exists():
             partial = output.with_suffix(f".{os.getpid()}")
-            run([*command, "-x", "c++", "-c", str(source), "-o", str(partial)])
+            run([*command, str(source), "-o", str(partial)])
             partial.replace(output)
     return output
 
