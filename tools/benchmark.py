@@ -1,7 +1,7 @@
 """Times ops, stages and the model against torchvision's, on the same inputs and weights.
 
     python tools/benchmark.py [ops] [stages] [e2e] [options] [train] [launches]
-                              [growth] [peers] [memory] [winograd] [pipeline]
+                              [growth] [peers] [memory] [winograd] [pipeline] [int8]
                               [--device cpu|cuda] [--json FILE] [--markdown FILE] [--plot FILE]
 
 The two sides run in turn in one process. A figure is the median of the runs; the ratio is given
@@ -28,6 +28,7 @@ from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
 from maskrcnn_scratch.parity.photographs import photographs
 from tools.benchmarks.clock import IMAGE_SIZE, Clock, Timing, describe
 from tools.benchmarks.growth import plot, time_growth
+from tools.benchmarks.int8 import time_int8
 from tools.benchmarks.launches import count_launches
 from tools.benchmarks.memory import measure_memory
 from tools.benchmarks.model import time_model, time_options, time_training
@@ -38,7 +39,7 @@ from tools.benchmarks.stages import time_stages
 from tools.benchmarks.winograd import time_winograd
 
 DEFAULT_GROUPS = ("ops", "stages", "e2e", "options", "train", "launches")
-GROUPS = (*DEFAULT_GROUPS, "growth", "peers", "memory", "winograd", "pipeline")
+GROUPS = (*DEFAULT_GROUPS, "growth", "peers", "memory", "winograd", "pipeline", "int8")
 WITH_MODEL: dict[str, Callable[[Clock, MaskRCNN, Tensor], Iterator[Timing]]] = {
     "stages": time_stages,
     "e2e": time_model,
@@ -47,6 +48,7 @@ WITH_MODEL: dict[str, Callable[[Clock, MaskRCNN, Tensor], Iterator[Timing]]] = {
     "train": time_training,
     "winograd": time_winograd,
     "pipeline": time_pipeline,
+    "int8": time_int8,
 }
 MEMORY_SIZES = (IMAGE_SIZE, (2000, 3000), (4000, 8000))
 

@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from maskrcnn_scratch.inference.box_features import use_channels_last_box_featur
 from maskrcnn_scratch.inference.conv_epilogues import fuse_epilogues
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
 from maskrcnn_scratch.inference.fold_batch_norm import fold_batch_norms
+from maskrcnn_scratch.inference.int8 import quantizable_networks, use_int8
+from maskrcnn_scratch.inference.merged_rpn_head import MergedRPNHead
 from maskrcnn_scratch.inference.verify_optimized import probe_outputs, verify
 from maskrcnn_scratch.inference.winograd import use_winograd
 from maskrcnn_scratch.rpn.head import RPNHead
@@ -31,7 +34,8 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def optimize(
     model: GeneralizedRCNN,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Literal["int8"] | None = None,
+    calibration: Sequence[Tensor] = (),
     memory_format: torch.memory_format = torch.channels_last,
     fold_batch_norm: bool = True,
     winograd: bool | str = False,
@@ -48,7 +52,12 @@ def optimize(
 
     Args:
         dtype: of weights and features, such as ``torch.bfloat16``; boxes, scores and masks stay
-            float32. By default the model's own.
+            float32. By default the model's own. ``"int8"`` quantises backbone, RPN head, box head
+            and mask head of a float32 model on the CPU, and compiles them at their first call, and
+            again for a second size; the rest is bfloat16. What this changes is not verified, as it
+            depends on the images: measure AP. Needs torchao; see ``int8``.
+        calibration: images ``[3, H, W]`` in 0-1 of your data set for ``"int8"``, about 16. They
+            give the range of each layer's inputs.
         memory_format: of images, features and convolution weights.
         fold_batch_norm: multiplies each batch norm into the convolution before it; see
             ``fold_batch_norm``.
@@ -60,12 +69,19 @@ def optimize(
             ``CUDAGraphs``.
 
     Raises:
-        ValueError: a dtype that is not floating point; ``winograd`` for a model without a
-            convolution that it could replace; or features or logits that differ by more than the
-            tolerance of the dtype.
+        ValueError: a dtype that is not floating point or ``"int8"``; ``winograd`` for a model
+            without a convolution that it could replace; features or logits that differ by more
+            than the tolerance of the dtype; or arguments that do not go together.
+        ImportError: ``"int8"`` without torchao.
     """
+    int8 = dtype == "int8"
+    if isinstance(dtype, str):
+        check_int8(model, dtype, calibration, winograd or compile or cuda_graph)
+        dtype = torch.bfloat16
+    elif len(calibration):
+        raise ValueError("calibration images need dtype='int8'")
     if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"dtype is {dtype}; it must be a float, such as torch.bfloat16")
+        raise ValueError(f"dtype is {dtype}; it must be a float, such as torch.bfloat16, or 'int8'")
     model = copy.deepcopy(model).eval().requires_grad_(False)
     model.image_dtype = model.image_dtype or next(model.parameters()).dtype
     expected = probe_outputs(model)
@@ -78,10 +94,13 @@ def optimize(
     own_dtype = next(model.parameters()).dtype
     if dtype is not None:
         verify(model, expected, own_dtype)  # a smaller dtype would hide an error of the folding
+    int8_networks = quantizable_networks(model) if int8 else {}
     convert(model, dtype, memory_format)
     if winograd and (kept := use_winograd(model, "f4" if winograd is True else winograd)):
         warnings.warn(describe_kept(kept), stacklevel=2)
     verify(model, expected, dtype or own_dtype)
+    if int8:
+        use_int8(model, int8_networks, calibration)
     device = next(model.parameters()).device.type
     if device == "cuda" and not compile:
         model = with_epilogues(model, expected, dtype or own_dtype)
@@ -93,6 +112,28 @@ def optimize(
     if cuda_graph:
         model.run_batch = CUDAGraphs(model)  # type: ignore[method-assign]
     return model
+
+
+def check_int8(
+    model: GeneralizedRCNN, dtype: str, calibration: Sequence[Tensor], other: bool | str
+) -> None:
+    """Raises a ValueError if ``dtype`` is not ``"int8"``, or int8 is not possible.
+
+    Args:
+        other: whether an option was given that does not go together with int8.
+    """
+    parameter = next(model.parameters())
+    if dtype != "int8":
+        raise ValueError(f"dtype is {dtype!r}; it must be a torch.dtype or 'int8'")
+    if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+        raise ValueError(
+            f"dtype='int8' needs a float32 model on the CPU, got {parameter.dtype} on "
+            f"{parameter.device}"
+        )
+    if other:
+        raise ValueError("dtype='int8' compiles by itself: no winograd, compile or cuda_graph")
+    if len(calibration) == 0:
+        raise ValueError("dtype='int8' needs calibration images, as [3, H, W] in 0-1")
 
 
 def describe_left_alone(batch_norms: Sequence[str]) -> str:
@@ -117,36 +158,6 @@ def with_epilogues(
         warnings.warn(f"ReLUs stay apart from their convolutions: {error}", stacklevel=3)
         return model
     return fused
-
-
-class MergedRPNHead(nn.Module):
-    """An ``RPNHead`` for inference whose two predictions are one convolution.
-
-    Args:
-        head: its weights are used.
-    """
-
-    def __init__(self, head: RPNHead) -> None:
-        super().__init__()
-        self.conv = head.conv
-        self.num_logits = head.cls_logits.out_channels
-        both = (head.cls_logits, head.bbox_pred)
-        self.predict = nn.Conv2d(
-            head.cls_logits.in_channels, sum(layer.out_channels for layer in both), 1
-        )
-        state = {
-            name: torch.cat([layer.state_dict()[name] for layer in both])
-            for name in ("weight", "bias")
-        }
-        self.predict.load_state_dict(state, assign=True)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """See ``RPNHead``."""
-        predictions = [self.predict(self.conv(feature)) for feature in features]
-        return (
-            [level[:, : self.num_logits] for level in predictions],
-            [level[:, self.num_logits :] for level in predictions],
-        )
 
 
 def convert(
