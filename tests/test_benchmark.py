@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
+from tools import benchmark
 from tools.benchmark import as_json, markdown, row
 from tools.benchmarks import memory
 from tools.benchmarks.clock import Clock
@@ -20,13 +22,21 @@ def not_installed() -> Callable[[], object]:
     raise ModuleNotFoundError("No module named 'openvino'", name="openvino")
 
 
+def cannot_export() -> Callable[[], object]:
+    raise ImportError("exporting to ONNX needs onnx")
+
+
 def cannot_run() -> Callable[[], object]:
     raise RuntimeError("no kernel for Resize\nat line 3")
 
 
 @pytest.mark.parametrize(
     "load, reason",
-    [(not_installed, "openvino is not installed"), (cannot_run, "no kernel for Resize")],
+    [
+        (not_installed, "openvino is not installed"),
+        (cannot_export, "exporting to ONNX needs onnx"),
+        (cannot_run, "no kernel for Resize"),
+    ],
 )
 def test_a_peer_that_cannot_run_has_a_row(
     load: Callable[[], Callable[[], object]], reason: str
@@ -34,7 +44,22 @@ def test_a_peer_that_cannot_run_has_a_row(
     timing = time_peer(Clock(torch.device("cpu"), 0.0), "peers", "backbone", lambda: None, load)
     assert timing.name == f"backbone: {reason}"
     assert reason in row(timing) and reason in markdown({}, [timing])
+    assert "nan" not in row(timing) + markdown({}, [timing])
     assert json.loads(json.dumps(as_json(timing), allow_nan=False))["ratio"] is None
+
+
+def test_files_have_what_was_measured_without_times(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peaks = {"40 x 50": {"torchvision": 80.4, "ours": None}}
+    monkeypatch.setattr(benchmark, "describe", lambda clock: {"device": "a CPU"})
+    monkeypatch.setattr(benchmark, "measure_memory", lambda sizes: peaks.items())
+    files = tmp_path / "m.json", tmp_path / "m.md"
+    benchmark.main(["memory", "--json", str(files[0]), "--markdown", str(files[1])])
+    line = "peak memory, 40 x 50: torchvision 80 MiB, ours not enough"
+    assert line in capsys.readouterr().out.splitlines()
+    assert json.loads(files[0].read_text())["peak memory in MiB"] == peaks
+    assert files[1].read_text() == f"{line}\n\ndevice: a CPU\n"
 
 
 def test_a_peer_that_runs_is_timed() -> None:
