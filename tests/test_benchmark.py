@@ -51,12 +51,12 @@ def test_a_peer_that_cannot_run_has_a_row(
 def test_files_have_what_was_measured_without_times(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    peaks = {"40 x 50": {"torchvision": 80.4, "ours": None}}
+    peaks = {"40 x 50": {"torchvision": 80.4, "ours": "not enough memory"}}
     monkeypatch.setattr(benchmark, "describe", lambda clock: {"device": "a CPU"})
     monkeypatch.setattr(benchmark, "measure_memory", lambda sizes: peaks.items())
     files = tmp_path / "m.json", tmp_path / "m.md"
     benchmark.main(["memory", "--json", str(files[0]), "--markdown", str(files[1])])
-    line = "peak memory, 40 x 50: torchvision 80 MiB, ours not enough"
+    line = "peak memory, 40 x 50: torchvision 80 MiB, ours not enough memory"
     assert line in capsys.readouterr().out.splitlines()
     assert json.loads(files[0].read_text())["peak memory in MiB"] == peaks
     assert files[1].read_text() == f"{line}\n\ndevice: a CPU\n"
@@ -70,14 +70,23 @@ def test_a_peer_that_runs_is_timed() -> None:
     assert as_json(timing)["ratio"] == timing.ratio
 
 
-def test_memory_of_a_peer_that_is_not_installed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "errors, reason",
+    [
+        ("Traceback\nRuntimeError: [enforce fail] DefaultCPUAllocator: not enough memory: 9\n",
+         "not enough memory"),
+        ("Traceback\nAssertionError: 3 masks\n", "AssertionError: 3 masks"),
+        ("", "exit status -1"),
+    ],
+)  # fmt: skip
+def test_memory_of_sides_that_are_not_installed_or_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], errors: str, reason: str
 ) -> None:
     commands: list[list[str]] = []
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         commands.append(command)
-        return subprocess.CompletedProcess(command, len(commands) - 1, "343", "")
+        return subprocess.CompletedProcess(command, 1 - len(commands), "343", errors)
 
     monkeypatch.setattr(memory, "find_spec", lambda name: None)
     monkeypatch.setattr(subprocess, "run", run)
@@ -90,6 +99,6 @@ def test_memory_of_a_peer_that_is_not_installed(
     assert capsys.readouterr().out.splitlines() == [
         "torchvision: is not installed",
         "ours: 343 MiB",
-        "ours, masks as RLE: not enough memory",
+        f"ours, masks as RLE: {reason}",
     ]
     assert [command[-4:] for command in commands] == [["40", "50", "2", "7"]] * 2

@@ -29,7 +29,7 @@ from maskrcnn_scratch.parity.photographs import photographs
 from tools.benchmarks.clock import IMAGE_SIZE, Clock, Timing, describe
 from tools.benchmarks.growth import plot, time_growth
 from tools.benchmarks.launches import count_launches
-from tools.benchmarks.memory import measure_memory
+from tools.benchmarks.memory import describe_peak, measure_memory
 from tools.benchmarks.model import time_model, time_options, time_training
 from tools.benchmarks.ops import time_ops
 from tools.benchmarks.peers import time_peers
@@ -81,9 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "memory" in groups:
         content["peak memory in MiB"] = peaks = dict(measure_memory(MEMORY_SIZES))
         for size, sides in peaks.items():
-            each = (
-                f"{s} {'not enough' if n is None else f'{n:.0f} MiB'}" for s, n in sides.items()
-            )
+            each = (f"{side} {describe_peak(peak)}" for side, peak in sides.items())
             lines.append(f"peak memory, {size}: " + ", ".join(each))
     for line in lines:
         print(line)
