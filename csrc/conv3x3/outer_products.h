@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
@@ -26,21 +27,31 @@ using OuterProducts =
 
 inline void outer_products_baseline(
     const float* a, const float* b, int64_t panel, int64_t k, float* out) {
-  constexpr int kWidth = 8, kHeight = 4;  // sums held in registers
+  typedef float Quad __attribute__((vector_size(16)));
+  constexpr int kHeight = 4;  // rows of two vectors: 8 of 16 registers hold sums
   for (int64_t first = 0; first < k; first += kChain) {
     const int64_t last = std::min(first + kChain, k);
     for (int r0 = 0; r0 < kLanes; r0 += kHeight) {
-      for (int c0 = 0; c0 < kColumns; c0 += kWidth) {
+      for (int c0 = 0; c0 < kColumns; c0 += 8) {
         const float* columns = b + c0 / kLanes * panel + c0 % kLanes;
-        float sums[kHeight][kWidth] = {};
+        Quad low[kHeight] = {}, high[kHeight] = {};
         for (int64_t i = first; i < last; ++i) {
+          Quad values[2];
+          std::memcpy(values, columns + i * kLanes, sizeof(values));
+#pragma GCC unroll 4
           for (int r = 0; r < kHeight; ++r) {
             const float factor = a[i * kLanes + r0 + r];
-            for (int c = 0; c < kWidth; ++c) sums[r][c] += factor * columns[i * kLanes + c];
+            low[r] += factor * values[0];
+            high[r] += factor * values[1];
           }
         }
+#pragma GCC unroll 4
         for (int r = 0; r < kHeight; ++r) {
-          for (int c = 0; c < kWidth; ++c) out[(r0 + r) * kColumns + c0 + c] += sums[r][c];
+          Quad sums[2];
+          std::memcpy(sums, out + (r0 + r) * kColumns + c0, sizeof(sums));
+          sums[0] += low[r];
+          sums[1] += high[r];
+          std::memcpy(out + (r0 + r) * kColumns + c0, sums, sizeof(sums));
         }
       }
     }
