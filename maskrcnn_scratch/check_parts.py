@@ -17,10 +17,12 @@ from maskrcnn_scratch.call_part import with_context
 from maskrcnn_scratch.structures import ImageList, Proposals
 from maskrcnn_scratch.targets.matcher import Matcher
 from maskrcnn_scratch.targets.sampler import (
+    MASK_TYPES,
     NO_SAMPLE,
     BalancedPositiveNegativeSampler,
     DeviceSampler,
     ReplaySampler,
+    as_indices,
 )
 
 if TYPE_CHECKING:
@@ -42,8 +44,9 @@ _OWN_SAMPLERS = (BalancedPositiveNegativeSampler, DeviceSampler, ReplaySampler)
 def check_parts(model: GeneralizedRCNN) -> None:
     """Sends one small black image through all parts and checks what each of them returns.
 
-    Nothing in the model changes, and no random number is taken from the global stream. A model of
-    meta or fake tensors has no values and is not checked.
+    Nothing in the model changes, and no random number is taken from the global stream, unless by a
+    sampler that takes no generator. A model of meta or fake tensors has no values and is not
+    checked.
 
     Raises:
         ValueError: levels, channels or names that the anchor generator, the RPN head or the poolers
@@ -300,17 +303,22 @@ def check_matcher(name: str, matcher: Any, gt_boxes: Tensor, boxes: Tensor) -> N
 def check_sampler(name: str, sampler: Any, num_boxes: int, device: torch.device) -> None:
     """Raises a ValueError if sampled indices repeat, or positives and negatives are mixed up."""
     labels = torch.arange(num_boxes, device=device) % 3 - 1  # ignored, negative, positive
-    sampled = sampler([labels], generator=torch.Generator(device).manual_seed(0))
+    seeded = torch.Generator(device).manual_seed(0)
+    sampled = with_context(sampler, generator=seeded)([labels])
     if (
         not isinstance(sampled, Sequence)
         or len(sampled) != 2
-        or any(len(kind) != 1 or kind[0].dtype != torch.int64 for kind in sampled)
+        or any(len(kind) != 1 for kind in sampled)
+        or any(
+            one.dtype != torch.int64 and not (one.dtype in MASK_TYPES and len(one) == num_boxes)
+            for [one] in sampled
+        )
     ):
         raise ValueError(
-            f"{name} must return two lists, of positives and of negatives, each with an int64 "
-            "tensor of indices per image"
+            f"{name} must return two lists, of positives and of negatives, each with a tensor per "
+            f"image: int64 indices, or a uint8 or bool mask of its {num_boxes} boxes"
         )
-    positive, negative = (kind[0][kind[0] != NO_SAMPLE] for kind in sampled)
+    positive, negative = (kind[0][kind[0] != NO_SAMPLE] for kind in as_indices(sampled))
     indices = torch.cat((positive, negative))
     if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= num_boxes):
         raise ValueError(f"{name} returns indices outside of its {num_boxes} boxes")

@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,6 +61,87 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         kept = "; the file that was there is intact" if path.is_file() else ""
         reason = _reason(error)
         raise OSError(f"{path}: could not be written ({reason}){kept}") from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a text file, or nothing where there is no space for it.
+
+    Raises:
+        OSError: the line cannot be written; the message names the file.
+    """
+    try:
+        with open(path, "ab", buffering=0) as file:
+            before = os.fstat(file.fileno()).st_size
+            left = f"{line}\n".encode()
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        raise OSError(f"{path}: could not be written ({_reason(error)})") from error
+
+
+def check_writable(path: Path) -> None:
+    """Raises now, before long work, what ``write_text`` and ``write_json`` would raise later.
+
+    The folder of ``path`` is made where it lacks; a file that is there stays as it is.
+
+    Raises:
+        OSError: ``path`` is a folder, or may not be written.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not _cannot_be_replaced(path):
+            with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(path))):
+                pass
+    except OSError as error:
+        raise OSError(f"{path}: could not be written ({_reason(error)})") from error
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """An empty folder on the file system of ``path``, for files that are made in several steps.
+
+    It is ``.<name>.part``, and is removed at the end. One that a killed process left is used again.
+    While another process holds that, and where folders cannot be locked, it has a random name.
+
+    Raises:
+        OSError: the folder cannot be made; the message names ``path``.
+    """
+    folder = path.with_name(f".{path.name[:40]}.part")
+    descriptor = _open_folder(folder)
+    try:
+        if descriptor is None:
+            folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{folder.name}."))
+        for left in folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    except OSError as error:
+        raise OSError(f"{path} can't be written: {error.strerror or error}") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open_folder(folder: Path) -> int | None:
+    """A descriptor of the folder, locked; it is made where it lacks. None if that is not possible.
+
+    Nobody else may own it, and it is no link: what it holds will be removed.
+    """
+    if fcntl is not None:
+        with suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            if os.fstat(descriptor).st_uid == os.geteuid() and _lock(descriptor, folder):
+                return descriptor
+            os.close(descriptor)
+    return None
 
 
 def _reason(error: BaseException) -> str:

@@ -193,13 +193,14 @@ class Sampler(Protocol):
 
         Args:
             labels: ``[A]`` per image: 1 or more is positive, 0 negative, ``IGNORE_LABEL`` neither.
-            generator: source of random numbers; the global one by default.
+            generator: source of random numbers; the global one by default. A sampler without this
+                argument, such as torchvision's, is called without it.
 
         Returns:
-            Indices of positives and indices of negatives, int64, a tensor per image, each index at
-            most once. A sampler that returns a fixed number of indices writes ``NO_SAMPLE``
-            (``targets.sampler``) for missing ones, and may put negatives after the positives in the
-            first tensor.
+            Positives and negatives, a tensor per image: masks ``[A]``, uint8 or bool, or indices,
+            int64, each at most once. A sampler that returns a fixed number of indices writes
+            ``NO_SAMPLE`` (``targets.sampler``) for missing ones, and may put negatives after the
+            positives in the first tensor.
 
         May ask for:
             losses: ``[A]``, the cross entropy of each box's label; 0 for ``IGNORE_LABEL``.

@@ -230,12 +230,12 @@ class GeneralizedRCNNTransform(nn.Module):
                 result["masks"] = self.paste(result["masks"], result["boxes"], original)
         return results
 
-    def extra_repr(self) -> str:
-        return (
-            f"min_size={self.min_size}, max_size={self.max_size}, mean={self.image_mean}, "
-            f"std={self.image_std}, size_divisible={self.size_divisible}, "
-            f"fixed_size={self.fixed_size}"
-        )
+    def __repr__(self) -> str:
+        sizes = f"min_size={self.min_size}, max_size={self.max_size}, mode='bilinear'"
+        if self.fixed_size is not None:
+            sizes += f", fixed_size={self.fixed_size}"
+        normalize = f"Normalize(mean={self.image_mean}, std={self.image_std})"
+        return f"{type(self).__name__}(\n    {normalize}\n    Resize({sizes})\n)"
 
 
 def image_size(image: Tensor) -> tuple[int, int]:

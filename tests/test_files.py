@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from maskrcnn_scratch import files
-from maskrcnn_scratch.files import write_atomically, write_json
+from maskrcnn_scratch.files import check_writable, folder_beside, write_atomically, write_json
+from tests.permissions import permissions_apply
 
 WRITER = """
 import sys
@@ -185,3 +186,52 @@ def test_as_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_json(file, value)
     assert json.loads(file.read_text()) == 2
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_folder_that_a_killed_process_left_is_used_again(tmp_path: Path) -> None:
+    left = tmp_path / ".a.onnx.part"
+    (left / "folder").mkdir(parents=True)
+    (left / "folder/half").write_text("half of a model")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").write_text("kept")
+    (left / "link").symlink_to(tmp_path / "other")
+    with folder_beside(tmp_path / "a.onnx") as folder:
+        assert folder == left and not list(folder.iterdir())
+        (folder / "model").write_text("")
+    assert os.listdir(tmp_path) == ["other"]
+    assert (tmp_path / "other/file").read_text() == "kept"
+
+
+def test_two_folders_beside_one_path(tmp_path: Path) -> None:
+    with folder_beside(tmp_path / "a") as first:
+        (first / "file").write_text("first")
+        with folder_beside(tmp_path / "a") as second:
+            assert second.parent == tmp_path and not list(second.iterdir())
+        assert (first / "file").read_text() == "first"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").write_text("kept")
+    (tmp_path / ".a.part").symlink_to("other")
+    with folder_beside(tmp_path / "a") as folder:
+        assert folder.is_dir() and not folder.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == [".a.part", "other"]
+    assert (tmp_path / "other/file").read_text() == "kept"
+
+
+def test_check_writable(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new/a.json")
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "new/a.json").write_text("kept")
+    check_writable(tmp_path / "new/a.json")
+    check_writable(Path(os.devnull))
+    assert (tmp_path / "new/a.json").read_text() == "kept"
+    (tmp_path / "new").chmod(0o555)
+    for path in (tmp_path, tmp_path / "new/a.json/b", tmp_path / "new/b.json"):
+        with (
+            permissions_apply(tmp_path),
+            pytest.raises(OSError, match=f"{path}: could not be written "),
+        ):
+            check_writable(path)

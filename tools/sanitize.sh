@@ -92,7 +92,7 @@ valgrind() {
     "$PYTHON" -m tests.fuzz.run rle --cases 200
   PYTHONMALLOC=malloc OMP_NUM_THREADS=1 /usr/bin/valgrind --log-file="$log.2" --num-callers=20 \
     "$PYTHON" -m tests.fuzz.run polygon --cases 200
-  ! grep -B 12 -A 12 mask_rle "$log" "$log.2"
+  ! grep -B 12 -A 12 '_cpu\.abi3\.so' "$log" "$log.2"  # the extension has no symbols
 }
 
 [ $# -gt 0 ] || set -- address thread valgrind

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "rle.h"
+#include "toggles.h"
 
 namespace mask_rle {
 namespace {
@@ -13,7 +14,8 @@ namespace {
 // points are computed here, so the cost per edge is the width of the image, however far its ends
 // lie.
 constexpr int64_t kFine = 5;
-constexpr double kFarthest = 1e6;  // pixels: farther corners are taken for damaged data
+constexpr int64_t kFewColumns = 8;  // fewer crossings are added one by one
+constexpr double kFarthest = 1e6;   // pixels: farther corners are taken for damaged data
 
 // A position on the fine grid, as the pixel coordinate of the fine cell's centre.
 double to_pixel(int64_t fine) {
@@ -46,17 +48,31 @@ class Edge {
     if (steps_ > 0) slope_ = static_cast<double>(steep_ ? b.x - a.x : b.y - a.y) / steps_;
   }
 
-  // Calls take(column, y) for each pixel column of [0, width) whose centre line the edge passes; y
-  // is the upper one of the two fine cells beside the line.
-  template <typename Take>
-  void for_each_crossing(int64_t width, const Take& take) const {
-    int64_t column = left_ <= 2 ? 0 : (left_ - 2 + kFine - 1) / kFine;
-    for (; column < width && kFine * column + 3 <= right_; ++column) {
-      take(column, steep_ ? steep_crossing(kFine * column + 2) : flat_crossing(kFine * column + 2));
+  // Adds where the edge passes the centre lines of pixel columns. Its rows never turn back, so
+  // where the first and the last one lie on the same side of the mask, all do.
+  void add_crossings(int64_t height, int64_t width, Toggles& toggles) const {
+    const int64_t begin = left_ <= 2 ? 0 : (left_ - 2 + kFine - 1) / kFine;
+    const int64_t end = std::min(width, (right_ - 3 + kFine) / kFine);
+    if (begin >= end) return;
+    if (end - begin > kFewColumns) {
+      const int64_t first = crossing(begin, height), last = crossing(end - 1, height);
+      if (first == last && (first == 0 || first == height)) {
+        return toggles.add_to_columns(begin, end, first);
+      }
+    }
+    for (int64_t column = begin; column < end; ++column) {
+      toggles.add(column, crossing(column, height));
     }
   }
 
  private:
+  // The row in 0-height below the crossing of a column's centre line. The edge is in the upper one
+  // of two fine cells beside the line.
+  int64_t crossing(int64_t column, int64_t height) const {
+    const int64_t x = kFine * column + 2, y = steep_ ? steep_crossing(x) : flat_crossing(x);
+    return static_cast<int64_t>(std::ceil(std::clamp(to_pixel(y), 0.0, double(height))));
+  }
+
   // The minor coordinate after `step` steps.
   int64_t minor(int64_t step) const {
     return static_cast<int64_t>((steep_ ? from_.x : from_.y) + slope_ * step + .5);
@@ -86,37 +102,16 @@ class Edge {
   double slope_ = 0;
 };
 
-// Positions, counted down the columns, where the polygon begins or ends. Filling toggles at each.
-Counts crossings(const std::vector<Point>& corners, int64_t height, int64_t width) {
-  Counts positions;
-  for (size_t i = 0; i < corners.size(); ++i) {
-    const Edge edge(corners[i], corners[(i + 1) % corners.size()]);
-    edge.for_each_crossing(width, [&](int64_t column, int64_t y) {
-      const double row = std::ceil(std::clamp(to_pixel(y), 0.0, static_cast<double>(height)));
-      positions.push_back(static_cast<uint32_t>(column * height + static_cast<int64_t>(row)));
-    });
-  }
-  return positions;
-}
-
 }  // namespace
 
 Counts from_polygon(const double* xy, int64_t points, int64_t height, int64_t width) {
   std::vector<Point> corners(points);
   for (int64_t i = 0; i < points; ++i) corners[i] = {to_fine(xy[2 * i]), to_fine(xy[2 * i + 1])};
-  Counts toggles = crossings(corners, height, width);
-  std::sort(toggles.begin(), toggles.end());
-
-  RunWriter out;
-  uint32_t last = 0;
-  bool on = false;
-  toggles.push_back(static_cast<uint32_t>(height * width));
-  for (uint32_t toggle : toggles) {
-    out.push(on, toggle - last);
-    on = !on;
-    last = toggle;
+  Toggles toggles(height, width);
+  for (int64_t i = 0; i < points; ++i) {
+    Edge(corners[i], corners[(i + 1) % points]).add_crossings(height, width, toggles);
   }
-  return out.finish();
+  return toggles.finish();
 }
 
 }  // namespace mask_rle

@@ -25,7 +25,7 @@ from maskrcnn_scratch.evaluation.coco_ap import (
     IouType,
     score,
 )
-from maskrcnn_scratch.files import write_json
+from maskrcnn_scratch.files import check_writable, write_json
 
 if TYPE_CHECKING:
     from maskrcnn_scratch.data.coco import CocoDataset
@@ -53,6 +53,7 @@ def evaluate(
     device: str = "auto",
     batch_size: int = 1,
     num_workers: int = 2,
+    skip_bad: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     allow_outside: bool = False,
     no_exif: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     max_pixels: int = MAX_PIXELS,
@@ -88,6 +89,8 @@ def evaluate(
             size form a batch, since padding changes results: they do not depend on this option,
             except for rounding.
         num_workers: Processes that read images.
+        skip_bad: Score without the images and annotations that have errors, and count them, instead
+            of ending at the first. All images are read once more, before the model runs.
         allow_outside: Read images whose file_name leads out of the folder.
         no_exif: Read images as they are stored, without the rotation of their EXIF orientation.
         max_pixels: Refuse images with more pixels.
@@ -104,10 +107,20 @@ def evaluate(
         raise UsageError("give either --results or --weights")
     if results is not None and save_results is not None:
         raise UsageError("--save-results needs --weights")
+    if skip_bad and weights is None:
+        raise UsageError("--skip-bad needs --weights")
+    for output in filter(None, (json, save_results)):
+        check_writable(output)
     found: list[CocoResult] = []
     scores: Mapping[IouType, CocoScore]
     with TemporaryDirectory() as folder, pixel_limit(max_pixels):
-        truth, image_folder = as_coco(annotations, Path(folder))
+        if skip_bad:
+            truth, image_folder = without_bad(
+                annotations, images, Path(folder), apply_exif=not no_exif,
+                crowds_as_objects=crowds_as_objects, allow_outside=allow_outside,
+            )  # fmt: skip
+        else:
+            truth, image_folder = as_coco(annotations, Path(folder))
         opened = partial(
             open_dataset,
             truth,
@@ -151,6 +164,24 @@ def as_coco(source: Path, folder: Path) -> tuple[Path, Path]:
         file = folder / f"{source.stem}.json"
         write_json(file, plain_content(content))
     return file, image_folder
+
+
+def without_bad(
+    source: Path, images: Path | None, folder: Path, **options: Any
+) -> tuple[Path, Path]:
+    """As ``as_coco``, for a data set whose images and annotations with errors are skipped.
+
+    Args:
+        options: of ``dataset_check.check_content``.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    from maskrcnn_scratch.dataset_check.prepare import prepare
+
+    copy = folder / f"{source.stem}.json"
+    found = prepare(source, images, copy, skip_bad=True, decode_images=True, **options)
+    return found.annotation_file, found.image_folder
 
 
 def open_dataset(annotations: Path, images: Path, *args: Any, **options: Any) -> CocoDataset:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from glob import glob, has_magic
 from itertools import count
 from pathlib import Path
 
 from maskrcnn_scratch.cli import UsageError
+from maskrcnn_scratch.data.walk import files_below
 
 # Suffixes of files in folders. A file given by name may have any suffix.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -35,6 +35,7 @@ def find_files(
 
     Raises:
         UsageError: there is no argument, or nothing was found for one.
+        OSError: a folder cannot be read.
     """
     if not arguments:
         raise UsageError("give at least one image, folder of images or glob pattern")
@@ -43,7 +44,7 @@ def find_files(
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            base, found = path, list(_walk(path))
+            base, found = path, list(files_below(path, hidden=False))
         elif path.is_file() or not has_magic(argument):
             if not path.is_file():
                 raise UsageError(f"{argument}: no such image file")
@@ -68,12 +69,6 @@ def _add(files: dict[Path, str], taken: set[Path], file: Path, name: str) -> Non
     if file.resolve() not in taken:
         taken.add(file.resolve())
         files[file] = name
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _fixed_part(pattern: Path) -> Path:

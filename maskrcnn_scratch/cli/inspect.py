@@ -12,6 +12,7 @@ from maskrcnn_scratch.cli import UsageError, pick_device
 from maskrcnn_scratch.cli.images import find_images
 from maskrcnn_scratch.cli.load import load
 from maskrcnn_scratch.data.pixel_limit import MAX_PIXELS, pixel_limit
+from maskrcnn_scratch.files import check_writable
 
 if TYPE_CHECKING:
     from maskrcnn_scratch.builders.from_config import TrainedModel
@@ -101,6 +102,7 @@ def _check_out(out: Path, files: Sequence[Path]) -> None:
         raise UsageError(f"--out {out} is a folder: name a file in it")
     if out.resolve() in {file.resolve() for file in files}:
         raise UsageError(f"--out {out} is one of the images")
+    check_writable(out)
 
 
 def read_targets(

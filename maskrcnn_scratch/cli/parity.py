@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from maskrcnn_scratch.cli import UsageError
-from maskrcnn_scratch.files import write_json, write_text
+from maskrcnn_scratch.files import check_writable, write_json, write_text
+from maskrcnn_scratch.user_code import errors_in_one_line
 
 
 def parity(
@@ -58,6 +59,8 @@ def parity(
         print("\n".join(all_names()))
         return 0
     selection = Selection(checks)
+    for output in filter(None, (json, markdown, html)):
+        check_writable(output)
 
     import torch
     import torchvision
@@ -81,9 +84,15 @@ def parity(
     title = f"torch {torch.__version__}, torchvision {torchvision.__version__}, {device}"
     print(title)
     print(report.HEADER)
-    for check in parity_checks(run):
-        found.append(check)
-        print(report.row(check), flush=True)
+    try:
+        for check in parity_checks(run):
+            found.append(check)
+            print(report.row(check), flush=True)
+    except (TypeError, AttributeError, LookupError) as error:
+        if not replace:
+            raise
+        with errors_in_one_line(f"--replace {' '.join(replace)}"):
+            raise error
     if not found:
         raise UsageError(f"no check of {' '.join(checks)} can be made with these options")
     if json is not None:

@@ -15,7 +15,12 @@ from maskrcnn_scratch.component_check.plan import Plan
 from maskrcnn_scratch.component_check.result import CheckResult, outcome, require
 from maskrcnn_scratch.component_check.subject import Subject, shapes
 from maskrcnn_scratch.structures import IGNORE_LABEL
-from maskrcnn_scratch.targets.sampler import NO_SAMPLE, BalancedPositiveNegativeSampler
+from maskrcnn_scratch.targets.sampler import (
+    MASK_TYPES,
+    NO_SAMPLE,
+    BalancedPositiveNegativeSampler,
+    as_indices,
+)
 
 BOXES = 300  # A
 
@@ -80,8 +85,12 @@ def sample(part: Any, labels: list[Tensor]) -> Any:
         torch.where(of_image >= 1, -score.log(), -(1 - score).log()).where(of_image >= 0, 0)
         for of_image, score in zip(labels, scores, strict=True)
     ]
-    part = with_context(part, losses=losses, scores=scores)
-    return part(labels, generator=torch.Generator().manual_seed(0))
+    seeded = torch.Generator().manual_seed(0)
+    return with_context(part, generator=seeded, losses=losses, scores=scores)(labels)
+
+
+def sampled_indices(part: Any, labels: list[Tensor]) -> Any:
+    return as_indices(sample(part, labels))
 
 
 def types_and_shapes(part: Any) -> str:
@@ -100,15 +109,19 @@ def types_and_shapes(part: Any) -> str:
                     f"{len(labels)} images give {name} {shapes(indices)}",
                 )
                 for n, of_image in enumerate(indices):
-                    require_tensor(of_image, f"{name} of image {n}", (None,), torch.int64)
-    sizes = [(len(p), len(n)) for p, n in zip(*sample(part, images), strict=True)]
+                    what = f"{name} of image {n}"
+                    if isinstance(of_image, Tensor) and of_image.dtype in MASK_TYPES:
+                        require_tensor(of_image, what, (len(labels[n]),), of_image.dtype)
+                    else:
+                        require_tensor(of_image, what, (None,), torch.int64)
+    sizes = [(len(p), len(n)) for p, n in zip(*sampled_indices(part, images), strict=True)]
     return f"positives and negatives per image: {sizes}"
 
 
 def in_range_and_unique(part: Any) -> str:
     """Indices are in ``[0, A)`` or ``NO_SAMPLE``, and none is sampled twice."""
     images = example()
-    for name, *pair in zip(images, *sample(part, list(images.values())), strict=True):
+    for name, *pair in zip(images, *sampled_indices(part, list(images.values())), strict=True):
         indices = torch.cat(pair)
         real = indices[indices != NO_SAMPLE]
         require(
@@ -132,7 +145,7 @@ def labels_agree(part: Any) -> str:
     A sampler of fixed size may put negatives after the positives in the first tensor.
     """
     images = example()
-    positives, negatives = sample(part, list(images.values()))
+    positives, negatives = sampled_indices(part, list(images.values()))
     fixed = len({len(indices) for indices in positives}) == 1
     for (name, labels), positive, negative in zip(
         images.items(), positives, negatives, strict=True
@@ -154,7 +167,7 @@ def labels_agree(part: Any) -> str:
 
 def no_boxes(part: Any) -> str:
     empty = torch.zeros(0, dtype=torch.int64)
-    positives, negatives = sample(part, [empty])
+    positives, negatives = sampled_indices(part, [empty])
     indices = torch.cat((positives[0], negatives[0]))
     require(bool((indices == NO_SAMPLE).all()), f"indices {indices.tolist()} of no boxes")
     return ""

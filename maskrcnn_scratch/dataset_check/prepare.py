@@ -42,6 +42,7 @@ def prepare(
     copy: Path,
     *,
     skip_bad: bool = False,
+    decode_images: bool = False,
     geometry: Geometry | None = None,
     **options: Any,
 ) -> Prepared:
@@ -55,6 +56,7 @@ def prepare(
         images: folder of the images; by default it is searched near the annotations.
         copy: file for annotations that were converted, or of which some were skipped.
         skip_bad: skip images and annotations with errors, with a warning that counts them.
+        decode_images: read the pixels of all images, not just their headers.
         geometry: sizes in the model, for the report.
         **options: of ``check_content``, such as ``allow_outside``.
 
@@ -65,7 +67,9 @@ def prepare(
     """
     content, folder, coco_file = read_dataset(source)
     folder = images or folder
-    report = check_content(content, source, folder, geometry, decode_images=False, **options)
+    report = check_content(
+        content, source, folder, geometry, decode_images=decode_images, **options
+    )
     _warn(report)
     bad = report.blocking()
     if bad and not skip_bad:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import tempfile
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from maskrcnn_scratch.export.onnx import to_onnx
 from maskrcnn_scratch.export.program import ExportOptions, export_program
 from maskrcnn_scratch.export.unexportable import explain_conversion_errors
 from maskrcnn_scratch.export.verification import Run, VerificationReport, verify
-from maskrcnn_scratch.files import write_json
+from maskrcnn_scratch.files import folder_beside, write_atomically, write_json
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 
 Format = Literal["onnx", "pt2", "aoti"]
@@ -93,25 +95,23 @@ def export_to_file(
     if images is None:
         shapes = ShapesDataset(2, side=max(options.image_size))
         images = [shapes[n][0] for n in range(len(shapes))]
-    try:
-        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-    except OSError as error:
-        raise OSError(f"{path} can't be written: {error.strerror or error}") from error
-    with folder:
+    if path.is_dir():
+        raise OSError(f"{path} can't be written: it is a folder")
+    with folder_beside(path) as folder:
         # The report is about the file: the model that is verified is read back from it.
-        written = Path(folder.name) / f"model{kind.suffix}"
+        written = folder / f"model{kind.suffix}"
         program = export_program(model, options)
         with explain_conversion_errors(program, format):
-            kind.write(model, program, options, written)
+            try:
+                kind.write(model, program, options, written)
+            except OSError as error:
+                raise OSError(f"{path} can't be written: {error.strerror or error}") from error
             run = kind.load(written)
         trials = verify(model, options, run, [i.to(device) for i in images])
         report = VerificationReport(format, options, _versions(kind.packages), trials)
-        beside = Path(folder.name) / "report.json"
-        write_json(beside, report.to_json())
-        os.replace(written, path)
-        os.replace(beside, f"{path}.json")
+        with written.open("rb") as file:
+            write_atomically(path, lambda out: shutil.copyfileobj(file, out))
+        write_json(f"{path}.json", report.to_json())
     return report
 
 
@@ -171,7 +171,19 @@ def write_pt2(
     model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
 ) -> None:
     text = json.dumps(metadata_of(options), ensure_ascii=False)
-    torch.export.save(program, path, extra_files={"metadata.json": text})
+    with through_memory(path) as stream:
+        torch.export.save(program, stream, extra_files={"metadata.json": text})
+
+
+@contextmanager
+def through_memory(path: Path) -> Iterator[IO[bytes]]:
+    """A stream whose content becomes the file ``path``.
+
+    Torch's writer of archives ends the process where the disk is full.
+    """
+    stream = io.BytesIO()
+    yield stream
+    path.write_bytes(stream.getbuffer())
 
 
 def load_pt2(path: Path) -> Run:
@@ -182,7 +194,8 @@ def load_pt2(path: Path) -> Run:
 def write_aoti(
     model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
 ) -> None:
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    with through_memory(path) as stream:
+        torch._inductor.aoti_compile_and_package(program, package_path=stream)
 
 
 def load_aoti(path: Path) -> Run:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
+from maskrcnn_scratch.plain_values import shown
 
 
 def with_settings(model: GeneralizedRCNN, settings: tuple[str, ...]) -> GeneralizedRCNN:
@@ -75,7 +76,7 @@ def _value(text: str, current: Any, *, option: str) -> Any:
         return tuple(value)
     if type(value) is not type(current):
         raise ValueError(
-            f"{option}: it is of type {type(current).__name__} ({current}), "
+            f"{option}: it is of type {type(current).__name__} ({shown(current)}), "
             f"not {type(value).__name__}"
         )
     return value

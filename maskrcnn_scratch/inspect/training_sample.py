@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -101,7 +100,7 @@ def training_sample(
         proposals,
         resized,
         heads.proposal_matcher,
-        partial(heads.fg_bg_sampler, generator=generator),
+        with_context(heads.fg_bg_sampler, generator=generator),
         heads.box_coder,
         lambda boxes: heads.predict_boxes(stages.features, list_to_rois(boxes), padded_size)[0],
     )

@@ -19,7 +19,7 @@ from maskrcnn_scratch.parity.compare import Check
 from maskrcnn_scratch.parity.reference import in_channels_last, reference_of
 from maskrcnn_scratch.parity.stages import pad_proposals
 from maskrcnn_scratch.structures import Target
-from maskrcnn_scratch.targets.sampler import ReplaySampler, SampledIndices
+from maskrcnn_scratch.targets.sampler import ReplaySampler, Sample
 
 Batch: TypeAlias = tuple[Sequence[Tensor], Sequence[Target]]
 
@@ -37,13 +37,13 @@ class TrainingRecording:
     Attributes:
         losses: the five scalars, with gradients.
         proposals: ``[P_n, 4]`` of each image, before the ground truth joins them.
-        samples: indices sampled by the RPN ("rpn") and the RoI heads ("roi_heads").
+        samples: what is sampled by the RPN ("rpn") and the RoI heads ("roi_heads").
     """
 
     def __init__(
         self, reference: GeneralizedRCNN, images: Sequence[Tensor], targets: Sequence[Target]
     ) -> None:
-        self.samples: dict[str, SampledIndices] = {}
+        self.samples: dict[str, Sample] = {}
         self.proposals: list[Tensor] = []
         stages = {"rpn": reference.rpn, "roi_heads": reference.roi_heads}
         samplers = {name: stage.fg_bg_sampler for name, stage in stages.items()}
@@ -57,10 +57,8 @@ class TrainingRecording:
 
     def _recorder(self, name: str, sampler: Any) -> Any:
         def sample(labels: list[Tensor]) -> Any:
-            masks = sampler(labels)
-            positive, negative = ([m.nonzero().squeeze(1) for m in kind] for kind in masks)
-            self.samples[name] = positive, negative
-            return masks
+            self.samples[name] = sampler(labels)
+            return self.samples[name]
 
         return sample
 

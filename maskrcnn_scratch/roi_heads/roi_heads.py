@@ -6,7 +6,6 @@ Mask R-CNN, section 3; the box branch is that of Fast R-CNN, section 2. Shapes: 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -271,7 +270,7 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
             proposals,
             targets,
             self.proposal_matcher,
-            partial(self.fg_bg_sampler, generator=generator),
+            with_context(self.fg_bg_sampler, generator=generator),
             self.box_coder,
             lambda boxes: self.predict_boxes(features, list_to_rois(boxes), padded_size)[0],
         )

@@ -8,7 +8,6 @@ model itself uses ``detect_boxes``, ``detect_masks`` and ``losses`` of ``roi_hea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from maskrcnn_scratch.structures import ImageList, Proposals, Result, Target, unpad
-from maskrcnn_scratch.targets.roi_targets import select_training_samples
+from maskrcnn_scratch.targets.roi_targets import labels_of_matches, select_training_samples
 
 
 class RoIHeadsStage:
@@ -112,10 +111,38 @@ class RoIHeadsStage:
             pad_proposals(proposals),
             targets,
             self.proposal_matcher,
-            partial(self.fg_bg_sampler, generator=None),
+            self.fg_bg_sampler,
             self.box_coder,
         )
         return samples.proposals, samples.matched_idxs, samples.labels, samples.regression_targets
+
+    def assign_targets_to_proposals(
+        self: Any,
+        proposals: Sequence[Tensor],
+        gt_boxes: Sequence[Tensor],
+        gt_labels: Sequence[Tensor],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The object that each proposal is matched with, and its label.
+
+        Args:
+            proposals: ``[P_n, 4]`` per image.
+            gt_boxes: ``[G, 4]`` per image.
+            gt_labels: int64 ``[G]`` per image.
+
+        Returns:
+            matched_idxs: int64 ``[P_n]`` per image in ``[0, G)``; 0 where there is no match.
+            labels: int64 ``[P_n]`` per image; 0 is background, ``IGNORE_LABEL`` between the
+                thresholds.
+        """
+        matched = [
+            self.proposal_matcher(objects, boxes)
+            for objects, boxes in zip(gt_boxes, proposals, strict=True)
+        ]
+        labels = [
+            labels_of_matches(of_image[: len(objects)], matches)
+            for of_image, objects, matches in zip(gt_labels, gt_boxes, matched, strict=True)
+        ]
+        return [matches.clamp(min=0) for matches in matched], labels
 
     def check_targets(self: Any, targets: Sequence[Target] | None) -> None:
         """Raises a ValueError if there are no targets, or one lacks a field."""

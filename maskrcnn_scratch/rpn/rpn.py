@@ -41,6 +41,7 @@ from maskrcnn_scratch.targets.matcher import Matcher as IoUMatcher
 from maskrcnn_scratch.targets.rpn_targets import assign_targets_to_anchors
 from maskrcnn_scratch.targets.sampler import (
     BalancedPositiveNegativeSampler,
+    as_indices,
     concatenate_samples,
 )
 
@@ -239,10 +240,10 @@ class RegionProposalNetwork(RPNStage, nn.Module):
             generator: see ``losses``.
             anchors: ``[A, 4]``, for losses that ask for them.
         """
-        sampler = self.fg_bg_sampler
+        sampler = with_context(self.fg_bg_sampler, generator=generator)
         if asks_for(sampler, "scores") or asks_for(sampler, "losses"):
             sampler = with_context(sampler, **scores_and_losses(objectness.detach(), labels))
-        positives, negatives = sampler(labels, generator=generator)
+        positives, negatives = as_indices(sampler(labels))
         # Both [B]: indices in [0, N * A) of the sampled anchors, and their labels.
         sampled, sampled_labels = concatenate_samples(positives, negatives, labels)
         context: dict[str, Any] = {"box_coder": self.box_coder}

@@ -18,7 +18,7 @@ from maskrcnn_scratch.host_sync import entries_to_compute
 from maskrcnn_scratch.ops.roi_align import roi_align
 from maskrcnn_scratch.structures import IGNORE_LABEL, Proposals, Target
 from maskrcnn_scratch.targets.matcher import Matcher, gather_matched_boxes
-from maskrcnn_scratch.targets.sampler import concatenate_samples
+from maskrcnn_scratch.targets.sampler import as_indices, concatenate_samples
 
 # Pixels of ground-truth masks held as float at a time: 64 MiB of float32.
 MASK_PIXELS_AT_ONCE = 2**24
@@ -81,7 +81,7 @@ def select_training_samples(
                 sampler, **scores_and_losses(class_logits_of(candidates), labels)
             )
     samples = TrainingSamples([], [], [], [], [])
-    for n, (positive, negative) in enumerate(zip(*sampler(labels), strict=True)):
+    for n, (positive, negative) in enumerate(zip(*as_indices(sampler(labels)), strict=True)):
         sampled, sampled_labels = concatenate_samples([positive], [negative], [labels[n]])  # [B]
         order = sampled.argsort(stable=True)  # as in torchvision
         sampled, sampled_labels = sampled[order], sampled_labels[order]

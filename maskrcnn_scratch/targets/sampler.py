@@ -20,8 +20,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from maskrcnn_scratch.structures import IGNORE_LABEL
 
-# Indices of positives and of negatives, an int64 tensor per image; see ``interfaces.Sampler``.
-SampledIndices = tuple[list[Tensor], list[Tensor]]
+# Positives and negatives, a tensor per image: masks or indices, see ``interfaces.Sampler``.
+Sample = tuple[list[Tensor], list[Tensor]]
+
+MASK_TYPES = (torch.uint8, torch.bool)
 
 # What a sampler of fixed size returns for an index that it had no box for.
 NO_SAMPLE = -1
@@ -43,42 +45,46 @@ class BalancedPositiveNegativeSampler:
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
 
-    def __call__(
-        self, labels: list[Tensor], generator: torch.Generator | None = None
-    ) -> SampledIndices:
-        """Samples from ``labels``, a tensor ``[A]`` (integer or float) per image."""
-        positives, negatives = [], []
+    def __call__(self, labels: list[Tensor], generator: torch.Generator | None = None) -> Sample:
+        """Samples from ``labels``, a tensor ``[A]`` (integer or float) per image.
+
+        Returns:
+            Masks of the positives and of the negatives, uint8 ``[A]`` per image.
+        """
+        positives: list[Tensor] = []
+        negatives: list[Tensor] = []
         for labels_in_image in labels:
             positive = (labels_in_image >= 1).nonzero().squeeze(1)
             negative = (labels_in_image == 0).nonzero().squeeze(1)
             max_positive = int(self.batch_size_per_image * self.positive_fraction)
             num_positive = min(len(positive), max_positive)
             num_negative = min(len(negative), self.batch_size_per_image - num_positive)
-            positives.append(_draw(positive, num_positive, generator))
-            negatives.append(_draw(negative, num_negative, generator))
+            nothing = torch.zeros_like(labels_in_image, dtype=torch.uint8)
+            for masks, indices, count in (
+                (positives, positive, num_positive),
+                (negatives, negative, num_negative),
+            ):
+                masks.append(nothing.index_fill(0, _draw(indices, count, generator), 1))
         return positives, negatives
 
 
 def _draw(indices: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """``count`` of ``indices [K]``, sorted. All K are permuted; torchvision does."""
+    """``count`` of ``indices [K]``. All K are permuted; torchvision does."""
     order = torch.randperm(len(indices), generator=generator, device=indices.device)
-    return indices[order[:count]].sort().values
+    return indices[order[:count]]
 
 
 class ReplaySampler:
     """Returns recorded samples, one per call: two models can then be given the same boxes.
 
     Args:
-        recorded: for each call to come, positives and negatives as
-            ``BalancedPositiveNegativeSampler`` returns them.
+        recorded: for each call to come, what a sampler returned.
     """
 
-    def __init__(self, recorded: Iterable[SampledIndices]) -> None:
+    def __init__(self, recorded: Iterable[Sample]) -> None:
         self._recorded = iter(recorded)
 
-    def __call__(
-        self, labels: list[Tensor], generator: torch.Generator | None = None
-    ) -> SampledIndices:
+    def __call__(self, labels: list[Tensor], generator: torch.Generator | None = None) -> Sample:
         """The next recorded sample; of ``labels`` only the shapes are used, as a check.
 
         Raises:
@@ -87,7 +93,7 @@ class ReplaySampler:
         sample = next(self._recorded, None)
         if sample is None:
             raise ValueError("all recorded samples were used")
-        for indices_by_image in sample:
+        for indices_by_image in as_indices(sample):
             if len(indices_by_image) != len(labels):
                 raise ValueError(
                     f"the sample was recorded for {len(indices_by_image)} images, not {len(labels)}"
@@ -118,9 +124,7 @@ class DeviceSampler:
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
 
-    def __call__(
-        self, labels: list[Tensor], generator: torch.Generator | None = None
-    ) -> SampledIndices:
+    def __call__(self, labels: list[Tensor], generator: torch.Generator | None = None) -> Sample:
         """Samples from ``labels``, a tensor ``[A]`` (integer or float) per image."""
         padded = pad_sequence(labels, batch_first=True, padding_value=IGNORE_LABEL)  # [N, A]
         total = min(self.batch_size_per_image, padded.shape[1])  # B
@@ -141,6 +145,15 @@ class DeviceSampler:
         return list(sampled[:, :max_positive]), list(sampled[:, max_positive:])
 
 
+def as_indices(sample: Sequence[Sequence[Tensor]]) -> Sample:
+    """What a sampler returned, with masks as the indices of what they select, ascending."""
+    positives, negatives = (
+        [one.nonzero().squeeze(1) if one.dtype in MASK_TYPES else one for one in of_kind]
+        for of_kind in sample
+    )
+    return positives, negatives
+
+
 def concatenate_samples(
     positives: Sequence[Tensor], negatives: Sequence[Tensor], labels: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
@@ -149,7 +162,7 @@ def concatenate_samples(
     The positives of all images come first, then the negatives, as in torchvision.
 
     Args:
-        positives, negatives: what a sampler returned.
+        positives, negatives: indices, int64 per image.
         labels: ``[A]`` per image, from which it sampled.
 
     Returns:

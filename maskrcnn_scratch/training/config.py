@@ -125,5 +125,6 @@ class TrainConfig:
             raise ValueError(f"warmup must be in 0 to 1, got {self.warmup}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in 0 to 1, got {self.ema_decay}")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        for name in ("num_workers", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

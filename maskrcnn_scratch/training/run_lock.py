@@ -30,6 +30,7 @@ def lock_run(folder: Path) -> Iterator[None]:
 
     Raises:
         RunLockedError: another process holds the lock.
+        OSError: the folder or the file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK_FILE, "a+", encoding="utf-8") as file:
@@ -50,8 +51,11 @@ def lock_run(folder: Path) -> Iterator[None]:
             ) from None
         file.truncate(0)
         started = datetime.now().isoformat(" ", "seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, started {started}\n")
-        file.flush()
+        holder = f"process {os.getpid()} on {socket.gethostname()}, started {started}\n"
+        try:
+            os.write(file.fileno(), holder.encode())
+        except OSError as error:
+            raise OSError(f"{file.name}: could not be written ({error.strerror})") from error
         yield
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from maskrcnn_scratch.files import write_atomically
+from maskrcnn_scratch.files import append_line, write_atomically
 from maskrcnn_scratch.training.callbacks import Callback
 
 
@@ -130,8 +130,7 @@ class RunLog:
         self.sums, self.steps, self.images, self.seconds = {}, 0, 0, 0.0
 
     def _write(self, step: int, metrics: dict[str, float]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        append_line(self.path, json.dumps({"step": step, **metrics}))
 
     def __enter__(self) -> RunLog:
         return self

@@ -21,6 +21,7 @@ from urllib.request import Request, urlopen
 
 import torch
 
+from maskrcnn_scratch.plain_values import shown
 from maskrcnn_scratch.weights.errors import WeightsError
 
 __all__ = ["download_weights", "hash_in_name", "sha256_of"]
@@ -53,17 +54,21 @@ def download_weights(
             folder of the cache, so that files of one name do not mix.
 
     Raises:
-        WeightsError: no connection, an HTTP error, a wrong hash, or a cache folder that cannot be
-            written. The next call resumes the download, except after a wrong hash.
+        WeightsError: a malformed address, no connection, an HTTP error, a wrong hash, or a cache
+            folder that cannot be written. The next call resumes the download, except after a wrong
+            hash.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     if sha256 is not None:
         folder /= f"sha256-{sha256}"
-    file = folder / PurePosixPath(urlparse(url).path).name
-    if file.exists():
-        return file
+    try:
+        file = folder / PurePosixPath(urlparse(url).path).name
+    except ValueError as error:
+        raise WeightsError(f"cannot download {url}: {error}") from error
     part = file.with_name(f"{file.name}.part")
     try:
+        if file.exists():
+            return file
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder):
             if not file.exists():  # another process may have downloaded it meanwhile
@@ -93,11 +98,13 @@ def _fetch(url: str, part: Path, *, progress: bool, timeout: float) -> None:
             permanent = error.code < 500 and error.code not in (408, 416, 429)
         except _CONNECTION_ERRORS as error:
             reason, permanent = str(getattr(error, "reason", error)) or type(error).__name__, False
+        except ValueError as error:  # an address that is none, of a redirection too
+            reason, permanent = str(error), True
         failures = failures + 1 if _size(part) <= before else 0
         if permanent or failures == _TRIES:
             kept = f" ({_size(part)} bytes are kept, the next call resumes)" if _size(part) else ""
             raise WeightsError(
-                f"cannot download {url}: {reason}{kept}; or download it by hand to "
+                f"cannot download {url}: {shown(reason, 200)}{kept}; or download it by hand to "
                 f"{part.with_suffix('')}"
             )
         time.sleep(_PAUSE * failures)
@@ -110,8 +117,8 @@ def _append(url: str, part: Path, *, progress: bool, timeout: float) -> None:
     with urlopen(Request(url, headers=headers), timeout=timeout) as response:
         if response.status != 206:  # the server ignores Range and sends the whole file
             have = 0
-        length = response.headers.get("Content-Length")
-        total = None if length is None else have + int(length)
+        length = response.headers.get("Content-Length", "")
+        total = have + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         bar = torch.hub.tqdm(  # type: ignore[attr-defined]
             total=total,
             initial=have,

@@ -18,7 +18,7 @@ from maskrcnn_scratch.roi_heads import (
 )
 from maskrcnn_scratch.rpn import RPNHead
 from maskrcnn_scratch.targets.matcher import Matcher
-from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler
+from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler, as_indices
 
 
 class Small(SmallBackbone):
@@ -247,7 +247,7 @@ class RepeatsIndices(BalancedPositiveNegativeSampler):
         super().__init__(64, 0.5)
 
     def __call__(self, labels, generator=None):
-        positives, negatives = super().__call__(labels, generator)
+        positives, negatives = as_indices(super().__call__(labels, generator))
         return [indices.repeat(2) for indices in positives], negatives
 
 

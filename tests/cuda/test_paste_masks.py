@@ -28,6 +28,23 @@ def test_random(cuda, dtype, size):
         check(cuda, masks, boxes.to(box_dtype), *size)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [(1, 3), (2, 2), (3, 5), (7, 1), (5, 9)], ids=str)
+def test_images_that_begin_within_a_vector(cuda, dtype, size):
+    """16 bytes of output hold the end of one image, or all of it, and the next."""
+    boxes = random_boxes(9, 6.0, 6.0) - 1
+    check(cuda, torch.rand(9, 1, 4, 4).to(dtype), boxes, *size)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_images_of_several_runs(cuda, dtype):
+    """Runs outside of a box, beside it, and from one edge of the image to the other."""
+    boxes = torch.tensor(
+        [[90.0, 150, 120, 190], [-5, 3, 400, 9], [0, 0, 0, 0], [300, 200, 301, 211]]
+    )
+    check(cuda, torch.rand(4, 1, 5, 5).to(dtype), boxes, 211, 301)
+
+
 def test_awkward_boxes(cuda):
     boxes = torch.tensor(
         [

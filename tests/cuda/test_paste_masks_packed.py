@@ -42,6 +42,16 @@ def test_columns_of_more_words_than_a_warp_has_lanes(cuda):
     check(cuda, torch.rand(4, 1, 5, 5), boxes, height, 5, 0.4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_masks_that_are_stretched_in_parts(cuda, dtype):
+    """More mask columns than shared memory holds, in boxes larger and smaller than the mask."""
+    boxes = torch.tensor(
+        [[3.0, 3, 290, 60], [50, 10, 71, 20], [-40, -9, 140, 90], [100, 5, 300, 80]]
+    )
+    for side in (31, 32, 33, 70):
+        check(cuda, torch.rand(4, 1, side, side).to(dtype), boxes, 70, 300, 0.5)
+
+
 def test_empty(cuda):
     check(cuda, torch.zeros(0, 1, 28, 28), torch.zeros(0, 4), 10, 10, 0.5)
 

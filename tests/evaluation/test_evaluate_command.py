@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from maskrcnn_scratch.builders.from_config import ModelConfig, build_model
+from maskrcnn_scratch.cli import UsageError
 from maskrcnn_scratch.cli.evaluate import evaluate
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 
@@ -30,6 +31,39 @@ def checkpoint(tmp_path):
     }
     torch.save(content, tmp_path / "last.pt")
     return tmp_path / "last.pt"
+
+
+def test_skip_bad(shapes, checkpoint, tmp_path, capsys):
+    """What is left is scored as if the bad image had never been there."""
+    image = tmp_path / "00001.png"
+    image.write_bytes(image.read_bytes()[:-200])
+    truth = json.loads(shapes.read_text())
+    truth["annotations"][0]["segmentation"] = [[1, 2]]
+    shapes.write_text(json.dumps(truth))
+    options = {"weights": str(checkpoint), "num_workers": 0, "device": "cpu"}
+    with pytest.raises(ValueError, match=r"annotation 1|00001\.png"):
+        evaluate(shapes, **options)
+    with pytest.warns(UserWarning, match=r"skipped 1 of 3 images and \d+ of \d+ annotations"):
+        evaluate(shapes, **options, skip_bad=True, json=tmp_path / "skipped.json",
+                 save_results=tmp_path / "results.json")  # fmt: skip
+    bad = truth["images"][1]["id"]
+    truth["images"] = [entry for entry in truth["images"] if entry["id"] != bad]
+    truth["annotations"] = [a for a in truth["annotations"][1:] if a["image_id"] != bad]
+    shapes.write_text(json.dumps(truth))
+    evaluate(shapes, **options, json=tmp_path / "without.json")
+    assert (tmp_path / "skipped.json").read_text() == (tmp_path / "without.json").read_text()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results and bad not in {result["image_id"] for result in results}
+    with pytest.raises(UsageError, match="--skip-bad needs --weights"):
+        evaluate(shapes, tmp_path / "results.json", skip_bad=True)
+
+
+def test_outputs_are_tried_before_the_model_runs(shapes, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("maskrcnn_scratch.cli.evaluate.load", pytest.fail)
+    (tmp_path / "folder").mkdir()
+    for option in ("json", "save_results"):
+        with pytest.raises(OSError, match=r"folder: could not be written \(Is a directory\)"):
+            evaluate(shapes, weights=str(checkpoint), **{option: tmp_path / "folder"})
 
 
 def test_fixture_results_give_its_twelve_numbers(data_root, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import errno
 import importlib
 import os
 
@@ -95,6 +96,20 @@ def test_any_error_of_an_exporter_is_explained(model, tmp_path, monkeypatch, ste
     assert os.listdir(tmp_path) == []
 
 
+def test_full_disk(model, tmp_path, monkeypatch):
+    from maskrcnn_scratch.export import to_file
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setitem(to_file.FORMATS, "pt2", to_file.FileFormat(".pt2", (), fail, fail))
+    monkeypatch.setattr(to_file, "export_program", lambda *args: None)
+    path = tmp_path / "model.pt2"
+    with pytest.raises(OSError, match=f"{path} can't be written: No space left on device"):
+        export_to_file(model, path, ExportOptions((128, 160)), "pt2")
+    assert os.listdir(tmp_path) == []
+
+
 def test_sizes_that_no_level_survives(model):
     class Unpadded(nn.Module):
         out_channels = 64
@@ -166,10 +181,16 @@ def test_command(model, tmp_path, monkeypatch, capsys):
 
     loaded = SimpleNamespace(model=model, class_names={})
     monkeypatch.setattr("maskrcnn_scratch.cli.export.load", lambda path, model: loaded)
+    # The target of a link is replaced, not the link. What a killed export left is removed.
+    (tmp_path / "target").write_text("")
+    (tmp_path / "model.pt2").symlink_to("target")
+    (tmp_path / ".model.pt2.part").mkdir()
+    (tmp_path / ".model.pt2.part/half").write_text("")
     status = export(
         tmp_path / "model.pt2", tmp_path / "weights.pt", (128, 160), "pt2", preprocessed=True
     )
     assert status == 0
     printed = capsys.readouterr().out
     assert f"{tmp_path / 'model.pt2.json'}" in printed
-    assert sorted(os.listdir(tmp_path)) == ["model.pt2", "model.pt2.json"]
+    assert (tmp_path / "model.pt2").is_symlink() and (tmp_path / "target").stat().st_size > 0
+    assert sorted(os.listdir(tmp_path)) == ["model.pt2", "model.pt2.json", "target"]

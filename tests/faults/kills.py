@@ -128,7 +128,7 @@ def content_of(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
-        if file.is_dir() or file.suffix in (".part", ".lock") or ".part" in file.name:
+        if file.is_dir() or file.suffix == ".lock" or ".part" in name:
             continue
         if file.suffix == ".jsonl":
             found[name] = [without_times(json.loads(line)) for line in file.open()]
@@ -179,8 +179,11 @@ class Experiment:
         code = toy.run(run_counted, self.job, self.inputs, output, at)
         assert code in (-signal.SIGKILL, 0), f"{where}: exit status {code}"
         content_of(output)
-        assert toy.run(run_counted, self.job, self.inputs, output, 0) == 0, f"{where}: then fails"
+        code = toy.run(run_counted, self.job, self.inputs, output, 0)
+        assert code == 0, f"{where}: then fails: {(self.inputs / f'{self.job}.log').read_text()}"
         assert content_of(output) == self.expected, f"{where}: then gives something else"
+        left = [str(file.relative_to(output)) for file in output.rglob("*.part*")]
+        assert not left, f"{where}: then leaves {left}"
         return where
 
 

@@ -16,10 +16,15 @@ from typing import Any
 import pytest
 import torch
 
+from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.cli import FAILURE
 from maskrcnn_scratch.cli import main as maskrcnn
+from maskrcnn_scratch.export import ExportOptions
+from maskrcnn_scratch.export.to_file import write_pt2
+from maskrcnn_scratch.files import append_line
 from maskrcnn_scratch.training import distributed
+from maskrcnn_scratch.training.run_lock import lock_run
 from maskrcnn_scratch.training.trainer import Trainer
 from tests.faults import kills
 from tests.training import test_distributed, toy
@@ -61,13 +66,53 @@ def test_full_disk(job: str, inputs: Path, tmp_path: Path) -> None:
     kills.content_of(output)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
-@pytest.mark.parametrize("job", ["train", "evaluate", "predict"])
-def test_read_only_folder(job: str, inputs: Path, tmp_path: Path) -> None:
-    output, log = tmp_path / "output", tmp_path / "log"
-    output.mkdir(mode=0o555)
-    assert toy.run(with_log, log, -1, job, inputs, output) == 1
-    assert str(output) in log.read_text() and not list(output.iterdir())
+def lock_and_log(folder: Path, log: Path) -> None:
+    """With space for neither, and for half a line."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    messages = []
+    for limit in (0, 20):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        for attempt in (
+            lambda: lock_run(folder).__enter__(),
+            lambda: append_line(folder / "log.jsonl", '{"step": 1234567890}'),
+        ):
+            try:
+                attempt()
+            except OSError as error:
+                messages.append(str(error))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, resource.RLIM_INFINITY))
+    log.write_text("\n".join(messages))
+
+
+def test_full_disk_for_a_line(tmp_path: Path) -> None:
+    folder, log = tmp_path / "run", tmp_path / "log"
+    assert toy.run(lock_and_log, folder, log) == 0
+    lines = log.read_text().splitlines()
+    assert lines.count(f"{folder}/run.lock: could not be written (File too large)") >= 1
+    assert lines.count(f"{folder}/log.jsonl: could not be written (File too large)") == 2
+    assert (folder / "log.jsonl").read_text() == ""
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+def export_of_something_small(path: Path, log: Path) -> None:
+    program = torch.export.export(Doubled(), (torch.ones(1000),))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (900, resource.RLIM_INFINITY))
+    try:
+        write_pt2(small_maskrcnn(2), program, ExportOptions((64, 64)), path)
+    except OSError as error:
+        log.write_text(str(error))
+
+
+def test_full_disk_at_the_end_of_an_export(tmp_path: Path) -> None:
+    """Torch's writer would end the process."""
+    path, log = tmp_path / "model.pt2", tmp_path / "log"
+    assert toy.run(export_of_something_small, path, log) == 0
+    assert "File too large" in log.read_text()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

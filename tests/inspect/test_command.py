@@ -126,6 +126,7 @@ def test_usage(inspect, shapes, args, message):
         ("roi_heads.nms_tresh=0.3", "RoIHeads has no 'nms_tresh'; did you mean 'nms_thresh'?"),
         ("roi_heads.nms_thresh=low", "'low' is no number, tuple, True or False"),
         ("roi_heads.detections_per_img=2.5", "it is of type int (100), not float"),
+        ("roi_heads=3", "...), not int"),
         ("nms_thresh", "give it as PATH=VALUE"),
     ],
 )

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
@@ -93,6 +93,61 @@ def test_a_thousand_far_vertices_cost_the_width_of_the_image():
     """Edges of some 10^7 fine steps each: minutes, if every step was taken."""
     xy = np.random.default_rng(0).uniform(-1e6, 1e6, 2_000)
     assert rle.area(rle.from_polygons([xy], (480, 640))) > 0
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.sampled_from([15.0, 60.0, 2_000.0]),
+    st.integers(3, 8),
+    st.integers(0, 2**32),
+    st.sampled_from([3, 31, 301]),
+)
+def test_crossings_in_a_list_and_in_a_bitmap(size, extent, points, seed, odd):
+    """Edges that are drawn twice are none, and pixels do not depend on the width of the image.
+
+    A few crossings are kept in a list, more than 1/32 of the pixels in a bitmap.
+    """
+    height, width = size
+    xy = np.random.default_rng(seed).uniform(-extent, extent + 20, (points, 2))
+    if seed % 3 == 0:
+        xy = xy.round()
+    drawn = rle.from_polygons([xy.reshape(-1)], size)
+    (expected,) = coco_mask.frPyObjects([xy.reshape(-1).tolist()], height, width)
+    assert drawn["counts"].encode() == expected["counts"]
+    repeated = np.tile(xy, (odd, 1)).reshape(-1)
+    assert rle.from_polygons([repeated], size) == drawn
+    wide = rle.decode(rle.from_polygons([xy.reshape(-1)], (height, width + 10_000)))
+    assert (wide[:, :width] == rle.decode(drawn)).all()
+
+
+@contextlib.contextmanager
+def little_memory(megabytes):
+    """This process may take that much more memory."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + megabytes * 2**20, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units")
+@pytest.mark.parametrize("far, repeats", [(True, 1001), (False, 101)])
+def test_a_polygon_of_many_vertices_takes_little_memory(far, repeats):
+    """10^6 far vertices have 3 * 10^8 crossings; those of 10^5 edges through the mask, 6 * 10^7."""
+    xy = np.random.default_rng(0).uniform(-1e6, 1e6, (1000, 2))
+    xy[:6] *= 480 / 1e6
+    if not far:
+        xy[:, 1] *= 480 / 1e6
+    once = rle.from_polygons([xy.reshape(-1)], (480, 640))
+    repeated = np.tile(xy, (repeats, 1)).reshape(-1)
+    with little_memory(100):
+        assert rle.from_polygons([repeated], (480, 640)) == once
+    assert 0 < rle.area(once) < 480 * 640
 
 
 def test_other_threads_run_while_a_polygon_is_drawn():

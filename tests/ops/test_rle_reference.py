@@ -81,6 +81,16 @@ def test_polygons(extent: float) -> None:
         agree("rle_from_polygon", torch.from_numpy(xy), height, width)
 
 
+@pytest.mark.parametrize("extent", [30.0, 3000.0])
+def test_polygons_of_many_edges(extent: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference implementation takes edges in parts, the kernel has a bitmap."""
+    monkeypatch.setattr("maskrcnn_scratch.ops.reference.rle.CROSSINGS_AT_ONCE", 1000)
+    rng = np.random.default_rng(0)
+    for width in (1, 13, 60, 2000):
+        xy = torch.from_numpy(rng.uniform(-extent, extent, 2000))
+        agree("rle_from_polygon", xy, 37, width)
+
+
 @pytest.mark.parametrize("hard", [False, True])
 def test_soft_masks(hard: bool) -> None:
     masks = torch.rand(40, 14, 14)

@@ -234,6 +234,23 @@ def test_a_replacement_that_is_impossible(option: str, message: str) -> None:
         Replacements((option,)).applied_to(small_maskrcnn(3))
 
 
+def test_a_replacement_that_is_called_wrongly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, as for all errors of the user's code."""
+    monkeypatch.setattr("maskrcnn_scratch.parity.run.parity_checks", lambda run: call(run))
+
+    def call(run: Run) -> list[Check]:
+        torch.relu(*range(6))  # type: ignore[call-arg, arg-type]
+        return []
+
+    assert main(["parity", "stages", "--replace", "roi_heads.nms=torch:relu"]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "error: --replace roi_heads.nms=torch:relu: TypeError: relu() takes 1" in line
+    with pytest.raises(TypeError, match="relu"):
+        main(["parity", "stages"])
+
+
 def test_trained_weights(tmp_path: Path) -> None:
     photograph = smaller(photographs()[0], 96)
     model = random_model("fasterrcnn_resnet50_fpn", 5)

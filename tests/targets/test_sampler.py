@@ -9,6 +9,7 @@ from maskrcnn_scratch.targets.sampler import (
     BalancedPositiveNegativeSampler,
     DeviceSampler,
     ReplaySampler,
+    as_indices,
 )
 
 
@@ -29,15 +30,15 @@ BATCHES = [
 def test_same_seed_same_sample_as_torchvision(labels, dtype):
     labels = [labels_in_image.to(dtype) for labels_in_image in labels]
     torch.manual_seed(7)
-    positive, negative = BalancedPositiveNegativeSampler(256, 0.5)(labels)
+    ours = BalancedPositiveNegativeSampler(256, 0.5)(labels)
     after_ours = torch.rand(1)
     torch.manual_seed(7)
     theirs = torchvision_utils.BalancedPositiveNegativeSampler(256, 0.5)(labels)
     assert torch.equal(after_ours, torch.rand(1)), "the number of random numbers differs"
-    for ours, masks in zip((positive, negative), theirs, strict=True):
-        for indices, mask in zip(ours, masks, strict=True):
-            assert indices.dtype == torch.int64
-            assert torch.equal(indices, torch.where(mask)[0])
+    for our_kind, their_kind in zip(ours, theirs, strict=True):
+        for mask, expected in zip(our_kind, their_kind, strict=True):
+            assert mask.dtype == expected.dtype == torch.uint8
+            assert torch.equal(mask, expected)
 
 
 def test_with_a_generator_the_global_one_is_not_used():
@@ -122,7 +123,8 @@ def test_numbers_of_positives_and_negatives(sampler):
     for _ in range(100):
         labels = torch.randint(-1, 3, (int(torch.randint(0, 24, (), generator=generator)),),
                                generator=generator)  # fmt: skip
-        positive, negative = kinds(labels, [i[0] for i in sampler(16, 0.25)([labels], generator)])
+        sample = as_indices(sampler(16, 0.25)([labels], generator))
+        positive, negative = kinds(labels, [indices[0] for indices in sample])
         expected = min(int((labels >= 1).sum()), 4)
         assert len(positive) == expected
         assert len(negative) == min(int((labels == 0).sum()), 16 - expected)

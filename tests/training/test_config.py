@@ -41,6 +41,7 @@ def test_wrong_keys_are_refused(values, message):
     ({"warmup": 1.5}, "warmup must be in 0 to 1"),
     ({"ema_decay": 1.0}, "ema_decay must be"),
     ({"num_workers": -1}, "num_workers"),
+    ({"seed": -1}, "seed must not be negative"),
     ({"winograd": True, "precision": "bf16"}, "winograd needs precision fp32"),
     ({"winograd": True, "compile": True}, "winograd needs precision fp32, and no compile"),
 ])  # fmt: skip

@@ -170,7 +170,7 @@ def _with_environment(environment, function, args):
 def run(function, *args):
     """Runs ``start``, waits for the end and returns the exit code, negative for a signal."""
     process = start(function, *args)
-    process.join(60)
+    process.join(300)
     if process.is_alive():
         process.kill()
         raise TimeoutError(f"{function.__name__} did not end")

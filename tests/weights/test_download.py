@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ import torch
 
 from maskrcnn_scratch.weights import WeightsError, download
 from maskrcnn_scratch.weights.download import download_weights
+from tests.permissions import permissions_apply
 
 
 @dataclass
@@ -28,7 +30,9 @@ class Behaviour:
     status: int = 200
     break_at: list[int] = field(default_factory=list)  # bytes sent before each of the next breaks
     ranges: bool = True
-    length: bool = True
+    length: bool | str = True
+    redirect: str = ""
+    raw: bytes = b""
     delay: float = 0.0  # seconds between pieces
     requests: list[str | None] = field(default_factory=list)
 
@@ -44,6 +48,13 @@ class Handler(BaseHTTPRequestHandler):
         does = self.server.behaviour
         asked = self.headers.get("Range")
         does.requests.append(asked)
+        if does.raw:
+            self.wfile.write(does.raw)
+            return None
+        if does.redirect:
+            self.send_response(302)
+            self.send_header("Location", does.redirect)
+            return self.end_headers()
         if does.status != 200:
             return self.send_error(does.status)
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and does.ranges else 0
@@ -52,7 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         body = does.content[start:]
         self.send_response(206 if start else 200)
         if does.length:
-            self.send_header("Content-Length", str(len(body)))
+            stated = does.length if isinstance(does.length, str) else str(len(body))
+            self.send_header("Content-Length", stated)
         self.end_headers()
         if does.break_at:
             body = body[: does.break_at.pop(0)]
@@ -212,6 +224,42 @@ def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         download_weights("http://weights.invalid/net-01234567.pth", progress=False)
 
 
+@pytest.mark.parametrize("length", ["abc", "-5", "1" * 30, "\u0661"])
+def test_a_length_that_is_no_length(server: Server, cache: Path, length: str) -> None:
+    server.behaviour.length = length.encode().decode("latin1")
+    assert download_weights(url_of(server)).read_bytes() == server.behaviour.content
+
+
+@pytest.mark.parametrize("target", ["http://[::1/x.pth", "file:///etc/passwd", "http://a\n/x.pth"])
+def test_redirections_that_lead_nowhere(server: Server, cache: Path, target: str) -> None:
+    server.behaviour.redirect = target.replace("\n", "%0a")
+    with pytest.raises(WeightsError, match=rf"cannot download {url_of(server)}: ") as raised:
+        download_weights(url_of(server), progress=False)
+    assert str(raised.value).isprintable()
+
+
+def test_an_answer_that_is_not_http(server: Server, cache: Path) -> None:
+    """What the server sent comes into the message, but not its control characters."""
+    server.behaviour.raw = b"\x1b[2J\x00\xff\r\n\r\n"
+    with pytest.raises(WeightsError, match=r"cannot download http.*\\x1b\[2J") as raised:
+        download_weights(url_of(server), progress=False)
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/x-01234567.pth", "http://127.0.0.1/\u00e9-01234567.pth",
+            "http://\u2100.com/x-01234567.pth", "http://127.0.0.1/a b-01234567.pth"]
+)  # fmt: skip
+def test_malformed_addresses(cache: Path, url: str) -> None:
+    with pytest.raises(WeightsError, match=f"cannot download {re.escape(url)}: "):
+        download_weights(url, progress=False)
+
+
+def test_a_name_that_is_too_long(server: Server, cache: Path) -> None:
+    with pytest.raises(WeightsError, match=r"cannot write .*name too long.*TORCH_HOME"):
+        download_weights(url_of(server, "x" * 300), progress=False)
+
+
 def test_one_download_for_many_threads(server: Server, cache: Path) -> None:
     server.behaviour.delay = 0.01
     files: list[Path] = []
@@ -228,26 +276,13 @@ def test_one_download_for_many_threads(server: Server, cache: Path) -> None:
     assert len(server.behaviour.requests) == 1
 
 
-@pytest.fixture
-def ordinary_user() -> Iterator[None]:
-    """Not root, who can write everywhere."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    yield
-    os.seteuid(0)
-
-
-def test_read_only_cache(
-    server: Server,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    ordinary_user: None,
-) -> None:
-    # An ordinary user may enter this folder, but not write to it.
-    monkeypatch.setattr(torch.hub, "_hub_dir", "/")
-    with pytest.raises(WeightsError, match=r"cannot write /checkpoints/net-.*TORCH_HOME"):
+def test_read_only_cache(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hub").mkdir(mode=0o555)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    with (
+        permissions_apply(tmp_path),
+        pytest.raises(WeightsError, match=r"cannot write .*/hub/checkpoints/net-.*TORCH_HOME"),
+    ):
         download_weights(url_of(server), progress=False)
     assert server.behaviour.requests == []
 

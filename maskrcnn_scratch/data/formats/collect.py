@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_scratch.data.image import image_size
+from maskrcnn_scratch.data.walk import files_below
 from maskrcnn_scratch.ops import rle
 
 __all__ = [
@@ -138,9 +139,10 @@ class Collected:
         }
 
 
-def image_files(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+def image_files(folder: Path, *, strict: bool = True) -> list[Path]:
+    """All image files below a folder, sorted; ``strict`` as for ``files_below``."""
+    found = files_below(folder, strict=strict)
+    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def image_named(stem: str, folder: Path) -> Path | None:

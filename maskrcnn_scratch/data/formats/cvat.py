@@ -55,7 +55,7 @@ def _image_folder(path: Path, root: ElementTree.Element) -> Path:
     for folder in (path.parent / "images", path.parent, path.parent / "images" / "default"):
         if (folder / name).is_file():
             return folder
-    found = [file for file in image_files(path.parent) if file.name == name]
+    found = [file for file in image_files(path.parent, strict=False) if file.name == name]
     return found[0].parent if found else path.parent / "images"
 
 

@@ -25,7 +25,7 @@ def read(path: Path) -> Collected:
     Raises:
         FileNotFoundError, ValueError: an image that cannot be found or read, naming it.
     """
-    by_name = {file.name: file for file in image_files(path.parent)}
+    by_name = {file.name: file for file in image_files(path.parent, strict=False)}
     data = Collected(path, path.parent)
     for task in read_json(path):
         value = next((v for v in task["data"].values() if isinstance(v, str)), "")

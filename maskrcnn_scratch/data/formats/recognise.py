@@ -21,6 +21,7 @@ from maskrcnn_scratch.data.formats import (
 from maskrcnn_scratch.data.formats.collect import Collected, image_files
 from maskrcnn_scratch.data.formats.xml import read_xml
 from maskrcnn_scratch.data.image_folder import find_image_folder
+from maskrcnn_scratch.data.walk import files_below
 from maskrcnn_scratch.plain_values import shown
 
 FORMATS = (
@@ -112,7 +113,7 @@ def _read_folder(folder: Path) -> Collected | Path:
     yaml_files = sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")))
     if yaml_files:
         return yolo.read(folder, yaml_files[0])
-    xml_files = sorted(folder.rglob("*.xml"))
+    xml_files = sorted(path for path in files_below(folder) if path.suffix == ".xml")
     for path in xml_files:
         if path.name == "annotations.xml":
             return cvat.read(path)
@@ -124,7 +125,7 @@ def _read_folder(folder: Path) -> Collected | Path:
         return supervisely.read(folder, files)
     if (folder / "samples.json").is_file():
         return _read_file(folder / "samples.json")
-    json_files = sorted(folder.rglob("*.json"))
+    json_files = sorted(path for path in files_below(folder) if path.suffix == ".json")
     if json_files:
         contents = {path: read_json(path) for path in json_files[:20]}
         if any(map(labelme.is_labelme, contents.values())):

@@ -12,12 +12,17 @@ from PIL import Image
 
 from maskrcnn_scratch.data.coco_json import read_json
 from maskrcnn_scratch.data.formats.collect import Collected, inflate
+from maskrcnn_scratch.data.walk import files_below
 from maskrcnn_scratch.ops import rle
 
 
 def annotation_files(folder: Path) -> list[Path]:
-    """The annotation files of a project, or of one of its data sets."""
-    found = sorted(folder.rglob("ann/*.json"))
+    """The annotation files of a project, or of one of its data sets.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found = sorted(path for path in files_below(folder) if path.match("ann/*.json"))
     return [path for path in found if (path.parent.parent / "img").is_dir()]
 
 

@@ -28,7 +28,7 @@ def read(path: Path) -> Collected:
         FileNotFoundError, ValueError: an image that cannot be found or read, naming it.
     """
     content = read_json(path)
-    by_name = {file.name: file for file in image_files(path.parent)}
+    by_name = {file.name: file for file in image_files(path.parent, strict=False)}
     data = Collected(path, path.parent)
     for entry in content.get("_via_img_metadata", content).values():
         name = str(entry["filename"])

@@ -22,6 +22,7 @@ MAX_GROUPS = 7  # 35 bits: the 33 of a signed difference of two counts fit
 
 FINE = 5  # pycocotools draws edges on a grid that is five times finer than the pixels
 FARTHEST = 1e6  # pixels: corners that are farther away are taken for damaged data
+CROSSINGS_AT_ONCE = 1 << 20
 
 
 def rle_encode(mask: Tensor) -> str:
@@ -72,8 +73,15 @@ def rle_from_polygon(xy: Tensor, height: int, width: int) -> str:
     for pixel in coordinates[~(np.abs(coordinates) <= FARTHEST)]:
         raise ValueError(f"polygon coordinate {pixel:f} is not finite or more than 1e6 pixels away")
     corners = (FINE * coordinates + 0.5).astype(np.int64).reshape(-1, 2)
-    # Filling toggles where an edge crosses the centre line of a pixel column.
-    toggles = np.sort(_crossings(corners, height, width))
+    edges = np.stack([corners, np.roll(corners, -1, 0)])  # [end, edge, (x, y)]
+    # Filling toggles where an edge crosses the centre line of a pixel column: once per position, as
+    # two toggles are none. So memory grows with the image, not with the number of edges.
+    toggles = np.empty(0, np.int64)
+    step = max(1, CROSSINGS_AT_ONCE // min(width, int(FARTHEST)))
+    for first in range(0, len(corners), step):
+        some = _crossings(edges[:, first : first + step], height, width)
+        toggles, times = np.unique(np.append(toggles, some), return_counts=True)
+        toggles = toggles[times % 2 == 1]
     ends = np.append(toggles, height * width)
     return _to_text(_join_runs(ends, np.arange(len(ends)) % 2 == 1))
 
@@ -209,14 +217,13 @@ def _counts_of_mask(on: np.ndarray) -> np.ndarray:
     return _join_runs(ends, pixels[ends - 1])
 
 
-def _crossings(corners: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Positions, counted down the columns, where the polygon begins or ends.
+def _crossings(edges: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Positions, counted down the columns, where the polygon of some ``edges`` begins or ends.
 
     pycocotools walks an edge from the end with the lower major coordinate, a cell of the fine grid
     per step, and rounds the minor coordinate at each step. The centre line of pixel column x lies
     between the fine columns 5 x + 2 and 5 x + 3.
     """
-    edges = np.stack([corners, np.roll(corners, -1, 0)])  # [end, edge, (x, y)]
     extent = np.abs(edges[1] - edges[0])
     steep = extent[:, 0] < extent[:, 1]
     major = np.where(steep, edges[..., 1], edges[..., 0])
@@ -225,7 +232,7 @@ def _crossings(corners: np.ndarray, height: int, width: int) -> np.ndarray:
     first = np.maximum(0, -((2 - left) // FINE))
     count = np.maximum(0, np.minimum(width, (right - 3) // FINE + 1) - first)
 
-    edge = np.repeat(np.arange(len(corners)), count)  # of each crossing
+    edge = np.repeat(np.arange(len(count)), count)  # of each crossing
     before = np.repeat(count.cumsum() - count, count)
     column = np.arange(len(edge)) - before + first[edge]
     y = np.empty(len(edge), np.int64)
