@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from tools import benchmark
 from tools.benchmark import as_json, markdown, row
-from tools.benchmarks import memory
+from tools.benchmarks import memory, peers
 from tools.benchmarks.clock import Clock
 from tools.benchmarks.peers import time_peer
 
@@ -46,6 +48,32 @@ def test_a_peer_that_cannot_run_has_a_row(
     assert reason in row(timing) and reason in markdown({}, [timing])
     assert "nan" not in row(timing) + markdown({}, [timing])
     assert json.loads(json.dumps(as_json(timing), allow_nan=False))["ratio"] is None
+
+
+def test_without_onnx_every_peer_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(*_: object, **__: object) -> None:
+        raise ImportError("exporting to ONNX needs onnx")
+
+    model: Any = SimpleNamespace(
+        transform=lambda images: (SimpleNamespace(tensors=images[0][None]), None),
+        backbone=torch.nn.Identity(),
+    )
+    monkeypatch.setattr(peers, "optimize", lambda model, **_: model)
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    monkeypatch.setattr(peers, "export_onnx", export)
+    monkeypatch.setattr(torch.onnx, "export", export)
+    for name in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if not installed
+    clock = Clock(torch.device("cpu"), 0.0)
+    rows = [timing.name for timing in peers.time_peers(clock, model, torch.zeros(3, 4, 4))]
+    assert [row.partition(", ")[2] for row in rows] == [
+        *["against onnxruntime: onnxruntime is not installed"] * 2,
+        *["against OpenVINO: openvino is not installed"] * 3,
+    ]
+    runtime = SimpleNamespace(SessionOptions=SimpleNamespace, InferenceSession=None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    first = next(peers.time_peers(clock, model, torch.zeros(3, 4, 4)))
+    assert first.name.endswith("onnxruntime: exporting to ONNX needs onnx")
 
 
 def test_files_have_what_was_measured_without_times(
