@@ -30,7 +30,7 @@ from tools.benchmarks.clock import IMAGE_SIZE, Clock, Timing, describe
 from tools.benchmarks.growth import plot, time_growth
 from tools.benchmarks.int8 import time_int8
 from tools.benchmarks.launches import count_launches
-from tools.benchmarks.memory import measure_memory
+from tools.benchmarks.memory import describe_peak, measure_memory
 from tools.benchmarks.model import time_model, time_options, time_training
 from tools.benchmarks.ops import time_ops
 from tools.benchmarks.peers import time_peers
@@ -76,17 +76,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         timings.append(timing)
         print(row(timing), flush=True)
     content: dict[str, object] = {"machine": machine, "timings": [*map(as_json, timings)]}
+    lines = []
     if "launches" in groups:
         content["kernels per image"] = counts = count_launches(*model_and_image(clock.device))
-        print("kernels per image:", ", ".join(f"{side} {n}" for side, n in counts.items()))
+        lines.append("kernels per image: " + ", ".join(f"{s} {n}" for s, n in counts.items()))
     if "memory" in groups:
         content["peak memory in MiB"] = peaks = dict(measure_memory(MEMORY_SIZES))
         for size, sides in peaks.items():
-            print(f"peak memory, {size}:", ", ".join(f"{s} {n} MiB" for s, n in sides.items()))
+            each = (f"{side} {describe_peak(peak)}" for side, peak in sides.items())
+            lines.append(f"peak memory, {size}: " + ", ".join(each))
+    for line in lines:
+        print(line)
     if options.json:
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     if options.markdown:
-        options.markdown.write_text(markdown(machine, timings))
+        options.markdown.write_text(markdown(machine, timings, lines))
     if options.plot:
         plot([timing for timing in timings if timing.group == "growth"], options.plot)
 
@@ -111,33 +115,48 @@ def model_and_image(device: torch.device) -> tuple[MaskRCNN, Tensor]:
 
 def row(timing: Timing) -> str:
     low, high = timing.spread
+    title = f"{timing.group} {timing.name}"
+    if not has_run(timing):
+        return title
     return (
-        f"{timing.group + ' ' + timing.name:66}{timing.ours:9.2f} ms{timing.theirs:11.2f} ms"
+        f"{title:66}{timing.ours:9.2f} ms{timing.theirs:11.2f} ms"
         f"{timing.ratio:8.2f}x   {low:.2f}-{high:.2f}"
     )
+
+
+def has_run(timing: Timing) -> bool:
+    """Whether there are times; a peer that could not run has NaN, and a name that says why."""
+    return timing.ours == timing.ours
 
 
 def as_json(timing: Timing) -> dict[str, object]:
     """Its fields; ``null`` for the times of a peer that could not run, as JSON has no NaN."""
     fields = asdict(timing)
-    if timing.ours != timing.ours:
+    if not has_run(timing):
         fields.update(ours=None, theirs=None, ratio=None, spread=None)
     return fields
 
 
-def markdown(machine: dict[str, object], timings: Sequence[Timing]) -> str:
+def markdown(
+    machine: dict[str, object], timings: Sequence[Timing], others: Sequence[str] = ()
+) -> str:
+    """The table of the timings, the lines of ``others``, and the machine."""
     lines = [
         "| | | ours | torchvision | ratio | spread |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for timing in timings:
         low, high = timing.spread
+        numbers = (
+            f"{timing.ours:.1f} ms | {timing.theirs:.1f} ms | **{timing.ratio:.2f}x** | "
+            f"{low:.2f}-{high:.2f}"
+        )
         lines.append(
-            f"| {timing.group} | {timing.name} | {timing.ours:.1f} ms | {timing.theirs:.1f} ms | "
-            f"**{timing.ratio:.2f}x** | {low:.2f}-{high:.2f} |"
+            f"| {timing.group} | {timing.name} | {numbers if has_run(timing) else '| | |'} |"
         )
     facts = "; ".join(f"{name}: {value}" for name, value in machine.items())
-    return "\n".join([*lines, "", facts]) + "\n"
+    table = lines if timings else []
+    return "\n\n".join(["\n".join(part) for part in (table, others, [facts]) if part]) + "\n"
 
 
 if __name__ == "__main__":

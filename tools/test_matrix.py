@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-OPS = ("boxes", "conv3x3", "max_iou", "nms", "paste_masks", "paste_masks_packed", "rle")
-OPS += ("rle_reference", "roi_align", "top_k")
+OPS = ("boxes", "conv3x3", "conv3x3_weight_gradient", "max_iou", "nms", "paste_masks")
+OPS += ("paste_masks_packed", "rle", "rle_reference", "roi_align", "top_k")
 TESTS = (
     *(f"tests/ops/test_{op}.py" for op in OPS),
     "tests/parity/test_parity.py::test_ops",

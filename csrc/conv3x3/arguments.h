@@ -1,4 +1,4 @@
-// What conv3x3 asks of its arguments.
+// What conv3x3 and its weight gradient ask of their arguments.
 #pragma once
 
 #include "../common/checks.h"
@@ -27,6 +27,23 @@ inline int64_t check_conv3x3(const Tensor& input, const Tensor& weight, const Te
   check_same_device(weight, input, "weight", "input");
   check_same_device(bias, input, "bias", "input");
   return weight.size(0) == 16 ? 2 : 4;
+}
+
+inline void check_conv3x3_weight_gradient(const Tensor& input, const Tensor& grad) {
+  check_dim(input, 4, "input", "[N, C, H, W]");
+  check_dtype(input, ScalarType::Float, "input");
+  check_dim(grad, 4, "grad", "[N, O, H, W]");
+  check_dtype(grad, ScalarType::Float, "grad");
+  CHECK_ARGUMENT(grad.size(0) == input.size(0) && grad.size(2) == input.size(2) &&
+                     grad.size(3) == input.size(3),
+                 "grad must have the images and the size of input, ", shape_of(input), ", not ",
+                 shape_of(grad));
+  CHECK_ARGUMENT(input.size(1) > 0 && input.size(1) % kLanes == 0,
+                 "in_channels must be a multiple of ", kLanes, ", not ", input.size(1));
+  CHECK_ARGUMENT(grad.size(1) > 0 && grad.size(1) % kColumns == 0,
+                 "out_channels must be a multiple of ", kColumns, ", not ", grad.size(1));
+  check_numel({32, input.size(1) + 256, grad.size(1) + 256}, "the weight's gradient");  // and sums
+  check_same_device(grad, input, "grad", "input");
 }
 
 }  // namespace maskrcnn

@@ -33,6 +33,24 @@ struct Winograd<2> {
     y[0] = m[0] + (m[1] + m[2]);
     y[1] = (m[1] - m[2]) + m[3];
   }
+
+  // t = A d, of the gradient of outputs
+  template <typename V>
+  ALWAYS_INLINE static void transform_gradient(const V (&d)[kOutputs], V (&t)[kInputs]) {
+    t[0] = d[0];
+    t[1] = d[0] + d[1];
+    t[2] = d[0] - d[1];
+    t[3] = d[1];
+  }
+
+  // g = G^T s, the gradient of a filter
+  template <typename V>
+  ALWAYS_INLINE static void transform_sums(const V (&s)[kInputs], V (&g)[3]) {
+    const V middle = 0.5f * (s[1] + s[2]);
+    g[0] = middle - s[0];
+    g[1] = 0.5f * (s[1] - s[2]);
+    g[2] = middle + s[3];
+  }
 };
 
 // Points 0, 5/8, -5/8, 3/2, -3/2 and infinity: half the error of 0, 1, -1, 2, -2 and infinity.

@@ -6,7 +6,6 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "../common/cpu_isa.h"
 #include "../common/host_memory.h"
@@ -14,23 +13,10 @@
 #include "arguments.h"
 #include "conv3x3.h"
 #include "matrix_product.h"
+#include "tiles.h"
 
 namespace maskrcnn {
 namespace {
-
-// 16 floats; the compiler maps them to the vectors that there are.
-typedef float Pack __attribute__((vector_size(64)));
-
-ALWAYS_INLINE void load(const float* from, Pack& pack) {
-  std::memcpy(&pack, from, sizeof(pack));
-}
-ALWAYS_INLINE void store(const Pack& pack, float* to) {
-  std::memcpy(to, &pack, sizeof(pack));
-}
-
-constexpr int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 // input [N, H, W, C], output [N, H, W, O], weight [points, O / 32, C, 32].
 struct Convolution {
@@ -50,13 +36,12 @@ class Block {
  public:
   Block(const Convolution& conv, int64_t block_tiles)
       : conv_(conv),
-        tile_rows_((conv.height + kOutputs - 1) / kOutputs),
-        tile_columns_((conv.width + kOutputs - 1) / kOutputs),
+        tiles_{conv.input, conv.images, conv.height, conv.width, conv.channels},
         block_tiles_(block_tiles),
         // A line more than it takes, so that points do not meet in the same sets of a cache.
         point_stride_(block_tiles * conv.channels + kLanes) {}
 
-  int64_t tiles() const { return conv_.images * tile_rows_ * tile_columns_; }
+  int64_t tiles() const { return tiles_.count(); }
   int64_t scratch_size() const {
     return conv_.channels + kPoints * point_stride_ + block_tiles_ * tile_stride();
   }
@@ -81,34 +66,18 @@ class Block {
                                              float* inputs) const {
     std::fill_n(zeros, conv_.channels, 0.0f);
     for (int64_t i = 0; i < round_up(count, kRows); ++i) {
-      const int64_t tile = first + i;
-      const int64_t column = tile % tile_columns_, row = tile / tile_columns_ % tile_rows_;
-      const int64_t image = tile / tile_columns_ / tile_rows_;
       const float* pixels[kInputs][kInputs];
-      for (int y = 0; y < kInputs; ++y) {
-        for (int x = 0; x < kInputs; ++x) {
-          const int64_t py = row * kOutputs - 1 + y, px = column * kOutputs - 1 + x;
-          const bool inside =
-              i < count && py >= 0 && py < conv_.height && px >= 0 && px < conv_.width;
-          pixels[y][x] = inside ? conv_.input + ((image * conv_.height + py) * conv_.width + px) *
-                                                    conv_.channels
-                                : zeros;
-        }
+      if (i < count) {
+        tiles_.template find_pixels<kInputs, 1>(first + i, zeros, pixels);
+      } else {
+        for (auto& row : pixels) std::fill_n(row, kInputs, zeros);
       }
       float* to = inputs + i / kRows * (kRows * conv_.channels) + i % kRows * kLanes;
       for (int64_t c = 0; c < conv_.channels; c += kLanes, to += kRows * kLanes) {
-        Pack columns[kInputs][kInputs];  // [x][y]
-        for (int x = 0; x < kInputs; ++x) {
-          Pack d[kInputs];
-          for (int y = 0; y < kInputs; ++y) load(pixels[y][x] + c, d[y]);
-          Transform::transform_input(d, columns[x]);
-        }
-        for (int y = 0; y < kInputs; ++y) {
-          Pack d[kInputs], t[kInputs];
-          for (int x = 0; x < kInputs; ++x) d[x] = columns[x][y];
-          Transform::transform_input(d, t);
-          for (int x = 0; x < kInputs; ++x) store(t[x], to + (y * kInputs + x) * point_stride_);
-        }
+        transform_tile<kInputs>(
+            pixels, c,
+            [](const auto& d, auto& t) ALWAYS_INLINE_LAMBDA { Transform::transform_input(d, t); },
+            to, point_stride_);
       }
     }
   }
@@ -132,8 +101,8 @@ class Block {
                                               const float* products) const {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t tile = first + i;
-      const int64_t column = tile % tile_columns_, row = tile / tile_columns_ % tile_rows_;
-      const int64_t image = tile / tile_columns_ / tile_rows_;
+      const int64_t column = tile % tiles_.columns(), row = tile / tiles_.columns() % tiles_.rows();
+      const int64_t image = tile / tiles_.columns() / tiles_.rows();
       const int64_t rows = std::min<int64_t>(kOutputs, conv_.height - row * kOutputs);
       const int64_t columns = std::min<int64_t>(kOutputs, conv_.width - column * kOutputs);
       float* to = conv_.output +
@@ -166,7 +135,8 @@ class Block {
   }
 
   Convolution conv_;
-  int64_t tile_rows_, tile_columns_, block_tiles_, point_stride_;
+  Tiles<kOutputs> tiles_;
+  int64_t block_tiles_, point_stride_;
 };
 
 // Tiles of a block at most: few keep the thread's memory in its cache, many read the weights less

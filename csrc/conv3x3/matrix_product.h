@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
@@ -31,22 +32,32 @@ using MatrixProduct =
 
 inline void matrix_product_baseline(
     const float* a, const float* b, int64_t k, float* out, int64_t out_stride) {
-  constexpr int kWidth = 8, kHeight = 3;  // sums held in registers
+  typedef float Quad __attribute__((vector_size(16)));
+  constexpr int kHeight = 4;  // rows of two vectors: 8 of 16 registers hold sums
   for (int64_t first = 0; first < k; first += kChain) {
     const int64_t last = std::min(first + kChain, k);
     for (int r0 = 0; r0 < kRows; r0 += kHeight) {
-      for (int c0 = 0; c0 < kColumns; c0 += kWidth) {
-        float sums[kHeight][kWidth] = {};
+      for (int c0 = 0; c0 < kColumns; c0 += 8) {
+        Quad low[kHeight] = {}, high[kHeight] = {};
         for (int64_t i = first; i < last; ++i) {
           const float* column = a + i / kLanes * (kRows * kLanes) + i % kLanes;
+          Quad values[2];
+          std::memcpy(values, b + i * kColumns + c0, sizeof(values));
+#pragma GCC unroll 4
           for (int r = 0; r < kHeight; ++r) {
             const float factor = column[(r0 + r) * kLanes];
-            for (int c = 0; c < kWidth; ++c) sums[r][c] += factor * b[i * kColumns + c0 + c];
+            low[r] += factor * values[0];
+            high[r] += factor * values[1];
           }
         }
+#pragma GCC unroll 4
         for (int r = 0; r < kHeight; ++r) {
           float* to = out + (r0 + r) * out_stride + c0;
-          for (int c = 0; c < kWidth; ++c) to[c] = first ? to[c] + sums[r][c] : sums[r][c];
+          Quad sums[2] = {};
+          if (first) std::memcpy(sums, to, sizeof(sums));
+          sums[0] += low[r];
+          sums[1] += high[r];
+          std::memcpy(to, sums, sizeof(sums));
         }
       }
     }

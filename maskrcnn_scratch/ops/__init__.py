@@ -5,7 +5,12 @@ kernels in ``csrc/``, whose README describes how an operator is built.
 """
 
 from maskrcnn_scratch.ops import boxes, reference
-from maskrcnn_scratch.ops.conv3x3 import can_conv3x3, conv3x3, transform_conv3x3_weight
+from maskrcnn_scratch.ops.conv3x3 import (
+    can_conv3x3,
+    conv3x3,
+    conv3x3_weight_gradient,
+    transform_conv3x3_weight,
+)
 from maskrcnn_scratch.ops.decode_boxes import decode_boxes
 from maskrcnn_scratch.ops.fpn_levels import fpn_levels
 from maskrcnn_scratch.ops.max_iou import max_iou
@@ -20,6 +25,7 @@ __all__ = [
     "boxes",
     "can_conv3x3",
     "conv3x3",
+    "conv3x3_weight_gradient",
     "decode_boxes",
     "fpn_levels",
     "max_iou",

@@ -17,6 +17,7 @@ import torch
 NAMESPACE = "maskrcnn_scratch"
 OPS = (
     "conv3x3",
+    "conv3x3_weight_gradient",
     "decode_boxes",
     "fpn_levels",
     "max_iou",

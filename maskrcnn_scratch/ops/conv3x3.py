@@ -53,6 +53,34 @@ def conv3x3(
     return (kernels if on_cpu else reference).conv3x3(input, weight, bias, relu)
 
 
+def conv3x3_weight_gradient(input: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of the weight of the convolution that ``conv3x3`` computes, by F(2x2, 3x3).
+
+    Products are added up in chains of 64 tiles, these within 2048 tiles, and then all. Of standard
+    normal ``input`` and ``grad``, the relative error (L2, against float64) is 3e-7, measured on the
+    CPU with 950 to 240,000 locations; PyTorch's has 2e-7 to 2e-6 and grows with their number.
+
+    NaN or infinity in an input channel makes all filters that read it NaN or infinite, and in an
+    output channel all of its filters.
+
+    The CPU has a kernel: it reads channels-last maps fastest. Its result is the same for every
+    number of threads, and has the same bits with AVX2 and AVX-512. Elsewhere the reference
+    implementation runs. There is no gradient.
+
+    Args:
+        input: float32 ``[N, C, H, W]``; ``C`` is a multiple of 16.
+        grad: gradient of the outputs, float32 ``[N, O, H, W]``; ``O`` is a multiple of 32.
+
+    Returns:
+        float32 ``[O, C, 3, 3]``, channels-last; zeros if the input is empty.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit.
+    """
+    on_cpu = input.device.type == "cpu"
+    return (kernels if on_cpu else reference).conv3x3_weight_gradient(input, grad)
+
+
 def transform_conv3x3_weight(weight: Tensor, m: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """The weight of a convolution in the form that ``conv3x3`` takes.
 
@@ -96,7 +124,14 @@ def _fake(input: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     )
 
 
+def _fake_weight_gradient(input: Tensor, grad: Tensor) -> Tensor:
+    return input.new_empty((grad.shape[1], input.shape[1], 3, 3)).contiguous(
+        memory_format=torch.channels_last
+    )
+
+
 if compiled:
-    torch.library.register_fake(f"{NAMESPACE}::conv3x3", _fake)
-    for _device in ("cpu", "cuda"):
-        torch.library.register_autocast(f"{NAMESPACE}::conv3x3", _device, torch.float32)
+    for _op, _fake_op in (("conv3x3", _fake), ("conv3x3_weight_gradient", _fake_weight_gradient)):
+        torch.library.register_fake(f"{NAMESPACE}::{_op}", _fake_op)
+        for _device in ("cpu", "cuda"):
+            torch.library.register_autocast(f"{NAMESPACE}::{_op}", _device, torch.float32)

@@ -11,9 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
 
 from maskrcnn_scratch.ops import reference
-from maskrcnn_scratch.ops.conv3x3 import can_conv3x3, conv3x3, transform_conv3x3_weight
+from maskrcnn_scratch.ops.conv3x3 import (
+    can_conv3x3,
+    conv3x3,
+    conv3x3_weight_gradient,
+    transform_conv3x3_weight,
+)
 
 
 class TransformedWeight:
@@ -63,9 +69,9 @@ def winograd_conv2d(
 ) -> Tensor:
     """``F.conv2d(input, weight, bias, padding=1)`` with Winograd also in the backward pass.
 
-    The output and the gradient of the input are computed by ``conv3x3``, which has the errors. The
-    gradient of the weight is PyTorch's, and so is that of the input if ``C`` is no multiple of 32.
-    There are first derivatives only.
+    The output and the gradient of the input are computed by ``conv3x3``, that of the weight by
+    ``conv3x3_weight_gradient``, which have the errors. The gradient of the input is PyTorch's if
+    ``C`` is no multiple of 32. There are first derivatives only.
 
     Args:
         input: ``[N, C, H, W]``; ``C`` is a multiple of 16. float32, or float64 for the reference
@@ -101,18 +107,18 @@ class _WinogradConv2d(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         for_input, for_weight, for_bias, _ = ctx.needs_input_grad
-        by_winograd = for_input and can_conv3x3(weight.transpose(0, 1))
-        grad_input = None
-        if by_winograd:
+        grad_input = grad_weight = grad_bias = None
+        if for_input and can_conv3x3(weight.transpose(0, 1)):
             grad_input = _convolve(grad, ctx.transform(weight, True), None)
-        needed = [for_input and not by_winograd, for_weight, for_bias]
-        rest = [None] * 3
-        if any(needed):
-            sides = [1, 1]
-            rest = torch.ops.aten.convolution_backward(
-                grad, input, weight, [len(weight)], sides, sides, sides, False, [0, 0], 1, needed
-            )
-        return grad_input if by_winograd else rest[0], rest[1], rest[2], None
+        elif for_input:
+            grad_input = conv2d_input(input.shape, weight, grad, padding=1)
+        if for_weight:
+            in_float32 = input.dtype == torch.float32
+            gradient = conv3x3_weight_gradient if in_float32 else reference.conv3x3_weight_gradient
+            grad_weight = gradient(input, grad)
+        if for_bias:
+            grad_bias = grad.sum((0, 2, 3))
+        return grad_input, grad_weight, grad_bias, None
 
 
 def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

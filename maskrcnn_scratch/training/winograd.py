@@ -17,7 +17,7 @@ LEAST_LOCATIONS = 2000
 
 
 class TrainedWinogradConv2d(nn.Conv2d):
-    """A convolution whose output and input gradient come from ``ops.winograd_conv2d``.
+    """A convolution whose output and gradients come from ``ops.winograd_conv2d``.
 
     Only float32 on the CPU, and inputs of at least ``LEAST_LOCATIONS``; anything else runs as in
     ``nn.Conv2d``, autocast included. The state dict is that of ``nn.Conv2d``. The weight is
@@ -62,7 +62,8 @@ def train_with_winograd(model: nn.Module, tile: str = "f4") -> None:
     A warning names the first of those that were left alone.
 
     Args:
-        tile: ``"f2"`` or ``"f4"``, for F(2x2, 3x3) or F(4x4, 3x3).
+        tile: ``"f2"`` or ``"f4"``, for F(2x2, 3x3) or F(4x4, 3x3). Gradients of weights are always
+            computed by F(2x2, 3x3).
 
     Raises:
         ValueError: the model has no convolution that can be replaced.

@@ -110,6 +110,12 @@ Arguments conv3x3(Bytes& bytes) {
           bytes.ConsumeBool()};
 }
 
+Arguments conv3x3_weight_gradient(Bytes& bytes) {
+  const int64_t in = 16 * size(bytes, 1, 2), out = 32 * size(bytes, 1, 2);
+  const int64_t images = size(bytes, 0, 2), height = size(bytes, 0, 12), width = size(bytes, 0, 12);
+  return {floats(bytes, {images, in, height, width}), floats(bytes, {images, out, height, width})};
+}
+
 Arguments max_iou(Bytes& bytes) {
   const at::ScalarType dtype = real_dtype(bytes);
   return {floats(bytes, {size(bytes, 1, 70), 4}, dtype),
@@ -219,6 +225,7 @@ Arguments top_k_of_levels(Bytes& bytes) {
 
 const std::map<std::string, std::function<Arguments(Bytes&)>> kFitting = {
     {"conv3x3", conv3x3},
+    {"conv3x3_weight_gradient", conv3x3_weight_gradient},
     {"max_iou", max_iou},
     {"multiscale_roi_align", multiscale_roi_align},
     {"multiscale_roi_align_backward", multiscale_roi_align_backward},

@@ -222,12 +222,11 @@ def test_compiles_and_exports() -> None:
 
 
 def results() -> list[Tensor]:
-    """Outputs that reach full and partial blocks and chains."""
-    return [
-        convolve(*layer(*shape, out_channels=64), m, relu=True)
-        for shape in ((1, 48, 13, 17), (2, 144, 14, 14))
-        for m in TILES
-    ]
+    """Outputs and gradients of weights that reach full and partial blocks and chains."""
+    shapes = (1, 48, 13, 17), (2, 144, 14, 14)
+    outputs = [convolve(*layer(*s, out_channels=64), m, relu=True) for s in shapes for m in TILES]
+    maps = [(layer(*s)[0], layer(s[0], 64, *s[2:])[0]) for s in (*shapes, (3, 16, 40, 37))]
+    return outputs + [ops.conv3x3_weight_gradient(input, grad) for input, grad in maps]
 
 
 SAVE = """

@@ -29,6 +29,10 @@ def arguments_of(name: str) -> dict[str, Any]:
             "bias": torch.randn(32),
             "relu": False,
         },
+        "conv3x3_weight_gradient": {
+            "input": torch.randn(1, 16, 5, 6),
+            "grad": torch.randn(1, 32, 5, 6),
+        },
         "multiscale_roi_align": {
             "features": [torch.randn(2, 4, 9, 9), torch.randn(2, 4, 5, 5)],
             "rois": rois,
@@ -107,6 +111,7 @@ def arguments_of(name: str) -> dict[str, Any]:
 
 NAMES = [
     "conv3x3",
+    "conv3x3_weight_gradient",
     "max_iou",
     "multiscale_roi_align",
     "multiscale_roi_align_backward",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,12 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 SIDES = ("torchvision", "ours", "ours, masks as RLE")
+OUT_OF_MEMORY = ("MemoryError", "not enough memory", "bad_alloc", "Cannot allocate memory")
 
 
 def measure_memory(
     sizes: Sequence[tuple[int, int]], batch_size: int = 1, detections: int = 100
-) -> Iterator[tuple[str, dict[str, float | None]]]:
-    """Image size and peak of each side in MiB; None where memory was not enough.
+) -> Iterator[tuple[str, dict[str, float | str]]]:
+    """Image size and peak of each side in MiB, or why there is none, such as too little memory.
 
     Args:
         sizes: (height, width) of the images.
@@ -37,13 +39,20 @@ def measure_memory(
     """
     sides = SIDES if find_spec("torchvision") else SIDES[1:]
     for height, width in sizes:
-        peaks: dict[str, float | None] = {}
+        peaks: dict[str, float | str] = {}
         for side in sides:
             numbers = map(str, (height, width, batch_size, detections))
             command = [sys.executable, __file__, "--side", side, "--numbers", *numbers]
             run = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
-            peaks[side] = float(run.stdout.split()[-1]) if run.returncode == 0 else None
+            peaks[side] = float(run.stdout.split()[-1]) if run.returncode == 0 else why_failed(run)
         yield f"{height} x {width}", peaks
+
+
+def why_failed(run: subprocess.CompletedProcess[str]) -> str:
+    """One line: "not enough memory", or the last line of what the process wrote."""
+    if run.returncode == -signal.SIGKILL or any(text in run.stderr for text in OUT_OF_MEMORY):
+        return "not enough memory"
+    return (run.stderr.strip() or f"exit status {run.returncode}").splitlines()[-1]
 
 
 def main() -> None:
@@ -62,8 +71,12 @@ def main() -> None:
     size = tuple(options.image_size)
     for _, peaks in measure_memory([size], options.batch_size, options.detections):
         for side in SIDES:
-            peak = "not enough memory" if peaks.get(side) is None else f"{peaks[side]:.0f} MiB"
-            print(f"{side}: {peak if side in peaks else 'is not installed'}")
+            print(f"{side}: {describe_peak(peaks[side]) if side in peaks else 'is not installed'}")
+
+
+def describe_peak(peak: float | str) -> str:
+    """With its unit, if it is a number."""
+    return peak if isinstance(peak, str) else f"{peak:.0f} MiB"
 
 
 @torch.no_grad()
@@ -73,8 +86,9 @@ def measure_side(side: str, height: int, width: int, batch_size: int, detections
     from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
     from maskrcnn_scratch.parity.photographs import photographs
 
-    available = 2**20 * mebibytes("/proc/meminfo", "MemAvailable")
-    resource.setrlimit(resource.RLIMIT_AS, (int(available),) * 2)
+    # The limit is one of addresses, of which libraries reserve more than they use.
+    limit = mebibytes("/proc/self/status", "VmSize") + mebibytes("/proc/meminfo", "MemAvailable")
+    resource.setrlimit(resource.RLIMIT_AS, (int(limit * 2**20),) * 2)
     photograph = photographs()[2]
     model = calibrated_maskrcnn(0, photograph, box_detections_per_img=detections)
     images = [torch.nn.functional.interpolate(photograph[None], (height, width))[0]] * batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from maskrcnn_scratch.inference import optimize
 from maskrcnn_scratch.parity.losses import random_target
 from maskrcnn_scratch.parity.reference import reference_of
 from maskrcnn_scratch.structures import Result
+from maskrcnn_scratch.training.winograd import train_with_winograd
 from tools.benchmarks.clock import Clock, Timing
 
 CPU_OPTIONS: dict[str, dict[str, Any]] = {
@@ -99,12 +101,15 @@ def matched(ours: Result, theirs: Result, iou: float = 0.9) -> float:
 def time_training(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]:
     """A step of SGD: forward, backward, update; 20 objects per image."""
     reference = reference_of(model).train()
-    model = model.train()
+    sides = {"": copy.deepcopy(model).train()}
+    if clock.device.type == "cpu":
+        sides[" with Winograd"] = fast = copy.deepcopy(model).train()
+        train_with_winograd(fast)
     optimizers = {
         side: torch.optim.SGD(
             [p for p in side.parameters() if p.requires_grad], lr=1e-6, momentum=0.9
         )
-        for side in (model, reference)
+        for side in (*sides.values(), reference)
     }
 
     def step(side: nn.Module, images: list[Tensor], targets: list[dict[str, Tensor]]) -> None:
@@ -115,9 +120,9 @@ def time_training(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timi
     for size in (2, 16) if clock.device.type == "cuda" else (1,):
         images = [image] * size
         targets = [dict(random_target(image, 20, seed=seed)) for seed in range(size)]
-        yield clock.pair(
-            "train", f"step on {size} image{'s' if size > 1 else ''}, 20 objects each",
-            lambda i=images, t=targets: step(model, i, t),
-            lambda i=images, t=targets: step(reference, i, t),
-        )  # fmt: skip
-    model.eval()
+        for name, side in sides.items():
+            yield clock.pair(
+                "train", f"step{name} on {size} image{'s' if size > 1 else ''}, 20 objects each",
+                lambda s=side, i=images, t=targets: step(s, i, t),
+                lambda i=images, t=targets: step(reference, i, t),
+            )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,20 +29,31 @@ def time_peers(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]
     backbone_fp32 = torch.compile(optimize(model).backbone, options=options)
     backbone_bf16 = torch.compile(optimize(model, dtype=torch.bfloat16).backbone, options=options)
     with tempfile.TemporaryDirectory() as folder:
-        complete, backbone = Path(folder) / "model.onnx", Path(folder) / "backbone.onnx"
-        export_onnx(model, complete, (image.shape[-2], image.shape[-1]), images=[image])
-        torch.onnx.export(
-            Maps(model.backbone).eval(), (batch.tensors,), backbone, opset_version=18, dynamo=True,
-            verbose=False,
-        )  # fmt: skip
+
+        @cache
+        def complete() -> Path:
+            file = Path(folder) / "model.onnx"
+            size = image.shape[-2], image.shape[-1]
+            export_onnx(model, file, size, images=[image])
+            return file
+
+        @cache
+        def backbone() -> Path:
+            file = Path(folder) / "backbone.onnx"
+            torch.onnx.export(
+                Maps(model.backbone).eval(), (batch.tensors,), file, opset_version=18, dynamo=True,
+                verbose=False,
+            )  # fmt: skip
+            return file
+
         for runtime, load in (("onnxruntime", onnxruntime_session), ("OpenVINO", openvino_model)):
-            for name, ours, file, argument in (
+            for name, ours, export, argument in (
                 ("complete model", lambda: fast([image]), complete, image),
                 ("backbone and FPN", lambda: backbone_fp32(batch.tensors), backbone, batch.tensors),
             ):
                 yield time_peer(
                     clock, "peers", f"{name}, against {runtime}", ours,
-                    lambda load=load, file=file, x=argument: load(file, x, "f32"),
+                    lambda load=load, export=export, x=argument: load(export, x, "f32"),
                 )  # fmt: skip
         yield time_peer(
             clock, "peers", "backbone and FPN in bfloat16, against OpenVINO",
@@ -60,7 +72,7 @@ def time_peer(
     """Ours against what ``load`` returns; a row of NaN with the reason where it fails."""
     try:
         return clock.pair(group, title, ours, load())
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         reason = f"{error.name} is not installed"
     except Exception as error:  # of the runtime, of any type
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -79,17 +91,21 @@ class Maps(nn.Module):
         return tuple(self.backbone(images).values())
 
 
-def onnxruntime_session(file: Path, argument: Tensor, precision: str) -> Callable[[], object]:
+def onnxruntime_session(
+    export: Callable[[], Path], argument: Tensor, precision: str
+) -> Callable[[], object]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(export()), options, ["CPUExecutionProvider"])
     inputs = {session.get_inputs()[0].name: argument.contiguous().numpy()}
     return lambda: session.run(None, inputs)
 
 
-def openvino_model(file: Path, argument: Tensor, precision: str) -> Callable[[], object]:
+def openvino_model(
+    export: Callable[[], Path], argument: Tensor, precision: str
+) -> Callable[[], object]:
     os.environ.setdefault("OPENVINO_LOG_LEVEL", "0")
     import openvino
 
@@ -97,6 +113,6 @@ def openvino_model(file: Path, argument: Tensor, precision: str) -> Callable[[],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": precision,
     }
-    compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+    compiled = openvino.Core().compile_model(str(export()), "CPU", settings)
     request, pixels = compiled.create_infer_request(), argument.contiguous().numpy()
     return lambda: request.infer([pixels])

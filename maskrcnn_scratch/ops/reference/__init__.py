@@ -5,7 +5,7 @@ exists for the device. The functions have the schemas of ``csrc/schema.cpp``. Sh
 are described by the wrappers in ``maskrcnn_scratch.ops``.
 """
 
-from maskrcnn_scratch.ops.reference.conv3x3 import conv3x3
+from maskrcnn_scratch.ops.reference.conv3x3 import conv3x3, conv3x3_weight_gradient
 from maskrcnn_scratch.ops.reference.decode_boxes import decode_boxes
 from maskrcnn_scratch.ops.reference.fpn_levels import fpn_levels
 from maskrcnn_scratch.ops.reference.max_iou import max_iou
@@ -30,6 +30,7 @@ from maskrcnn_scratch.ops.reference.top_k import top_k_of_levels
 
 __all__ = [
     "conv3x3",
+    "conv3x3_weight_gradient",
     "decode_boxes",
     "fpn_levels",
     "max_iou",

@@ -44,16 +44,46 @@ def conv3x3(input: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         return input.new_empty((num_images, len(bias), height, width))
     m = outputs_per_axis(weight)
     a, _, b = (matrix.to(input) for matrix in matrices(m))
+    values = _values_of_tiles(input, b, m, 1)  # [t * t, N * T_h * T_w, C]
+    products = values @ weight.transpose(1, 2).flatten(2)  # [t * t, N * T_h * T_w, O]
     rows, columns = -(-height // m), -(-width // m)  # tiles along each axis
-    padded = F.pad(input, (1, 1 + columns * m - width, 1, 1 + rows * m - height))
-    tiles = padded.unfold(2, m + 2, m).unfold(3, m + 2, m)  # [N, C, T_h, T_w, t, t]
-    values = torch.einsum("ij,nchwjk,lk->ilnhwc", b, tiles, b)  # [t, t, N, T_h, T_w, C]
-    by_point = weight.transpose(1, 2).flatten(2)  # [t * t, C, O]
-    products = values.flatten(2, 4).flatten(0, 1) @ by_point  # [t * t, N * T_h * T_w, O]
     products = products.reshape(m + 2, m + 2, num_images, rows, columns, -1)
     outputs = torch.einsum("ij,jknhwo,lk->nohiwl", a, products, a)  # [N, O, T_h, m, T_w, m]
     outputs = outputs.flatten(4).flatten(2, 3)[:, :, :height, :width] + bias[:, None, None]
     return (outputs.relu() if relu else outputs).contiguous(memory_format=torch.channels_last)
+
+
+def conv3x3_weight_gradient(input: Tensor, grad: Tensor) -> Tensor:
+    """``[N, C, H, W]``, ``[N, O, H, W]`` -> ``[O, C, 3, 3]``, channels-last.
+
+    ``y = A^T [(G g) * (B^T d)]`` has the gradient ``G^T [(A dy) * (B^T d)]`` with respect to ``g``.
+    The sum over all tiles is a matrix product per point.
+    """
+    out_channels, channels = grad.shape[1], input.shape[1]
+    if input.numel() == 0:
+        gradient = input.new_zeros((out_channels, channels, 3, 3))
+        return gradient.contiguous(memory_format=torch.channels_last)
+    a, g, b = (matrix.to(input) for matrix in matrices(2))
+    values = _values_of_tiles(input, b, 2, 1)  # [t * t, N * T_h * T_w, C]
+    grads = _values_of_tiles(grad, a.T, 2, 0)  # [t * t, N * T_h * T_w, O]
+    sums = (grads.mT @ values).reshape(4, 4, out_channels, channels)
+    gradient = torch.einsum("ji,jkoc,kl->ocil", g, sums, g)
+    return gradient.contiguous(memory_format=torch.channels_last)
+
+
+def _values_of_tiles(maps: Tensor, matrix: Tensor, m: int, padding: int) -> Tensor:
+    """Tiles of ``maps [N, C, H, W]``, transformed on both axes: ``[t * t, N * T_h * T_w, C]``.
+
+    Args:
+        matrix: ``[t, m + 2 * padding]``.
+        padding: zeros around the map. Tiles are ``m`` apart and overlap by ``2 * padding``.
+    """
+    height, width = maps.shape[2:]
+    size = m + 2 * padding
+    padded = F.pad(maps, (padding, padding + -width % m, padding, padding + -height % m))
+    tiles = padded.unfold(2, size, m).unfold(3, size, m)  # [N, C, T_h, T_w, size, size]
+    values = torch.einsum("ij,nchwjk,lk->ilnhwc", matrix, tiles, matrix)
+    return values.flatten(2, 4).flatten(0, 1)
 
 
 def transform_weight(weight: Tensor, m: int, dtype: torch.dtype) -> Tensor:
