@@ -7,9 +7,9 @@ at any time. Shapes: see ``structures``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor
@@ -21,12 +21,23 @@ from maskrcnn_scratch.ops.boxes import clip_boxes_to_image, has_min_size
 
 def asks_for(part: Callable[..., Any], name: str) -> bool:
     """Whether the signature of ``part``, of its ``forward`` if it is a module, has ``name``."""
+    return name in _parameters(part)
+
+
+def accepts(part: Callable[..., Any], name: str) -> bool:
+    """Whether ``part`` may be given ``name``: it asks for it, or has ``**kwargs``."""
+    return asks_for(part, name) or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in _parameters(part).values()
+    )
+
+
+def _parameters(part: Callable[..., Any]) -> Mapping[str, Parameter]:
     while isinstance(part, partial):
         part = part.func
     try:
-        return name in signature(getattr(part, "forward", part)).parameters
+        return signature(getattr(part, "forward", part)).parameters
     except ValueError:  # some builtin functions have no signature
-        return False
+        return {}
 
 
 def with_context(part: Callable[..., Any], **context: Any) -> Callable[..., Any]:

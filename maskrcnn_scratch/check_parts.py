@@ -23,6 +23,7 @@ from maskrcnn_scratch.targets.sampler import (
     DeviceSampler,
     ReplaySampler,
     as_indices,
+    with_generator,
 )
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ def check_sampler(name: str, sampler: Any, num_boxes: int, device: torch.device)
     """Raises a ValueError if sampled indices repeat, or positives and negatives are mixed up."""
     labels = torch.arange(num_boxes, device=device) % 3 - 1  # ignored, negative, positive
     seeded = torch.Generator(device).manual_seed(0)
-    sampled = with_context(sampler, generator=seeded)([labels])
+    sampled = with_generator(sampler, seeded)([labels])
     if (
         not isinstance(sampled, Sequence)
         or len(sampled) != 2

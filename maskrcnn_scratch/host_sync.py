@@ -47,9 +47,9 @@ def compute_valid(compute: Callable[..., Tensor], valid: Tensor, *values: Tensor
     if can_sync(valid):
         entries = entries_to_compute(valid)  # [R]
         computed = compute(*(of_all[entries] for of_all in values))
-        return computed.new_zeros((len(valid), *computed.shape[1:])).index_copy(
-            0, entries, computed
-        )
+        shape = (valid.shape[0], *computed.shape[1:])
+        # The reshape tells a TorchScript trace the shape, which index_copy does not.
+        return computed.new_zeros(shape).index_copy(0, entries, computed).reshape(shape)
     computed = compute(*values)
     return computed.where(valid.reshape(-1, *[1] * (computed.dim() - 1)), 0)
 

@@ -48,6 +48,12 @@ def shown(text: object, length: int = 80) -> str:
     return escaped if len(escaped) <= length else f"{escaped[:length]}..."
 
 
+def printable(path: object) -> str:
+    """A path for a message: as it is, or escaped if it has characters that do not print."""
+    text = str(path)
+    return text if text.isprintable() else shown(text, len(text))
+
+
 def _tuples(value: Any) -> Any:
     """Lists, also nested ones, as tuples: JSON has no tuples."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # Not part of a checkout.
 BUILT = (
     ".git", ".venv", "*.egg-info", "build", "dist", "runs", "__pycache__", ".*_cache",
-    ".hypothesis", "_build", "jupyter_execute", "*.so", "*.part", "fuzz-findings",
+    ".hypothesis", "_build", "jupyter_execute", "*.so", "*.part", "fuzz-findings", "kernel-ipc-*",
 )  # fmt: skip
 
 # Predicts, encodes and evaluates with the installed package, which has no kernels.

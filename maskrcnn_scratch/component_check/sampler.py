@@ -20,6 +20,7 @@ from maskrcnn_scratch.targets.sampler import (
     NO_SAMPLE,
     BalancedPositiveNegativeSampler,
     as_indices,
+    with_generator,
 )
 
 BOXES = 300  # A
@@ -86,7 +87,7 @@ def sample(part: Any, labels: list[Tensor]) -> Any:
         for of_image, score in zip(labels, scores, strict=True)
     ]
     seeded = torch.Generator().manual_seed(0)
-    return with_context(part, generator=seeded, losses=losses, scores=scores)(labels)
+    return with_generator(with_context(part, losses=losses, scores=scores), seeded)(labels)
 
 
 def sampled_indices(part: Any, labels: list[Tensor]) -> Any:

@@ -29,7 +29,7 @@ from maskrcnn_scratch.data.coco_json import PackedSegmentation, read_coco_json
 from maskrcnn_scratch.data.image import image_size, read_image
 from maskrcnn_scratch.data.image_folder import locate_image
 from maskrcnn_scratch.ops import rle
-from maskrcnn_scratch.plain_values import shown
+from maskrcnn_scratch.plain_values import printable, shown
 
 # What tools write for an object that has a box only.
 _NO_MASK = (PackedSegmentation.pack(None), PackedSegmentation.pack([]))
@@ -171,8 +171,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         if found != size:
             fits_unrotated = self.apply_exif and image_size(path, apply_exif=False) == size
             raise ValueError(
-                f"{path}: image id {self.image_ids[index]} is {found[0]} x {found[1]} (height x "
-                f"width), but {size[0]} x {size[1]} in {self.annotation_file}"
+                f"{printable(path)}: image id {self.image_ids[index]} is {found[0]} x {found[1]} "
+                f"(height x width), but {size[0]} x {size[1]} in {self.annotation_file}"
                 + ("; it fits with --no-exif (apply_exif=False)" if fits_unrotated else "")
             )
         return image

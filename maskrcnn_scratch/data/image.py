@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from maskrcnn_scratch.data.pixel_limit import current_pixel_limit
+from maskrcnn_scratch.plain_values import printable
 
 _UINT16_MAX = 65535
 _FORMATS = (
@@ -152,14 +153,15 @@ def check_is_file(path: str | PathLike[str]) -> None:
 
     ``FileNotFoundError`` where there is nothing, else ``ValueError``.
     """
+    name = printable(path)
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path}: no such image file") from None
+        raise FileNotFoundError(f"{name}: no such image file") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+        raise ValueError(f"{name}: cannot be read as an image ({error})") from None
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{path}: no image file but a {_KINDS.get(stat.S_IFMT(mode), 'device')}")
+        raise ValueError(f"{name}: no image file but a {_KINDS.get(stat.S_IFMT(mode), 'device')}")
 
 
 @cache
@@ -178,8 +180,8 @@ def _open(path: str | PathLike[str]) -> Iterator[Image.Image]:
             yield image
     except Image.DecompressionBombError:
         raise ValueError(
-            f"{path}: too many pixels, the limit is {current_pixel_limit():,}; --max-pixels sets "
-            "another"
+            f"{printable(path)}: too many pixels, the limit is {current_pixel_limit():,}; "
+            "--max-pixels sets another"
         ) from None
     except Exception as error:  # each format raises errors of its own for damaged files
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+        raise ValueError(f"{printable(path)}: cannot be read as an image ({error})") from None

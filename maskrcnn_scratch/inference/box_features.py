@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
-from maskrcnn_scratch.inference.conv_epilogues import _is_changed
+from maskrcnn_scratch.inference.conv_epilogues import is_changed
 from maskrcnn_scratch.roi_heads import FastRCNNConvFCHead, TwoMLPHead
 from maskrcnn_scratch.roi_heads.pooler import MultiScaleRoIAlign
 
@@ -39,7 +39,7 @@ def use_channels_last_box_features(model: GeneralizedRCNN) -> str | None:
     if not (hasattr(heads, "box_roi_pool") and hasattr(heads, "box_head")):
         return None
     pool, head = heads.box_roi_pool, heads.box_head
-    if type(pool) is not MultiScaleRoIAlign or _is_changed(pool):
+    if type(pool) is not MultiScaleRoIAlign or is_changed(pool):
         return f"box_roi_pool is {_describe(pool)}"
     layers = layers_of(head)
     if layers is None:
@@ -73,9 +73,9 @@ def layers_of(head: Any) -> list[nn.Module] | None:
     flat = [i for i, layer in enumerate(layers) if type(layer) is nn.Flatten]
     if len(flat) != 1 or type(layers[flat[0] + 1]) is not nn.Linear:
         return None
-    return None if any(_is_changed(module) for module in [head, *layers]) else layers
+    return None if any(is_changed(module) for module in [head, *layers]) else layers
 
 
 def _describe(module: Any) -> str:
-    changed = isinstance(module, nn.Module) and _is_changed(module)
+    changed = isinstance(module, nn.Module) and is_changed(module)
     return f"a {type(module).__name__}" + (" with hooks" if changed else "")

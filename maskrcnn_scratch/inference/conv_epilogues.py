@@ -108,14 +108,14 @@ def fuse_epilogues(model: nn.Module) -> None:
 
 def is_folded(block: nn.Module) -> bool:
     """A residual block of this package without batch norms, and with plain convolutions."""
-    if type(block).forward not in (BasicBlock.forward, Bottleneck.forward) or _is_changed(block):
+    if type(block).forward not in (BasicBlock.forward, Bottleneck.forward) or is_changed(block):
         return False
     layers = dict(block.named_children())
     return (
         all(type(layer) is nn.Identity for name, layer in layers.items() if name.startswith("bn"))
         and all(is_plain(layer) for name, layer in layers.items() if name.startswith("conv"))
         and type(layers["relu"]) is nn.ReLU
-        and not _is_changed(layers["relu"])
+        and not is_changed(layers["relu"])
     )
 
 
@@ -125,11 +125,11 @@ def is_plain(conv: nn.Module) -> bool:
         type(conv) is nn.Conv2d
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
-        and not _is_changed(conv)
+        and not is_changed(conv)
     )
 
 
-def _is_changed(module: nn.Module) -> bool:
+def is_changed(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 

@@ -18,7 +18,7 @@ from maskrcnn_scratch.ops import max_iou
 from maskrcnn_scratch.rpn.rpn import scores_and_losses
 from maskrcnn_scratch.structures import StageOutputs, Target
 from maskrcnn_scratch.targets.rpn_targets import assign_targets_to_anchors
-from maskrcnn_scratch.targets.sampler import as_indices
+from maskrcnn_scratch.targets.sampler import as_indices, with_generator
 from maskrcnn_scratch.transform import resize_target
 
 SEED = 0  # of the sampler: the same images give the same sample
@@ -69,8 +69,8 @@ def rpn_targets(
     labels, matched_gt_boxes = assign_targets_to_anchors(
         [stages.anchors] * len(resized), gt_boxes, matcher
     )
-    context = scores_and_losses(stages.objectness, labels)
-    sampler = with_context(model.rpn.fg_bg_sampler, generator=generator, **context)
+    sampler = with_generator(model.rpn.fg_bg_sampler, generator)
+    sampler = with_context(sampler, **scores_and_losses(stages.objectness, labels))
     positives, negatives = as_indices(sampler(labels))
     found = []
     for n, boxes in enumerate(gt_boxes):

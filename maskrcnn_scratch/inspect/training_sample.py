@@ -17,6 +17,7 @@ from maskrcnn_scratch.inspect.targets import SEED, rpn_targets
 from maskrcnn_scratch.interfaces import BoxCoder
 from maskrcnn_scratch.structures import StageOutputs, Target, list_to_rois, of_classes
 from maskrcnn_scratch.targets.roi_targets import project_masks_on_boxes, select_training_samples
+from maskrcnn_scratch.targets.sampler import with_generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ def training_sample(
         proposals,
         resized,
         heads.proposal_matcher,
-        with_context(heads.fg_bg_sampler, generator=generator),
+        with_generator(heads.fg_bg_sampler, generator),
         heads.box_coder,
         lambda boxes: heads.predict_boxes(stages.features, list_to_rois(boxes), padded_size)[0],
     )

@@ -48,7 +48,7 @@ from maskrcnn_scratch.targets.roi_targets import (
     project_masks_on_boxes,
     select_training_samples,
 )
-from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler
+from maskrcnn_scratch.targets.sampler import BalancedPositiveNegativeSampler, with_generator
 
 
 class RoIHeads(RoIHeadsStage, Branches, nn.Module):
@@ -273,7 +273,7 @@ class RoIHeads(RoIHeadsStage, Branches, nn.Module):
             proposals,
             targets,
             self.proposal_matcher,
-            with_context(self.fg_bg_sampler, generator=generator),
+            with_generator(self.fg_bg_sampler, generator),
             self.box_coder,
             lambda boxes: self.predict_boxes(features, list_to_rois(boxes), padded_size)[0],
         )

@@ -43,6 +43,7 @@ from maskrcnn_scratch.targets.sampler import (
     BalancedPositiveNegativeSampler,
     as_indices,
     concatenate_samples,
+    with_generator,
 )
 
 
@@ -240,7 +241,7 @@ class RegionProposalNetwork(RPNStage, nn.Module):
             generator: see ``losses``.
             anchors: ``[A, 4]``, for losses that ask for them.
         """
-        sampler = with_context(self.fg_bg_sampler, generator=generator)
+        sampler = with_generator(self.fg_bg_sampler, generator)
         if asks_for(sampler, "scores") or asks_for(sampler, "losses"):
             sampler = with_context(sampler, **scores_and_losses(objectness.detach(), labels))
         positives, negatives = as_indices(sampler(labels))

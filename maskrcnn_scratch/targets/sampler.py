@@ -10,7 +10,8 @@ same distribution and never synchronises with a GPU; see there. Shapes: see ``st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from maskrcnn_scratch.call_part import accepts
 from maskrcnn_scratch.structures import IGNORE_LABEL
 
 # Positives and negatives, a tensor per image: masks or indices, see ``interfaces.Sampler``.
@@ -143,6 +145,13 @@ class DeviceSampler:
             1, torch.where(column < num_positive, column, negatives_column)
         )  # [N, B]
         return list(sampled[:, :max_positive]), list(sampled[:, max_positive:])
+
+
+def with_generator(
+    sampler: Callable[..., Any], generator: torch.Generator | None
+) -> Callable[..., Any]:
+    """``sampler`` with its generator, if it accepts one; torchvision's does not."""
+    return partial(sampler, generator=generator) if accepts(sampler, "generator") else sampler
 
 
 def as_indices(sample: Sequence[Sequence[Tensor]]) -> Sample:

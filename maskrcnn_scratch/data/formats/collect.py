@@ -15,6 +15,7 @@ import numpy as np
 from maskrcnn_scratch.data.image import image_size
 from maskrcnn_scratch.data.walk import files_below
 from maskrcnn_scratch.ops import rle
+from maskrcnn_scratch.plain_values import shown
 
 __all__ = [
     "Collected", "base_name", "circle", "image_files", "image_named", "image_size", "inflate",
@@ -50,8 +51,9 @@ class Collected:
 
         Raises:
             FileNotFoundError, ValueError: the size has to be read and cannot be.
+            ValueError: the size that is given is none.
         """
-        height, width = size or image_size(self.folder / file_name)
+        height, width = map(_side, size) if size else image_size(self.folder / file_name)
         entry = {
             "id": len(self.images) + 1,
             "file_name": file_name.replace("\\", "/"),
@@ -129,14 +131,25 @@ class Collected:
         if not self.images:
             raise ValueError(f"{self.source}: no images in it")
         if self.skipped:
-            shown = ", ".join(f"{count} {what}" for what, count in self.skipped.items())
-            warnings.warn(f"{self.source}: skipped {shown}", stacklevel=2)
+            kinds = ", ".join(f"{count} {what}" for what, count in self.skipped.items())
+            warnings.warn(f"{self.source}: skipped {kinds}", stacklevel=2)
         categories = [{"id": id, "name": name} for id, name in enumerate(self.categories, 1)]
         return {
             "images": self.images,
             "annotations": self.annotations,
             "categories": categories,
         }
+
+
+def _side(value: Any) -> int:
+    """A height or width from a file; 640.0 is 640."""
+    try:
+        side = int(value)
+    except (TypeError, ValueError, OverflowError):
+        side = 0
+    if side != value or side < 1:
+        raise ValueError(f"the height or width of an image is no whole number: {shown(value)}")
+    return side
 
 
 def image_files(folder: Path, *, strict: bool = True) -> list[Path]:
