@@ -45,9 +45,8 @@ _OWN_SAMPLERS = (BalancedPositiveNegativeSampler, DeviceSampler, ReplaySampler)
 def check_parts(model: GeneralizedRCNN) -> None:
     """Sends one small black image through all parts and checks what each of them returns.
 
-    Nothing in the model changes, and no random number is taken from the global stream, unless by a
-    sampler that takes no generator. A model of meta or fake tensors has no values and is not
-    checked.
+    Nothing in the model changes, and no random number is taken from the global stream. A model of
+    meta or fake tensors has no values and is not checked.
 
     Raises:
         ValueError: levels, channels or names that the anchor generator, the RPN head or the poolers

@@ -120,6 +120,8 @@ def folder_beside(path: Path) -> Iterator[Path]:
         for left in folder.iterdir():
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
     except OSError as error:
+        if descriptor is not None:
+            os.close(descriptor)
         raise OSError(f"{path} can't be written: {error.strerror or error}") from error
     try:
         yield folder

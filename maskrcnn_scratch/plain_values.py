@@ -51,7 +51,7 @@ def shown(text: object, length: int = 80) -> str:
 def printable(path: object) -> str:
     """A path for a message: as it is, or escaped if it has characters that do not print."""
     text = str(path)
-    return text if text.isprintable() else shown(text, len(text))
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _tuples(value: Any) -> Any:

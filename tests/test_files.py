@@ -15,6 +15,7 @@ import pytest
 
 from maskrcnn_scratch import files
 from maskrcnn_scratch.files import check_writable, folder_beside, write_atomically, write_json
+from maskrcnn_scratch.plain_values import printable
 from tests.permissions import permissions_apply
 
 WRITER = """
@@ -235,3 +236,8 @@ def test_check_writable(tmp_path: Path) -> None:
             pytest.raises(OSError, match=f"{path}: could not be written "),
         ):
             check_writable(path)
+
+
+def test_a_path_for_a_message_prints_whole() -> None:
+    assert printable("/data/images/é.png") == "/data/images/é.png"
+    assert printable("/data/a\nb\x1b[2J_photo.png") == "/data/a\\nb\\x1b[2J_photo.png"

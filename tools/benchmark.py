@@ -155,8 +155,8 @@ def markdown(
             f"| {timing.group} | {timing.name} | {numbers if has_run(timing) else '| | |'} |"
         )
     facts = "; ".join(f"{name}: {value}" for name, value in machine.items())
-    table = lines if timings else []
-    return "\n\n".join(["\n".join(part) for part in (table, others, [facts]) if part]) + "\n"
+    table = ["\n".join(lines)] if timings else []
+    return "\n\n".join([*table, *others, facts]) + "\n"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@
 namespace maskrcnn {
 
 constexpr int kThreads = MASKRCNN_CUDA_THREADS;
+constexpr int kWarps = kThreads / 32;
 static_assert(kThreads % 64 == 0 && kThreads >= 64 && kThreads <= 1024);
 
 inline void check_cuda(cudaError_t error, const char* kernel) {

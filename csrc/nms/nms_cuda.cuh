@@ -3,7 +3,6 @@
 
 #include <limits>
 
-#include "../common/block_count.cuh"
 #include "../common/block_items.cuh"
 #include "../common/cuda_launch.cuh"
 #include "../common/ordered_bits.cuh"
@@ -48,7 +47,7 @@ constexpr int kFewKept = 1024;
 // Positions in an image are kept in an int, with room to add the size of a chunk.
 constexpr int kMaxBoxes = 1 << 30;
 
-// What of a box's bucket comes before it.
+// Counts of the boxes of a bucket that come before a box, and the size of its group.
 struct Order {
   int group_begin;  // boxes of lower groups: where its group begins
   int offset;       // boxes of its group with a better score

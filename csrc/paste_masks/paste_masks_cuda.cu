@@ -77,7 +77,11 @@ __global__ void __launch_bounds__(kThreads) paste_all(const PasteArguments<S, B>
     const S* mask = a.masks + n * a.side * a.side;
     const int x_begin = covers ? int(x_axis.begin) : width, x_end = covers ? int(x_axis.end) : 0;
     const int step_y = int(kStep / width), step_x = int(kStep % width);
-    int y = int(first / width), x = int(first % width);  // x < 0 where the image begins later
+    int y = int(first / width), x = int(first % width);
+    if (x < 0) {  // the image begins later
+      x += width;
+      --y;
+    }
 #pragma unroll 1
     for (; first < end && first < pixels; first += kStep) {
       const bool in_image = first >= 0 && first + V <= pixels, in_row = x <= width - V;

@@ -3,7 +3,6 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include "../common/block_count.cuh"
 #include "../common/cuda_launch.cuh"
 #include "../common/dispatch.h"
 #include "arguments.h"

@@ -2,7 +2,7 @@
 // RoI: it places the samples, and marks the tiles that the RoI touches.
 #pragma once
 
-#include "../common/block_count.cuh"
+#include "../common/cuda_launch.cuh"
 #include "roi_align_cuda.cuh"
 
 namespace maskrcnn {

@@ -1,7 +1,7 @@
 // RoIAlign on CUDA, forward: what the kernels share, and the kernel for maps of any layout.
 #pragma once
 
-#include "../common/block_count.cuh"
+#include "../common/cuda_launch.cuh"
 #include "roi_align_cuda.cuh"
 
 namespace maskrcnn {

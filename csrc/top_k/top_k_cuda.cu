@@ -23,7 +23,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "../common/block_count.cuh"
 #include "../common/block_items.cuh"
 #include "../common/cuda_launch.cuh"
 #include "../common/dispatch.h"

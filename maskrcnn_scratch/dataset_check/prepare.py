@@ -1,4 +1,4 @@
-"""The annotations of a training run: read from any format, checked, and without bad entries."""
+"""Annotations for training and evaluation: read from any format, checked, without bad entries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maskrcnn_scratch.files import write_json
 
 
 class BadDatasetError(ValueError):
-    """Images or annotations that training cannot use. ``problems`` has all of them."""
+    """Images or annotations that cannot be used. ``problems`` has all of them."""
 
     def __init__(self, message: str, problems: list[Problem]) -> None:
         super().__init__(message)

@@ -41,6 +41,8 @@ def use_channels_last_box_features(model: GeneralizedRCNN) -> str | None:
     pool, head = heads.box_roi_pool, heads.box_head
     if type(pool) is not MultiScaleRoIAlign or is_changed(pool):
         return f"box_roi_pool is {_describe(pool)}"
+    if isinstance(head, nn.Sequential) and any(type(m) is FlattenChannelsLast for m in head):
+        return None  # done before
     layers = layers_of(head)
     if layers is None:
         return f"box_head is {_describe(head)}"
@@ -71,7 +73,7 @@ def layers_of(head: Any) -> list[nn.Module] | None:
     else:
         return None
     flat = [i for i, layer in enumerate(layers) if type(layer) is nn.Flatten]
-    if len(flat) != 1 or type(layers[flat[0] + 1]) is not nn.Linear:
+    if len(flat) != 1 or [type(layer) for layer in layers[flat[0] + 1 :][:1]] != [nn.Linear]:
         return None
     return None if any(is_changed(module) for module in [head, *layers]) else layers
 

@@ -130,6 +130,7 @@ def is_plain(conv: nn.Module) -> bool:
 
 
 def is_changed(module: nn.Module) -> bool:
+    """Whether a module has hooks or a ``forward`` of its own."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from maskrcnn_scratch.structures import ImageList, Proposals, Result, Target, unpad
 from maskrcnn_scratch.targets.roi_targets import labels_of_matches, select_training_samples
+from maskrcnn_scratch.targets.sampler import with_generator
 
 
 class RoIHeadsStage:
@@ -111,7 +112,7 @@ class RoIHeadsStage:
             pad_proposals(proposals),
             targets,
             self.proposal_matcher,
-            self.fg_bg_sampler,
+            with_generator(self.fg_bg_sampler, None),
             self.box_coder,
         )
         return samples.proposals, samples.matched_idxs, samples.labels, samples.regression_targets

@@ -53,7 +53,9 @@ def lock_run(folder: Path) -> Iterator[None]:
         started = datetime.now().isoformat(" ", "seconds")
         holder = f"process {os.getpid()} on {socket.gethostname()}, started {started}\n"
         try:
-            os.write(file.fileno(), holder.encode())
+            left = holder.encode()
+            while left:
+                left = left[os.write(file.fileno(), left) :]
         except OSError as error:
             raise OSError(f"{file.name}: could not be written ({error.strerror})") from error
         yield

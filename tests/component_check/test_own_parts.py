@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.models.detection import _utils as torchvision_utils
 
 from maskrcnn_scratch import losses
 from maskrcnn_scratch.component_check.host import (
@@ -103,6 +104,7 @@ OWN_PARTS = {
         lambda: BalancedPositiveNegativeSampler(64, 0.5),
         lambda: DeviceSampler(64, 0.25),
         lambda: HardestFirst(64, 0.25),
+        lambda: torchvision_utils.BalancedPositiveNegativeSampler(64, 0.5),
     ],
     "box_coder": [lambda: BoxCoder((10.0, 10.0, 5.0, 5.0))],
     "loss": [

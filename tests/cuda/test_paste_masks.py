@@ -45,6 +45,15 @@ def test_images_of_several_runs(cuda, dtype):
     check(cuda, torch.rand(4, 1, 5, 5).to(dtype), boxes, 211, 301)
 
 
+@pytest.mark.parametrize(
+    "dtype, size", [(torch.float32, (33, 33)), (torch.float32, (351, 341)),
+                    (torch.bfloat16, (511, 681))], ids=str)  # fmt: skip
+def test_boxes_of_whole_images_that_begin_within_a_vector(cuda, dtype, size):
+    """Rows continue where a step of the block leads a little to the left of the next row."""
+    boxes = torch.tensor([[0.0, 0, size[1], size[0]]]).expand(8, 4)
+    check(cuda, torch.ones(8, 1, 5, 5).to(dtype), boxes, *size)
+
+
 def test_awkward_boxes(cuda):
     boxes = torch.tensor(
         [

@@ -28,7 +28,10 @@ def fuzz(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_input_is_refused(name: str, tmp_path: Path) -> None:
     process = toy.start(fuzz, name, tmp_path)
-    process.join()
+    process.join(300)
+    if process.is_alive():
+        process.kill()
+        process.join()
     log = (tmp_path / "log").read_text()
     assert process.exitcode == 0, f"exit status {process.exitcode}: {log[-3000:]}"
     assert f"{name}: 2000 inputs, " in log

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -54,6 +55,19 @@ def test_no_copy_and_the_same_values(small_model: MaskRCNN, convolutions: bool) 
     assert flatten(faster).data_ptr() == faster.data_ptr()
     again = model.roi_heads.box_head(pooled)  # of any memory format
     torch.testing.assert_close(again, values, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_without_linear_layers_is_left_alone(small_model: MaskRCNN) -> None:
+    model = copy.deepcopy(small_model)
+    shape = (model.backbone.out_channels, 7, 7)
+    model.roi_heads.box_head = FastRCNNConvFCHead(shape, (8,), (), nn.BatchNorm2d)
+    assert use_channels_last_box_features(model) == "box_head is a FastRCNNConvFCHead"
+
+
+def test_an_optimized_model_is_optimized_again_without_a_warning(small_model: MaskRCNN) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert use_channels_last_box_features(optimize(small_model)) is None
 
 
 def test_optimized_model_pickles_copies_and_exports(small_model: MaskRCNN) -> None:

@@ -53,7 +53,11 @@ class Collected:
             FileNotFoundError, ValueError: the size has to be read and cannot be.
             ValueError: the size that is given is none.
         """
-        height, width = map(_side, size) if size else image_size(self.folder / file_name)
+        height, width = (
+            (_side(side, file_name) for side in size)
+            if size
+            else image_size(self.folder / file_name)
+        )
         entry = {
             "id": len(self.images) + 1,
             "file_name": file_name.replace("\\", "/"),
@@ -141,14 +145,14 @@ class Collected:
         }
 
 
-def _side(value: Any) -> int:
+def _side(value: Any, file_name: str) -> int:
     """A height or width from a file; 640.0 is 640."""
     try:
         side = int(value)
     except (TypeError, ValueError, OverflowError):
         side = 0
     if side != value or side < 1:
-        raise ValueError(f"the height or width of an image is no whole number: {shown(value)}")
+        raise ValueError(f"{file_name}: its height or width is no whole number: {shown(value)}")
     return side
 
 
