@@ -105,14 +105,28 @@ class FeaturePyramidNetwork(nn.Module):
         Both are ordered finest first.
         """
         stages = list(x.values())
-        laterals = [block(stage) for block, stage in zip(self.inner_blocks, stages, strict=True)]
-        for level in range(len(laterals) - 2, -1, -1):  # top-down: coarse to fine
-            size = laterals[level].shape[-2:]
-            laterals[level] += F.interpolate(laterals[level + 1], size=size)
-        pyramid = [
-            block(lateral) for block, lateral in zip(self.layer_blocks, laterals, strict=True)
-        ]
+        *finer, (block, stage) = zip(self.inner_blocks, stages, strict=True)
+        merged = [block(stage)]
+        for block, stage in reversed(finer):  # top-down: coarse to fine
+            merged.insert(0, self.merge(block, stage, merged[0]))
+        pyramid = [block(level) for block, level in zip(self.layer_blocks, merged, strict=True)]
         names = list(x)
         if self.extra_blocks is not None:
             pyramid, names = self.extra_blocks(pyramid, stages, names)
         return dict(zip(names, pyramid, strict=True))
+
+    @staticmethod
+    def merge(block: nn.Module, stage: Tensor, coarser: Tensor) -> Tensor:
+        """Lateral connection and upsampled coarser level, added (Figure 3).
+
+        Args:
+            block: the 1x1 convolution.
+            stage: ``[N, channels, H, W]``.
+            coarser: the merged map of the next level.
+
+        Returns:
+            The merged map of this level, ``[N, F, H, W]``.
+        """
+        lateral: Tensor = block(stage)
+        lateral += F.interpolate(coarser, size=lateral.shape[-2:])
+        return lateral

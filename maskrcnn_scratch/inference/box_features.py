@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
-from maskrcnn_scratch.inference.conv_epilogues import is_changed
+from maskrcnn_scratch.inference.epilogues import is_changed
 from maskrcnn_scratch.roi_heads import FastRCNNConvFCHead, TwoMLPHead
 from maskrcnn_scratch.roi_heads.pooler import MultiScaleRoIAlign
 

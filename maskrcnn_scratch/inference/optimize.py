@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from maskrcnn_scratch.check_parts import remember_parts
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.inference.box_features import use_channels_last_box_features
-from maskrcnn_scratch.inference.conv_epilogues import fuse_epilogues
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs
+from maskrcnn_scratch.inference.epilogues import fuse_epilogues
 from maskrcnn_scratch.inference.fold_batch_norm import fold_batch_norms
 from maskrcnn_scratch.inference.int8 import quantizable_networks, use_int8
 from maskrcnn_scratch.inference.merged_rpn_head import MergedRPNHead
@@ -44,8 +44,8 @@ def optimize(
 ) -> GeneralizedRCNN:
     """A faster copy of ``model`` in eval mode, with the same interface, that only detects.
 
-    The two predictions of the RPN always become one convolution. On a GPU, cuDNN computes the ReLU
-    and the shortcut after a convolution with it, unless ``compile`` does: see ``conv_epilogues``.
+    The two predictions of the RPN always become one convolution. ReLUs and shortcuts are computed
+    with the convolution before them, unless ``compile`` does this: see ``epilogues``.
     The features and logits of the copy are compared with those of ``model`` on a probe image; see
     ``verify_optimized``. A warning lists the batch norms that could not be folded, and names a box
     head that does not take channels-last features (``box_features``).
@@ -101,11 +101,11 @@ def optimize(
     verify(model, expected, dtype or own_dtype)
     if int8:
         use_int8(model, int8_networks, calibration)
-    device = next(model.parameters()).device.type
-    if device == "cuda" and not compile:
+    elif not compile:
         model = with_epilogues(model, expected, dtype or own_dtype)
     remember_parts(model)
     if compile:
+        device = next(model.parameters()).device.type
         model.run_batch = torch.compile(  # type: ignore[method-assign]
             model.run_batch, fullgraph=True, options={"freezing": device == "cpu"}
         )
@@ -145,7 +145,7 @@ def describe_left_alone(batch_norms: Sequence[str]) -> str:
 def with_epilogues(
     model: GeneralizedRCNN, expected: dict[str, Tensor], dtype: torch.dtype
 ) -> GeneralizedRCNN:
-    """A copy after ``fuse_epilogues``; ``model``, with a warning, if cuDNN refuses it.
+    """A copy after ``fuse_epilogues``; ``model``, with a warning, if the library below refuses it.
 
     Args:
         expected: ``probe_outputs`` of the original.
