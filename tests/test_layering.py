@@ -15,10 +15,10 @@ CONTRIBUTING = PACKAGE.parent / "CONTRIBUTING.md"
 # Files and folders of the package, from the bottom to the top. CONTRIBUTING.md explains the order.
 LAYERS = [
     "files", "plain_values", "user_code", "structures", "host_sync", "without_memory", "ops",
-    "conv", "winograd", "weights", "interfaces", "stage_interfaces", "call_part", "conventions",
-    "transform", "backbone", "losses", "targets", "rpn", "roi_heads", "generalized_rcnn",
-    "check_parts", "faster_rcnn", "mask_rcnn", "checkpoint", "builders", "data", "dataset_check",
-    "training", "evaluation", "pictures", "inference", "export", "inspect", "parity",
+    "conv", "onednn", "winograd", "weights", "interfaces", "stage_interfaces", "call_part",
+    "conventions", "transform", "backbone", "losses", "targets", "rpn", "roi_heads",
+    "generalized_rcnn", "check_parts", "faster_rcnn", "mask_rcnn", "checkpoint", "builders", "data",
+    "dataset_check", "training", "evaluation", "pictures", "inference", "export", "inspect", "parity",
     "component_check", "cli",
 ]  # fmt: skip
 

@@ -22,12 +22,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from maskrcnn_scratch.backbone import BasicBlock, Bottleneck, FeaturePyramidNetwork
 from maskrcnn_scratch.inference.winograd import WinogradConv2d, following_relu
-
-onednn: Any = torch.ops.mkldnn
+from maskrcnn_scratch.onednn import (
+    OneDNNLinear,
+    can_use_onednn,
+    is_eager,
+    needs_gradient,
+    onednn,
+)
 
 
 def uses_cudnn(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -36,34 +40,14 @@ def uses_cudnn(conv: nn.Conv2d, x: Tensor) -> bool:
         x.device.type == "cuda"
         and torch.version.hip is None
         and torch.backends.cudnn.enabled
-        and is_plain_inference(conv, x)
+        and is_eager(conv, x)
+        and not needs_gradient(conv, x)
     )
 
 
-def uses_onednn(layer: nn.Conv2d | nn.Linear, x: Tensor) -> bool:
-    """Whether oneDNN's operations can replace ``layer`` and what follows it."""
-    return (
-        x.device.type == "cpu"
-        and bool(torch.backends.mkldnn.enabled)  # false where PyTorch comes without it
-        and (
-            x.dtype == torch.float32
-            or (x.dtype == torch.bfloat16 and onednn._is_mkldnn_bf16_supported())
-        )
-        and x.numel() > 0
-        and is_plain_inference(layer, x)
-    )
-
-
-def is_plain_inference(layer: nn.Conv2d | nn.Linear, x: Tensor) -> bool:
-    """No gradients, autocast, compilers, exports or traces: the operations know none of them."""
-    needs_grad = torch.is_grad_enabled() and (x.requires_grad or layer.weight.requires_grad)
-    return (
-        x.dtype == layer.weight.dtype
-        and not needs_grad
-        and not torch.is_autocast_enabled(x.device.type)
-        and not torch.compiler.is_compiling()
-        and not is_tracing()
-    )
+def uses_onednn(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether oneDNN's operations can replace ``conv`` and what follows it."""
+    return can_use_onednn(conv, x) and not needs_gradient(conv, x)
 
 
 def conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -124,31 +108,6 @@ class ConvReLU(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """``relu(conv(x))``: ``[N, C, H, W]`` -> ``[N, O, H', W']``."""
         return conv_relu(self, input)
-
-
-class OneDNNLinear(nn.Linear):
-    """A fully connected layer, with the ReLU that follows it, if any; the same state dict.
-
-    PyTorch computes float32 layers on the CPU by MKL, which takes twice as long on an AMD EPYC.
-
-    Args:
-        linear: gives the parameters, which are shared.
-        relu: whether negative outputs become 0.
-    """
-
-    def __init__(self, linear: nn.Linear, relu: bool) -> None:
-        sizes = linear.in_features, linear.out_features
-        super().__init__(*sizes, linear.bias is not None, device="meta")
-        self.weight, self.bias, self.relu = linear.weight, linear.bias, relu
-        self.train(linear.training)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """``[..., in_features]`` -> ``[..., out_features]``."""
-        if uses_onednn(self, input):
-            then = "relu" if self.relu else "none"
-            return onednn._linear_pointwise(input, self.weight, self.bias, then, [], "")
-        output = super().forward(input)
-        return F.relu(output, inplace=True) if self.relu else output
 
 
 class FusedBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""Winograd convolutions in a model that is trained on the CPU in float32."""
+"""Faster arithmetic for a model that is trained on the CPU in float32."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_scratch.onednn import OneDNNLinear
 from maskrcnn_scratch.ops.winograd_conv2d import TransformedWeight, winograd_conv2d
 from maskrcnn_scratch.winograd import TILES, describe_kept, replace_convolutions
 from maskrcnn_scratch.without_memory import without_memory
@@ -57,7 +58,7 @@ class TrainedWinogradConv2d(nn.Conv2d):
 
 
 def train_with_winograd(model: nn.Module, tile: str = "f4") -> None:
-    """Replaces the 3x3 convolutions of stride 1 in ``model``, in place.
+    """Replaces the 3x3 convolutions of stride 1 and fully connected layers in ``model``, in place.
 
     A warning names the first of those that were left alone.
 
@@ -74,3 +75,6 @@ def train_with_winograd(model: nn.Module, tile: str = "f4") -> None:
 
     if kept := replace_convolutions(model, replace):
         warnings.warn(describe_kept(kept), stacklevel=2)
+    for name, layer in list(model.named_modules()):
+        if type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks):
+            model.set_submodule(name, OneDNNLinear(layer))

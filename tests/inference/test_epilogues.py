@@ -26,7 +26,6 @@ from maskrcnn_scratch.inference.epilogues import (
     ConvReLU,
     FusedBlock,
     FusedBlocks,
-    OneDNNLinear,
     fuse_epilogues,
 )
 from maskrcnn_scratch.inference.fold_batch_norm import fold_batch_norms
@@ -70,7 +69,6 @@ class OneDNN:
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
         self._convolution_pointwise_ = self
-        self._is_mkldnn_bf16_supported = torch.ops.mkldnn._is_mkldnn_bf16_supported
 
     def _convolution_pointwise(self, *args: Any) -> Tensor:
         self.calls["relu"] += 1
@@ -80,14 +78,10 @@ class OneDNN:
         self.calls["add"] += 1
         return torch.ops.mkldnn._convolution_pointwise_.binary(*args)
 
-    def _linear_pointwise(self, *args: Any) -> Tensor:
-        self.calls["linear"] += 1
-        return torch.ops.mkldnn._linear_pointwise(*args)
-
 
 @pytest.fixture
 def onednn(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Calls of oneDNN's operations, which the CPU must have."""
+    """Calls of oneDNN's operations."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this PyTorch has no oneDNN")
     counted = OneDNN()
@@ -167,43 +161,6 @@ def test_pyramid_adds_to_the_upsampled_maps(onednn) -> None:
     fuse_epilogues(nn.Sequential(with_norm))
     torch.testing.assert_close(with_norm(stages), expected, rtol=0, atol=0)
     assert onednn["add"] == 2  # a batch norm that was not folded comes before the sum
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_fully_connected_layers(dtype, onednn) -> None:
-    layers = nn.Sequential(nn.Linear(40, 24), nn.ReLU(), nn.Linear(24, 7)).to(dtype)
-    fused = copy.deepcopy(layers)
-    fuse_epilogues(fused)
-    assert [type(layer) for layer in fused] == [OneDNNLinear, nn.Identity, OneDNNLinear]
-    assert fused.state_dict().keys() == layers.state_dict().keys()
-    for x in (torch.randn(5, 40), torch.randn(2, 3, 40), torch.randn(40)):
-        torch.testing.assert_close(fused(x.to(dtype)), layers(x.to(dtype)))
-    if dtype == torch.float32:
-        assert onednn["linear"] == 6
-    assert fused(torch.zeros(0, 40, dtype=dtype)).shape == (0, 7)
-
-
-def test_oneDNN_only_where_it_knows_what_to_do(onednn) -> None:
-    """Gradients, autocast, compilers, traces and other dtypes need PyTorch's own layers."""
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4)).eval()
-    fuse_epilogues(model)
-    assert type(model[0]) is ConvReLU
-    assert type(model[3]) is OneDNNLinear
-    x = torch.randn(2, 3, 3, 3)
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(model(x).sum(), model[0].weight)
-        assert gradient.abs().max() > 0
-    with torch.autocast("cpu", torch.bfloat16):
-        assert model(x).dtype == torch.bfloat16
-    torch.jit.trace(model, (x,), check_trace=False)
-    torch.export.export(model, (x,))
-    assert model(x[:0]).shape == (0, 4)
-    assert copy.deepcopy(model).double()(x.double()).dtype == torch.float64
-    with torch.backends.mkldnn.flags(enabled=False):
-        model(x)
-    assert not onednn
-    model(x)
-    assert onednn == {"relu": 1, "linear": 1}
 
 
 @pytest.mark.parametrize(
