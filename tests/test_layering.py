@@ -18,8 +18,8 @@ LAYERS = [
     "conv", "onednn", "winograd", "weights", "interfaces", "stage_interfaces", "call_part",
     "conventions", "transform", "backbone", "losses", "targets", "rpn", "roi_heads",
     "generalized_rcnn", "check_parts", "faster_rcnn", "mask_rcnn", "checkpoint", "builders", "data",
-    "dataset_check", "training", "evaluation", "pictures", "inference", "export", "inspect", "parity",
-    "component_check", "cli",
+    "dataset_check", "training", "evaluation", "pictures", "inference", "export", "inspect",
+    "parity", "component_check", "cli",
 ]  # fmt: skip
 
 
