@@ -76,8 +76,8 @@ class TrainConfig:
     """Compile backbone and heads with torch.compile. It takes minutes at the start, and losses
     differ by rounding."""
     winograd: bool = False
-    """Compute 3x3 convolutions and their gradients by Winograd's algorithm (CPU, fp32). Losses
-    differ by rounding, and transformed weights need memory."""
+    """Compute 3x3 convolutions and their gradients by Winograd's algorithm, and fully connected
+    layers by oneDNN (CPU, fp32). Losses differ by rounding, and transformed weights need memory."""
     device_sampling: bool = False
     """Sample anchors and proposals for the losses on the GPU, without a host synchronisation inside
     a step. The distribution is torchvision's, but not the numbers for a seed."""

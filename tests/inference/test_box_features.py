@@ -86,7 +86,8 @@ def test_optimized_model_pickles_copies_and_exports(small_model: MaskRCNN) -> No
             assert torch.equal(other([IMAGE])[0]["boxes"], expected[0]["boxes"])
     pooled, values = outputs(optimized)
     exported = torch.export.export(optimized.roi_heads.box_head, (pooled,)).module()
-    assert torch.equal(exported(pooled), values)
+    # An exported graph has PyTorch's own layers, which add up in another order.
+    torch.testing.assert_close(exported(pooled), values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ from tools.benchmarks.clock import Clock, Timing
 
 @torch.no_grad()
 def time_peers(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]:
-    """Ours compiled against each peer.
+    """Ours, compiled and with Winograd convolutions, against each peer in float32.
 
     A peer that is not installed or cannot run the graph gets a row of NaN that says why.
     """
     batch, _ = model.transform([image])
-    fast = optimize(model, compile=True)
+    compiled, winograd = optimize(model, compile=True), optimize(model, winograd=True)
     options = {"freezing": True}
     backbone_fp32 = torch.compile(optimize(model).backbone, options=options)
     backbone_bf16 = torch.compile(optimize(model, dtype=torch.bfloat16).backbone, options=options)
@@ -48,15 +48,16 @@ def time_peers(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]
 
         for runtime, load in (("onnxruntime", onnxruntime_session), ("OpenVINO", openvino_model)):
             for name, ours, export, argument in (
-                ("complete model", lambda: fast([image]), complete, image),
-                ("backbone and FPN", lambda: backbone_fp32(batch.tensors), backbone, batch.tensors),
+                ("complete model, compiled", lambda: compiled([image]), complete, image),
+                ("complete model, Winograd", lambda: winograd([image]), complete, image),
+                ("backbone and FPN, compiled", lambda: backbone_fp32(batch.tensors), backbone, batch.tensors),
             ):
                 yield time_peer(
                     clock, "peers", f"{name}, against {runtime}", ours,
                     lambda load=load, export=export, x=argument: load(export, x, "f32"),
                 )  # fmt: skip
         yield time_peer(
-            clock, "peers", "backbone and FPN in bfloat16, against OpenVINO",
+            clock, "peers", "backbone and FPN in bfloat16, compiled, against OpenVINO",
             lambda: backbone_bf16(batch.tensors),
             lambda: openvino_model(backbone, batch.tensors, "bf16"),
         )  # fmt: skip
