@@ -50,16 +50,6 @@ def uses_onednn(conv: nn.Conv2d, x: Tensor) -> bool:
     return can_use_onednn(conv, x) and not needs_gradient(conv, x)
 
 
-def conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """``relu(conv(x))``: ``[N, C, H, W]`` -> ``[N, O, H', W']``."""
-    if uses_cudnn(conv, x):
-        return torch.cudnn_convolution_relu(x, conv.weight, conv.bias, *geometry(conv))
-    if uses_onednn(conv, x):
-        arguments = onednn_arguments(conv)
-        return onednn._convolution_pointwise(x, *arguments, "relu", [], "")
-    return F.relu(nn.Conv2d.forward(conv, x), inplace=True)
-
-
 def conv_add(
     conv: nn.Conv2d, x: Tensor, other: Tensor, *, relu: bool, overwrite: bool = True
 ) -> Tensor:
@@ -107,7 +97,12 @@ class ConvReLU(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``relu(conv(x))``: ``[N, C, H, W]`` -> ``[N, O, H', W']``."""
-        return conv_relu(self, input)
+        if uses_cudnn(self, input):
+            return torch.cudnn_convolution_relu(input, self.weight, self.bias, *geometry(self))
+        if uses_onednn(self, input):
+            then: tuple[Any, ...] = "relu", [], ""
+            return onednn._convolution_pointwise(input, *onednn_arguments(self), *then)
+        return F.relu(super().forward(input), inplace=True)
 
 
 class FusedBlock(nn.Module):
@@ -134,7 +129,8 @@ class FusedBlock(nn.Module):
             overwrite: whether the result may lie in the memory of ``x``.
         """
         shortcut = x if self.downsample is None else self.downsample(x)
-        overwrite = overwrite or self.downsample is not None
+        if self.downsample is not None:
+            overwrite = not is_changed(self.downsample)  # a hook may have kept the output
         for name in self.first:
             x = getattr(self, name)(x)
         return conv_add(getattr(self, self.last), x, shortcut, relu=True, overwrite=overwrite)
@@ -156,14 +152,17 @@ class FusedBlocks(nn.Sequential):
         x, overwrite = input, False
         for block in self:
             x = block(x, overwrite)
-            overwrite = not is_changed(block)  # a hook may have kept the output
+            overwrite = not is_changed(block)
         return x
+
+
+sum_of_levels = FeaturePyramidNetwork.merge
 
 
 def merge_over(block: nn.Module, stage: Tensor, coarser: Tensor) -> Tensor:
     """``FeaturePyramidNetwork.merge`` whose result lies in the memory of the upsampled map."""
     if not is_folded_conv(block):
-        return FeaturePyramidNetwork.merge(block, stage, coarser)
+        return sum_of_levels(block, stage, coarser)
     conv: Any = next(block.children())
     upsampled = F.interpolate(coarser, size=stage.shape[-2:])
     return conv_add(conv, stage, upsampled, relu=False)
@@ -178,8 +177,8 @@ def fuse_epilogues(model: nn.Module) -> None:
         if is_folded(module):
             parent, child_name = parent_of(model, name)
             setattr(parent, child_name, FusedBlock(module))
-        elif type(module).forward is FeaturePyramidNetwork.forward and not is_changed(module):
-            module.merge = merge_over
+        elif isinstance(module, FeaturePyramidNetwork) and module.merge is sum_of_levels:
+            module.merge = merge_over  # type: ignore[method-assign]
     for name, module in list(model.named_modules())[1:]:
         parent, child_name = parent_of(model, name)
         if is_stage(module):

@@ -163,6 +163,20 @@ def test_pyramid_adds_to_the_upsampled_maps(onednn) -> None:
     assert onednn["add"] == 2  # a batch norm that was not folded comes before the sum
 
 
+def test_another_merge_of_levels_stays(onednn) -> None:
+    class Largest(FeaturePyramidNetwork):
+        @staticmethod
+        def merge(block, stage, coarser) -> Tensor:
+            return torch.maximum(block(stage), F.interpolate(coarser, size=stage.shape[-2:]))
+
+    fpn = Largest([8, 16], 8)
+    stages = {str(i): torch.randn(2, 8 * (i + 1), 9 >> i, 13 >> i) for i in range(2)}
+    expected = fpn(stages)
+    fuse_epilogues(nn.Sequential(fpn))
+    torch.testing.assert_close(fpn(stages), expected, rtol=0, atol=0)
+    assert not onednn
+
+
 @pytest.mark.parametrize(
     "read, fused", [(["maxpool"], True), (["relu", "maxpool"], True), (["bn1", "maxpool"], False)]
 )

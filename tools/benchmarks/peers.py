@@ -50,7 +50,12 @@ def time_peers(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]
             for name, ours, export, argument in (
                 ("complete model, compiled", lambda: compiled([image]), complete, image),
                 ("complete model, Winograd", lambda: winograd([image]), complete, image),
-                ("backbone and FPN, compiled", lambda: backbone_fp32(batch.tensors), backbone, batch.tensors),
+                (
+                    "backbone and FPN, compiled",
+                    lambda: backbone_fp32(batch.tensors),
+                    backbone,
+                    batch.tensors,
+                ),
             ):
                 yield time_peer(
                     clock, "peers", f"{name}, against {runtime}", ours,
