@@ -34,14 +34,17 @@ __global__ void __launch_bounds__(kThreads) decode(const DecodeArguments<T> a) {
     const int64_t i = first + threadIdx.x;
     if (i >= count) return;
     const int64_t* size = a.image_sizes + 2 * (i / a.boxes);
+    const T* deltas = a.deltas + 4 * i;
     const Box<T> box =
-        decode_box(a.deltas + 4 * i, a.references + 4 * i, a.coder, T(size[0]), T(size[1]));
+        decode_box(deltas, std::exp(log_scale(deltas[2], a.coder.weight_w, a.coder.clip)),
+                   std::exp(log_scale(deltas[3], a.coder.weight_h, a.coder.clip)),
+                   a.references + 4 * i, a.coder, T(size[0]), T(size[1]));
     T* to = a.decoded + 4 * i;
     to[0] = box.x1;
     to[1] = box.y1;
     to[2] = box.x2;
     to[3] = box.y2;
-    a.is_large[i] = box.x2 - box.x1 >= a.min_size && box.y2 - box.y1 >= a.min_size;
+    a.is_large[i] = has_min_size(box, a.min_size);
   }
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from maskrcnn_scratch.ops import reference
-from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
+from maskrcnn_scratch.ops._library import DEVICES, NAMESPACE, compiled, kernels
 from maskrcnn_scratch.ops.boxes import BoxCoder
 
 
@@ -26,13 +26,13 @@ def decode_boxes(
     """Decodes boxes, moves their corners into the image and tests their sides.
 
     It is ``box_coder.decode``, then ``boxes.clip_boxes_to_image``, then ``boxes.has_min_size``. On
-    CUDA one kernel does the three. Elsewhere these functions run, as they do in compiled or
-    exported graphs, and where a gradient is needed.
+    the CPU and on CUDA a kernel does the three. Elsewhere these functions run, as they do in
+    compiled or exported graphs, for different dtypes, and where a gradient is needed.
 
     Args:
         box_coder: gives the weights and the upper limit of dw and dh.
         deltas: ``[N, K, 4]``, float32 or float64.
-        references: anchors or proposals, ``[N, K, 4]`` in the same dtype.
+        references: anchors or proposals, ``[N, K, 4]``.
         image_sizes: (height, width) without padding, int64 ``[N, 2]``.
         min_size: length in pixels that both sides of a box must have.
 
@@ -45,7 +45,8 @@ def decode_boxes(
     """
     in_graph = torch.compiler.is_compiling() or is_tracing()
     needs_grad = deltas.requires_grad or references.requires_grad
-    use_kernel = deltas.device.type == "cuda" and not (in_graph or needs_grad)
+    has_kernel = deltas.device.type in DEVICES and deltas.dtype == references.dtype
+    use_kernel = has_kernel and not (in_graph or needs_grad)
     return (kernels if use_kernel else reference).decode_boxes(
         deltas, references, image_sizes, box_coder.weights, box_coder.bbox_xform_clip, min_size
     )

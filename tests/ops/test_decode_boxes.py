@@ -1,4 +1,4 @@
-"""Decoding of the model's boxes: torchvision's steps, and the way that is taken on a GPU."""
+"""Decoding of the model's boxes: torchvision's steps, by the kernel and by the reference."""
 
 from __future__ import annotations
 
@@ -36,6 +36,46 @@ def test_torchvisions_steps(dtype) -> None:
         large = torchvision.ops.remove_small_boxes(clipped, 20.0)
         assert 0 < len(large) < 300
         assert torch.equal(is_large[n].nonzero()[:, 0], large)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 300, 20_000])
+def test_kernel_has_the_bits_of_the_reference(count, dtype) -> None:
+    """Also where a side reaches its limit, and where deltas or references are not finite."""
+    deltas, references = (tensor.to(dtype) for tensor in problem(count))
+    for i, value in enumerate((math.inf, -math.inf, math.nan, 1e30, -0.0)):
+        deltas[0, i::11, i % 4] = value
+        references[1, i::13, i % 4] = value
+    for weights, min_size in ((WEIGHTS, 20.0), ((1.0, 1.0, 1.0, 1.0), 1e-3)):
+        coder = BoxCoder(weights)
+        boxes, is_large = ops.decode_boxes(coder, deltas, references, SIZES, min_size)
+        arguments = (deltas, references, SIZES, weights, coder.bbox_xform_clip, min_size)
+        expected, expected_large = reference.decode_boxes(*arguments)
+        torch.testing.assert_close(boxes, expected, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(is_large, expected_large)
+        assert count < 300 or 0 < is_large.sum() < is_large.numel()
+
+
+def test_strided_values() -> None:
+    deltas, references = problem()
+    values = (deltas.transpose(0, 1).contiguous().transpose(0, 1), references.flip(1).flip(1))
+    expected = ops.decode_boxes(BoxCoder(WEIGHTS), deltas, references, SIZES, 1.0)
+    assert torch.equal(ops.decode_boxes(BoxCoder(WEIGHTS), *values, SIZES, 1.0)[0], expected[0])
+
+
+def test_different_dtypes_take_the_reference() -> None:
+    deltas, references = problem()
+    coder, half = BoxCoder(WEIGHTS), references.half()
+    boxes, is_large = ops.decode_boxes(coder, deltas, half, SIZES, 1.0)
+    expected = reference.decode_boxes(deltas, half, SIZES, WEIGHTS, coder.bbox_xform_clip, 1.0)
+    assert torch.equal(boxes, expected[0]) and torch.equal(is_large, expected[1])
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_opcheck(count) -> None:
+    deltas, references = problem(count)
+    arguments = (deltas, references, SIZES, list(WEIGHTS), 4.0, 1.0)
+    torch.library.opcheck(torch.ops.maskrcnn_scratch.decode_boxes, arguments)
 
 
 def test_gradient() -> None:
