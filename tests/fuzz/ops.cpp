@@ -118,10 +118,13 @@ Arguments conv3x3_weight_gradient(Bytes& bytes) {
 
 Arguments decode_boxes(Bytes& bytes) {
   const at::ScalarType dtype = real_dtype(bytes);
-  const Shape shape{size(bytes, 0, 3), size(bytes, 0, 40), 4};
-  return {floats(bytes, shape, dtype),
-          floats(bytes, shape, dtype),
-          below(bytes, {shape[0], 2}, 2000),
+  const int64_t images = size(bytes, 0, 3), rows = size(bytes, 1, 40), boxes = size(bytes, 0, 40);
+  const int64_t anchors = size(bytes, 1, 40);
+  return {floats(bytes, {images, rows, 4}, dtype),
+          below(bytes, {images, boxes}, rows),
+          floats(bytes, {bytes.ConsumeBool() ? images : 1, anchors, 4}, dtype),
+          below(bytes, {images, boxes}, anchors),
+          below(bytes, {images, 2}, 2000),
           c10::List<double>({any_float(bytes), any_float(bytes), 5.0, 5.0}),
           any_float(bytes),
           any_float(bytes)};
