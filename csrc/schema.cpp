@@ -8,8 +8,9 @@ STABLE_TORCH_LIBRARY(maskrcnn_scratch, library) {
   library.def("conv3x3(Tensor input, Tensor weight, Tensor bias, bool relu) -> Tensor");
   library.def("conv3x3_weight_gradient(Tensor input, Tensor grad) -> Tensor");
   library.def(
-      "decode_boxes(Tensor deltas, Tensor references, Tensor image_sizes, float[] weights, "
-      "float bbox_xform_clip, float min_size) -> (Tensor boxes, Tensor has_min_size)");
+      "decode_boxes(Tensor deltas, Tensor delta_indices, Tensor references, "
+      "Tensor reference_indices, Tensor image_sizes, float[] weights, float bbox_xform_clip, "
+      "float min_size) -> (Tensor boxes, Tensor has_min_size)");
   library.def(
       "fpn_levels(Tensor boxes, int finest, int coarsest, float canonical_scale, "
       "float canonical_level, float epsilon) -> Tensor");

@@ -17,6 +17,7 @@ from torch import Tensor
 from maskrcnn_scratch import ops
 from maskrcnn_scratch.interfaces import NMS, BoxCoder
 from maskrcnn_scratch.ops.boxes import clip_boxes_to_image, has_min_size
+from maskrcnn_scratch.structures import gather_entries
 
 
 def asks_for(part: Callable[..., Any], name: str) -> bool:
@@ -47,13 +48,22 @@ def with_context(part: Callable[..., Any], **context: Any) -> Callable[..., Any]
 
 
 def decode_boxes(
-    box_coder: BoxCoder, deltas: Tensor, references: Tensor, image_sizes: Tensor, min_size: float
+    box_coder: BoxCoder,
+    deltas: Tensor,
+    delta_indices: Tensor,
+    references: Tensor,
+    reference_indices: Tensor,
+    image_sizes: Tensor,
+    min_size: float,
 ) -> tuple[Tensor, Tensor]:
     """``box_coder.decode``, then the boxes are clipped to the image and their sides tested.
 
     Args:
         box_coder: the default one has an operator for all of this, ``ops.decode_boxes``.
-        deltas, references: ``[N, K, 4]``.
+        deltas: ``[N, A, 4]``.
+        delta_indices: of the candidates, ``[N, K]`` in ``[0, A)``.
+        references: anchors or proposals, ``[N, B, 4]``, or ``[1, B, 4]`` for all images.
+        reference_indices: of the candidates, ``[N, K]`` in ``[0, B)``.
         image_sizes: (height, width) without padding, ``[N, 2]``.
         min_size: length in pixels that both sides of a box must have.
 
@@ -61,7 +71,12 @@ def decode_boxes(
         Boxes ``[N, K, 4]``, and bool ``[N, K]``: whether both sides have ``min_size``.
     """
     if type(box_coder) is ops.boxes.BoxCoder:
-        return ops.decode_boxes(box_coder, deltas, references, image_sizes, min_size)
+        return ops.decode_boxes(
+            box_coder, deltas, delta_indices, references, reference_indices, image_sizes, min_size
+        )
+    deltas = gather_entries(deltas, delta_indices)  # [N, K, 4]
+    references = references.expand(deltas.shape[0], -1, -1)
+    references = gather_entries(references, reference_indices)  # [N, K, 4]
     boxes = clip_boxes_to_image(box_coder.decode(deltas, references), image_sizes)
     return boxes, has_min_size(boxes, min_size)
 

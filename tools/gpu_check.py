@@ -91,7 +91,8 @@ def run_small() -> None:
         ops.max_iou(boxes[:70], boxes, True)
         ops.fpn_levels(boxes, 2, 5)
         coder, size = ops.boxes.BoxCoder((1.0, 1.0, 1.0, 1.0)), torch.tensor([[800, 1333]])
-        ops.decode_boxes(coder, boxes[None] / 1333, boxes[None], size.cuda(), 1.0)
+        rows = torch.randperm(3000, device="cuda")[None]
+        ops.decode_boxes(coder, boxes[None] / 1333, rows, boxes[None], rows, size.cuda(), 1.0)
         ops.batched_nms_padded(
             boxes[None], torch.rand(1, 3000, device="cuda", dtype=dtype),
             torch.randint(5, (1, 3000), device="cuda"), 0.5, 300, 5,

@@ -75,9 +75,9 @@ HOST_DEVICE T ceil_div(T a, T b) {
 // of 256 threads at once, so 2,048 fill it; blocks without work end at once.
 constexpr int64_t kResidentBlocks = 2048;
 
-// MASKRCNN_CHECKED=1 in the environment: levels, batch indices and groups are copied to the host
-// and checked before each launch, and raise as on the CPU. This synchronises. Without it, RoIs out
-// of range give zeros.
+// MASKRCNN_CHECKED=1 in the environment: levels, batch indices, groups and the indices of deltas
+// and references are copied to the host and checked before each launch, and raise as on the CPU.
+// This synchronises. Without it, RoIs and boxes out of range give zeros.
 inline bool checked_mode() {
   const char* value = std::getenv("MASKRCNN_CHECKED");
   return value != nullptr && std::string(value) == "1";

@@ -35,23 +35,42 @@ struct Interval {
   HOST_DEVICE T length() const { return end - begin; }
 };
 
-// delta: of the centre; log_scale: of the side. Both are divided by their weights already.
+// The logarithm of the ratio of two sides.
 template <typename T>
-HOST_DEVICE Interval<T> decode_axis(T delta, T log_scale, Interval<T> reference, T clip, T size) {
+HOST_DEVICE T log_scale(T delta, T weight, T clip) {
+  const T scale = delta / weight;
+  return scale > clip ? clip : scale;
+}
+
+// delta: of the centre, divided by its weight already; scale: of the side.
+template <typename T>
+HOST_DEVICE Interval<T> decode_axis(T delta, T scale, Interval<T> reference, T size) {
   const T length = reference.length();
   const T center = delta * length + (reference.begin + T(0.5) * length);
-  const T half = std::exp(log_scale > clip ? clip : log_scale) * length * T(0.5);
+  const T half = scale * length * T(0.5);
   return {clamp(center - half, T(0), size), clamp(center + half, T(0), size)};
 }
 
+// scale_w, scale_h: exponentials of log_scale.
 template <typename T>
-HOST_DEVICE Box<T> decode_box(
-    const T* deltas, const T* reference, const BoxCoder<T>& coder, T height, T width) {
-  const auto x = decode_axis(deltas[0] / coder.weight_x, deltas[2] / coder.weight_w,
-                             Interval<T>{reference[0], reference[2]}, coder.clip, width);
-  const auto y = decode_axis(deltas[1] / coder.weight_y, deltas[3] / coder.weight_h,
-                             Interval<T>{reference[1], reference[3]}, coder.clip, height);
+HOST_DEVICE Box<T> decode_box(const T* deltas,
+                              T scale_w,
+                              T scale_h,
+                              const T* reference,
+                              const BoxCoder<T>& coder,
+                              T height,
+                              T width) {
+  const auto x = decode_axis(deltas[0] / coder.weight_x, scale_w,
+                             Interval<T>{reference[0], reference[2]}, width);
+  const auto y = decode_axis(deltas[1] / coder.weight_y, scale_h,
+                             Interval<T>{reference[1], reference[3]}, height);
   return {x.begin, y.begin, x.end, y.end};
+}
+
+// Whether both sides are at least so long; not where one is NaN.
+template <typename T>
+HOST_DEVICE bool has_min_size(const Box<T>& box, T min_size) {
+  return (box.x2 - box.x1 >= min_size) & (box.y2 - box.y1 >= min_size);
 }
 
 }  // namespace maskrcnn

@@ -13,7 +13,7 @@
 #include "../common/cuda_launch.cuh"
 #include "../common/dispatch.h"
 #include "../common/order.h"
-#include "../common/ordered_bits.cuh"
+#include "../common/ordered_bits.h"
 #include "arguments.h"
 
 namespace maskrcnn {

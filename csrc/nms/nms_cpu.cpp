@@ -3,7 +3,9 @@
 // score.
 //
 // Within a group, a candidate is compared with the boxes kept so far, 32 at a time, until one of
-// them suppresses it.
+// them suppresses it. All groups visit the best max_out candidates of their image, then as many
+// again, then twice as many, and so on, until the image has max_out boxes: those that follow in the
+// order of scores cannot be among them.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -15,6 +17,7 @@
 #include "../common/dispatch.h"
 #include "../common/order.h"
 #include "../common/parallel.h"
+#include "../common/radix_sort.h"
 #include "arguments.h"
 #include "nms.h"
 
@@ -29,32 +32,29 @@ constexpr int64_t kVector = 32;  // kept boxes that a candidate is compared with
 constexpr int64_t kCandidates = 1024;
 constexpr int64_t kPairsPerThread = 1 << 21;
 
-// Boxes as a structure of arrays. Reading a vector past the end gives NaN, which suppresses
-// nothing.
+// The boxes that were kept, as a structure of arrays in which each group has a range of its own.
 template <typename T>
 class KeptBoxes {
  public:
-  explicit KeptBoxes(int64_t capacity)
-      : stride_(capacity + kVector), data_(5 * stride_, std::numeric_limits<T>::quiet_NaN()) {}
+  explicit KeptBoxes(int64_t capacity) : stride_(capacity + kVector), data_(5 * stride_) {}
 
-  int64_t size() const { return size_; }
-
-  void add(const T* box) {
-    for (int64_t i = 0; i < 4; ++i) data_[i * stride_ + size_] = box[i];
-    data_[4 * stride_ + size_] = box_area(box[0], box[1], box[2], box[3]);
-    ++size_;
+  void set(int64_t i, const T* box) {
+    for (int64_t c = 0; c < 4; ++c) data_[c * stride_ + i] = box[c];
+    data_[4 * stride_ + i] = box_area(box[0], box[1], box[2], box[3]);
   }
 
-  // Whether one of the kept boxes [begin, end) suppresses `box`.
+  // Whether one of the boxes [begin, end) suppresses `box`.
   ALWAYS_INLINE bool suppress(const T* box, int64_t begin, int64_t end, T threshold) const {
     const T x1 = box[0], y1 = box[1], x2 = box[2], y2 = box[3];
     const T area = box_area(x1, y1, x2, y2);
-    const T* kept = data_.data();
     for (int64_t i = begin; i < end; i += kVector) {
+      const T* kept = data_.data() + i;
+      const int lanes = std::min(end - i, kVector);
       int any = 0;
-      for (int64_t k = i; k < i + kVector; ++k) {
-        any |= suppresses(kept[k], kept[stride_ + k], kept[2 * stride_ + k], kept[3 * stride_ + k],
-                          kept[4 * stride_ + k], x1, y1, x2, y2, area, threshold);
+      for (int k = 0; k < kVector; ++k) {
+        any |= (k < lanes) & suppresses(kept[k], kept[stride_ + k], kept[2 * stride_ + k],
+                                        kept[3 * stride_ + k], kept[4 * stride_ + k], x1, y1, x2,
+                                        y2, area, threshold);
       }
       if (any) return true;
     }
@@ -64,7 +64,6 @@ class KeptBoxes {
  private:
   int64_t stride_;
   std::vector<T> data_;  // x1, y1, x2, y2, area
-  int64_t size_ = 0;
 };
 
 struct Candidate {
@@ -72,37 +71,51 @@ struct Candidate {
   int64_t rank;   // of its score in the image
 };
 
-// NMS of one group's `candidates`, by descending score. Sets kept_ranks[rank] for those kept.
+// A group of an image. Its candidates are [begin, end), by descending score, and its kept boxes
+// have as many places.
+struct Group {
+  int64_t image, begin, end;
+  int64_t next;      // the first candidate that was not visited yet
+  int64_t stop;      // the end of those to visit next
+  int64_t kept = 0;  // boxes
+};
+
+// Visits the candidates [next, stop) of a group, at most until max_out boxes are kept. Sets
+// kept_ranks[rank] for those kept.
 template <typename T>
-void nms_group(const T* boxes,
-               const Candidate* candidates,
-               int64_t count,
-               T threshold,
-               int64_t max_out,
-               char* kept_ranks) {
-  KeptBoxes<T> kept(std::min(count, max_out));
-  std::vector<char> alive(kCandidates);
-  for (int64_t first = 0; first < count && kept.size() < max_out; first += kCandidates) {
-    const int64_t block = std::min(kCandidates, count - first);
-    const int64_t before = kept.size();
-    const int64_t grain = kPairsPerThread / (before + 1) + 1;
-    torch::stable::parallel_for(0, block, grain, [&](int64_t begin, int64_t end) {
+void visit(Group& group,
+           const T* boxes,
+           const Candidate* candidates,
+           KeptBoxes<T>& kept,
+           T threshold,
+           int64_t max_out,
+           char* kept_ranks) {
+  std::vector<char> alive(std::min(kCandidates, group.stop - group.next));
+  for (; group.next < group.stop && group.kept < max_out; group.next += alive.size()) {
+    const Candidate* block = candidates + group.next;
+    const int64_t size = std::min(kCandidates, group.stop - group.next);
+    const int64_t before = group.begin + group.kept;
+    const int64_t grain = kPairsPerThread / (group.kept + 1) + 1;
+    alive.resize(size);
+    torch::stable::parallel_for(0, size, grain, [&](int64_t begin, int64_t end) {
       with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
         for (int64_t i = begin; i < end; ++i) {
-          alive[i] = !kept.suppress(boxes + 4 * candidates[first + i].index, 0, before, threshold);
+          alive[i] = !kept.suppress(boxes + 4 * block[i].index, group.begin, before, threshold);
         }
       });
     });
     with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
-      for (int64_t i = 0; i < block && kept.size() < max_out; ++i) {
-        const Candidate& candidate = candidates[first + i];
-        const T* box = boxes + 4 * candidate.index;
-        if (!alive[i] || kept.suppress(box, before, kept.size(), threshold)) continue;
-        kept.add(box);
-        kept_ranks[candidate.rank] = 1;
+      for (int64_t i = 0; i < size && group.kept < max_out; ++i) {
+        const T* box = boxes + 4 * block[i].index;
+        const int64_t end = group.begin + group.kept;
+        if (!alive[i] || kept.suppress(box, before, end, threshold)) continue;
+        kept.set(end, box);
+        kept_ranks[block[i].rank] = 1;
+        ++group.kept;
       }
     });
   }
+  group.next = group.stop;
 }
 
 // The valid candidates of one image, by score and by group.
@@ -115,12 +128,15 @@ struct Ranking {
 
 template <typename T>
 Ranking rank(const T* scores, const int64_t* groups, int64_t count, int64_t num_groups) {
-  Ranking ranking;
+  std::vector<Ranked<T>> by_score;
   for (int64_t i = 0; i < count; ++i) {
-    if (scores[i] > -std::numeric_limits<T>::infinity()) ranking.indices.push_back(i);
+    if (scores[i] > -std::numeric_limits<T>::infinity()) {
+      by_score.push_back({ordered_bits(scores[i]), i});
+    }
   }
-  std::stable_sort(ranking.indices.begin(), ranking.indices.end(),
-                   [&](int64_t a, int64_t b) { return scores[a] > scores[b]; });
+  radix_sort_descending(by_score);
+  Ranking ranking;
+  for (const Ranked<T>& entry : by_score) ranking.indices.push_back(entry.index);
   ranking.group_begin.assign(num_groups + 1, 0);
   for (const int64_t i : ranking.indices) ++ranking.group_begin[groups[i] + 1];
   for (int64_t g = 0; g < num_groups; ++g) ranking.group_begin[g + 1] += ranking.group_begin[g];
@@ -153,10 +169,6 @@ std::unique_ptr<T[]> shift_by_group(const T* boxes,
   return shifted;
 }
 
-struct Group {
-  int64_t image, begin, end;  // into the candidates of the image
-};
-
 template <typename T>
 void nms_images(const T* boxes,
                 const T* scores,
@@ -168,7 +180,7 @@ void nms_images(const T* boxes,
                 int64_t num_groups,
                 int64_t offset_limit,
                 int64_t* indices,
-                int64_t* count) {
+                int64_t* counts) {
   const T threshold = round_down<T>(iou_threshold);
   std::vector<Ranking> rankings(num_images);
   std::vector<std::unique_ptr<T[]>> shifted(num_images);  // null for images of many boxes
@@ -181,39 +193,57 @@ void nms_images(const T* boxes,
     }
   });
 
-  std::vector<Group> problems;
-  int64_t pairs = 0;
+  std::vector<Group> unfinished;
+  std::vector<KeptBoxes<T>> kept;
   for (int64_t n = 0; n < num_images; ++n) {
     const auto& begin = rankings[n].group_begin;
+    kept.emplace_back(begin.back());
     for (int64_t g = 0; g < num_groups; ++g) {
-      const int64_t size = begin[g + 1] - begin[g];
-      if (size > 0) problems.push_back({n, begin[g], begin[g + 1]});
-      pairs += size * size / 2;
+      unfinished.push_back({n, begin[g], begin[g + 1], begin[g], begin[g]});
     }
   }
-  const auto solve = [&](int64_t p) {
-    const Group& group = problems[p];
-    Ranking& ranking = rankings[group.image];
-    const T* own = shifted[group.image].get();
-    nms_group(own ? own : boxes + 4 * group.image * num_boxes,
-              ranking.candidates.data() + group.begin, group.end - group.begin, threshold, max_out,
-              ranking.kept.data());
-  };
-  const int64_t num_problems = problems.size();
-  if (pairs > kPairsPerThread && num_problems >= torch::stable::get_num_threads()) {
-    parallel_tasks(num_problems, solve);
-  } else {  // little work, or fewer groups than threads: threads share the candidates of a group
-    for (int64_t p = 0; p < num_problems; ++p) solve(p);
+  std::vector<int64_t> found(num_images);  // boxes kept so far
+  for (int64_t rank_end = max_out;; rank_end *= 2) {
+    std::erase_if(unfinished, [&](const Group& group) {
+      return group.next == group.end || found[group.image] >= max_out;
+    });
+    if (unfinished.empty()) break;
+    int64_t pairs = 0;
+    for (Group& group : unfinished) {
+      const Candidate* candidates = rankings[group.image].candidates.data();
+      const Candidate* stop =
+          std::partition_point(candidates + group.next, candidates + group.end,
+                               [&](const Candidate& c) { return c.rank < rank_end; });
+      group.stop = stop - candidates;
+      const int64_t size = group.stop - group.next;
+      pairs += size * (group.kept + size / 2);
+    }
+    const auto visit_group = [&](int64_t i) {
+      Group& group = unfinished[i];
+      Ranking& ranking = rankings[group.image];
+      const T* own = shifted[group.image].get();
+      visit(group, own ? own : boxes + 4 * group.image * num_boxes, ranking.candidates.data(),
+            kept[group.image], threshold, max_out, ranking.kept.data());
+    };
+    const int64_t count = unfinished.size();
+    if (pairs > kPairsPerThread && count >= torch::stable::get_num_threads()) {
+      parallel_tasks(count, visit_group);
+    } else {  // little work, or fewer groups than threads: threads share a group's candidates
+      for (int64_t i = 0; i < count; ++i) visit_group(i);
+    }
+    for (int64_t n = 0; n < num_images; ++n) {
+      found[n] = std::count(rankings[n].kept.begin(), rankings[n].kept.end(), 1);
+    }
   }
 
   for (int64_t n = 0; n < num_images; ++n) {
     const Ranking& ranking = rankings[n];
-    int64_t found = 0;
-    for (size_t r = 0; r < ranking.indices.size() && found < max_out; ++r) {
-      if (ranking.kept[r]) indices[n * max_out + found++] = ranking.indices[r];
+    int64_t listed = 0;
+    for (size_t r = 0; r < ranking.indices.size() && listed < max_out; ++r) {
+      if (ranking.kept[r]) indices[n * max_out + listed++] = ranking.indices[r];
     }
-    count[n] = found;
-    std::fill(indices + n * max_out + found, indices + (n + 1) * max_out, 0);
+    counts[n] = listed;
+    std::fill(indices + n * max_out + listed, indices + (n + 1) * max_out, 0);
   }
 }
 

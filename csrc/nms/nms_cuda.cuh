@@ -5,7 +5,7 @@
 
 #include "../common/block_items.cuh"
 #include "../common/cuda_launch.cuh"
-#include "../common/ordered_bits.cuh"
+#include "../common/ordered_bits.h"
 #include "nms.h"
 
 namespace maskrcnn {

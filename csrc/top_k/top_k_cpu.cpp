@@ -16,6 +16,7 @@
 #include "../common/dispatch.h"
 #include "../common/order.h"
 #include "../common/parallel.h"
+#include "../common/radix_sort.h"
 #include "arguments.h"
 #include "top_k.h"
 
@@ -25,18 +26,6 @@ namespace {
 // Blocks for each of the k values. Fewer give a lower bound, and more values to sort; more make
 // longer work of the maxima.
 constexpr int64_t kBlocksPerValue = 4;
-
-template <typename T>
-struct Entry {
-  T value;
-  int64_t index;
-
-  // Larger values come first; ties are broken by scattered(index).
-  bool operator<(const Entry& other) const {
-    if (exceeds(value, other.value)) return true;
-    return !exceeds(other.value, value) && scattered(index) < scattered(other.index);
-  }
-};
 
 // The largest value of each block. Block b has the values b, b + blocks, b + 2 blocks, ..., so that
 // neighbouring blocks are neighbouring lanes of a vector.
@@ -48,22 +37,43 @@ ALWAYS_INLINE void block_maxima(const T* values, int64_t blocks, int64_t rounds,
   }
 }
 
+// The k-th largest of `count` ordered bits, bit by bit from the highest: a bit is set if at least k
+// of them reach the result with it. Each step is a vectorised pass over them, without branches.
+template <typename U>
+ALWAYS_INLINE U kth_largest(const U* bits, int64_t count, int64_t k) {
+  constexpr int64_t kBlock = 1 << 16;  // counted in the type of the bits, as vectors do
+  U kth = 0;
+  for (U bit = ~(~U(0) >> 1); bit != 0; bit >>= 1) {
+    int64_t reaching = 0;
+    for (int64_t first = 0; first < count; first += kBlock) {
+      const int64_t end = std::min(first + kBlock, count);
+      U in_block = 0;
+      for (int64_t i = first; i < end; ++i) in_block += bits[i] >= (kth | bit);
+      reaching += in_block;
+    }
+    if (reaching >= k) kth |= bit;
+  }
+  return kth;
+}
+
 // A lower bound of the k-th largest of `count` values: at least k values reach it, and few more.
 template <typename T>
-T lower_bound_of_kth(const T* values, int64_t count, int64_t k) {
+ALWAYS_INLINE T lower_bound_of_kth(const T* values, int64_t count, int64_t k) {
   const int64_t rounds = std::max<int64_t>(1, count / (kBlocksPerValue * k)),
                 blocks = count / rounds;
   std::vector<T> maxima(blocks);
-  with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA { block_maxima(values, blocks, rounds, maxima.data()); });
-  std::nth_element(maxima.begin(), maxima.begin() + k - 1, maxima.end(), exceeds<T>);
-  return maxima[k - 1];
+  block_maxima(values, blocks, rounds, maxima.data());
+  std::vector<ordered_bits_t<T>> bits(blocks);
+  for (int64_t b = 0; b < blocks; ++b) bits[b] = ordered_bits(maxima[b]);
+  return value_of<T>(kth_largest(bits.data(), blocks, k));
 }
 
-// The entries whose values reach `least`.
+// The values that reach `least`, of which there are k or more.
 template <typename T>
-ALWAYS_INLINE std::vector<Entry<T>> reaching(T least, const T* values, int64_t count) {
+ALWAYS_INLINE std::vector<Ranked<T>> reaching(T least, const T* values, int64_t count, int64_t k) {
   constexpr int64_t kBlock = 1024;
-  std::vector<Entry<T>> entries;
+  std::vector<Ranked<T>> entries;
+  entries.reserve(k);
   for (int64_t first = 0; first < count; first += kBlock) {
     const int64_t size = std::min(kBlock, count - first);
     uint8_t reaches[kBlock];
@@ -72,21 +82,38 @@ ALWAYS_INLINE std::vector<Entry<T>> reaching(T least, const T* values, int64_t c
       const void* next = std::memchr(reaches + i, 1, size - i);
       if (next == nullptr) break;
       i = static_cast<const uint8_t*>(next) - reaches;
-      entries.push_back({values[first + i], first + i});
+      entries.push_back({ordered_bits(values[first + i]), first + i});
     }
   }
   return entries;
+}
+
+// Brings each run of equal values among the first k of sorted `entries` into the order of ties.
+template <typename T>
+void order_ties(std::vector<Ranked<T>>& entries, int64_t k) {
+  const auto before = [](const Ranked<T>& a, const Ranked<T>& b) {
+    return scattered(a.index) < scattered(b.index);
+  };
+  const auto selected = entries.begin() + k;
+  for (auto run = entries.begin(); run < selected;) {
+    const auto end = std::find_if(run + 1, entries.end(),
+                                  [&](const Ranked<T>& entry) { return entry.bits != run->bits; });
+    if (end > selected) std::nth_element(run, selected, end, before);
+    std::sort(run, std::min(end, selected), before);
+    run = end;
+  }
 }
 
 // Indices, plus `offset`, of the `k` largest of `count` values, by descending value.
 template <typename T>
 void top_k(const T* values, int64_t count, int64_t k, int64_t offset, int64_t* indices) {
   if (k == 0) return;
-  const T least = lower_bound_of_kth(values, count, k);
-  std::vector<Entry<T>> entries;
-  with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA { entries = reaching(least, values, count); });
-  std::nth_element(entries.begin(), entries.begin() + k - 1, entries.end());
-  std::sort(entries.begin(), entries.begin() + k);
+  std::vector<Ranked<T>> entries;
+  with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA {
+    entries = reaching(lower_bound_of_kth(values, count, k), values, count, k);
+  });
+  radix_sort_descending(entries);
+  order_ties(entries, k);
   for (int64_t i = 0; i < k; ++i) indices[i] = entries[i].index + offset;
 }
 

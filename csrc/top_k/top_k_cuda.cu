@@ -26,7 +26,7 @@
 #include "../common/block_items.cuh"
 #include "../common/cuda_launch.cuh"
 #include "../common/dispatch.h"
-#include "../common/ordered_bits.cuh"
+#include "../common/ordered_bits.h"
 #include "arguments.h"
 #include "top_k.h"
 

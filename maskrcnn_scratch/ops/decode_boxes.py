@@ -12,27 +12,31 @@ from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from maskrcnn_scratch.ops import reference
-from maskrcnn_scratch.ops._library import NAMESPACE, compiled, kernels
+from maskrcnn_scratch.ops._library import DEVICES, NAMESPACE, compiled, kernels
 from maskrcnn_scratch.ops.boxes import BoxCoder
 
 
 def decode_boxes(
     box_coder: BoxCoder,
     deltas: Tensor,
+    delta_indices: Tensor,
     references: Tensor,
+    reference_indices: Tensor,
     image_sizes: Tensor,
     min_size: float,
 ) -> tuple[Tensor, Tensor]:
-    """Decodes boxes, moves their corners into the image and tests their sides.
+    """Decodes the boxes of candidates, moves their corners into the image and tests their sides.
 
     It is ``box_coder.decode``, then ``boxes.clip_boxes_to_image``, then ``boxes.has_min_size``. On
-    CUDA one kernel does the three. Elsewhere these functions run, as they do in compiled or
-    exported graphs, and where a gradient is needed.
+    the CPU and on CUDA a kernel does the three. Elsewhere these functions run, as they do in
+    compiled or exported graphs, for different dtypes, and where a gradient is needed.
 
     Args:
         box_coder: gives the weights and the upper limit of dw and dh.
-        deltas: ``[N, K, 4]``, float32 or float64.
-        references: anchors or proposals, ``[N, K, 4]`` in the same dtype.
+        deltas: ``[N, A, 4]``, float32 or float64.
+        delta_indices: of the candidates, int64 ``[N, K]`` in ``[0, A)``.
+        references: anchors or proposals, ``[N, B, 4]``, or ``[1, B, 4]`` for all images.
+        reference_indices: of the candidates, int64 ``[N, K]`` in ``[0, B)``.
         image_sizes: (height, width) without padding, int64 ``[N, 2]``.
         min_size: length in pixels that both sides of a box must have.
 
@@ -41,25 +45,31 @@ def decode_boxes(
         has_min_size: bool ``[N, K]``; false for NaN.
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit.
+        RuntimeError: shapes, dtypes or devices that do not fit; on the CPU also an index out of
+            range, which on CUDA gives a box of zeros.
     """
     in_graph = torch.compiler.is_compiling() or is_tracing()
     needs_grad = deltas.requires_grad or references.requires_grad
-    use_kernel = deltas.device.type == "cuda" and not (in_graph or needs_grad)
+    has_kernel = deltas.device.type in DEVICES and deltas.dtype == references.dtype
+    use_kernel = has_kernel and not (in_graph or needs_grad)
     return (kernels if use_kernel else reference).decode_boxes(
-        deltas, references, image_sizes, box_coder.weights, box_coder.bbox_xform_clip, min_size
-    )
+        deltas, delta_indices, references, reference_indices, image_sizes, box_coder.weights,
+        box_coder.bbox_xform_clip, min_size,
+    )  # fmt: skip
 
 
 def _fake(
     deltas: Tensor,
+    delta_indices: Tensor,
     references: Tensor,
+    reference_indices: Tensor,
     image_sizes: Tensor,
     weights: Sequence[float],
     bbox_xform_clip: float,
     min_size: float,
 ) -> tuple[Tensor, Tensor]:
-    return deltas.new_empty(deltas.shape), deltas.new_empty(deltas.shape[:2], dtype=torch.bool)
+    shape = delta_indices.shape
+    return deltas.new_empty((*shape, 4)), deltas.new_empty(shape, dtype=torch.bool)
 
 
 if compiled:

@@ -64,10 +64,14 @@ def select_detections(
     pairs = proposal_indices * num_classes + labels  # [N, K] in [0, P * C)
 
     of_deltas = pairs if box_regression.shape[2] > 1 else proposal_indices  # [N, K]
-    deltas = gather_entries(box_regression.flatten(1, 2), of_deltas)  # [N, K, 4]
-    references = gather_entries(proposals.boxes, proposal_indices)  # [N, K, 4]
     boxes, is_large = decode_boxes(
-        box_coder, deltas, references, image_sizes, min_size
+        box_coder,
+        box_regression.flatten(1, 2),
+        of_deltas,
+        proposals.boxes,
+        proposal_indices,
+        image_sizes,
+        min_size,
     )  # [N, K, 4], clipped to the image; [N, K]
     scores = scores.flatten(1).gather(1, pairs)  # [N, K]
     scores = scores.where(is_candidate & is_large, -torch.inf)

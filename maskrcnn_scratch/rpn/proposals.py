@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn_scratch.call_part import decode_boxes, run_nms
@@ -53,9 +52,8 @@ def select_proposals(
     """
     candidates = top_k_of_levels(objectness, level_sizes, pre_nms_top_n)  # [N, K] in [0, A)
     scores = objectness.gather(1, candidates).sigmoid()  # [N, K]
-    deltas = gather_entries(pred_bbox_deltas, candidates)  # [N, K, 4]
     boxes, is_large = decode_boxes(
-        box_coder, deltas, F.embedding(candidates, anchors), image_sizes, min_size
+        box_coder, pred_bbox_deltas, candidates, anchors[None], candidates, image_sizes, min_size
     )  # [N, K, 4], clipped to the image; [N, K]
     keep = is_large & (scores >= score_thresh)  # [N, K]
     indices, counts, scores = run_nms(

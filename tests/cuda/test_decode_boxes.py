@@ -11,20 +11,24 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskrcnn_scratch.ops import reference
-from tests.ops.inputs import random_boxes
+from tests.ops.inputs import random_boxes, rows_in_tables
 
 WEIGHTS, CLIP, MIN_SIZE = (10.0, 10.0, 5.0, 5.0), math.log(1000 / 16), 1e-2
 # exp differs by one ulp; the side is added to a centre, of an image of some hundred pixels.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-12}
 
 
-def check(cuda, *arguments) -> tuple[Tensor, Tensor]:
+def check(cuda, deltas, references, *options) -> tuple[Tensor, Tensor]:
+    return check_rows(cuda, *rows_in_tables(deltas, references), *options)
+
+
+def check_rows(cuda, *arguments) -> tuple[Tensor, Tensor]:
     boxes, is_large = cuda("decode_boxes")(*arguments)
     expected, expected_large = reference.decode_boxes(*arguments)
     tolerance = TOLERANCE[boxes.dtype]
     torch.testing.assert_close(boxes, expected, rtol=0, atol=tolerance, equal_nan=True)
     sides = expected[..., 2:] - expected[..., :2]
-    decided = ((sides - arguments[5]).abs() > tolerance).all(-1)
+    decided = ((sides - arguments[7]).abs() > tolerance).all(-1)
     assert torch.equal(is_large[decided], expected_large[decided])
     return boxes, is_large
 
@@ -75,27 +79,56 @@ def test_nan_and_infinity(cuda):
 
 def test_any_strides(cuda):
     deltas, references, sizes = problem(2, 30)
-    check(
-        cuda, deltas.transpose(0, 1).contiguous().transpose(0, 1),
-        references[:, :1].expand(2, 30, 4), sizes.t().contiguous().t(), WEIGHTS, CLIP, MIN_SIZE,
-    )  # fmt: skip
-    flat = torch.cat([deltas.new_zeros(1), deltas.flatten()])
-    check(cuda, flat[1:].view_as(deltas), references, sizes, WEIGHTS, CLIP, MIN_SIZE)
+    rows = rows_in_tables(deltas, references)
+    strided = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in rows]
+    check_rows(cuda, *strided, sizes.t().contiguous().t(), WEIGHTS, CLIP, MIN_SIZE)
+    flat = torch.cat([rows[0].new_zeros(1), rows[0].flatten()])
+    check_rows(cuda, flat[1:].view_as(rows[0]), *rows[1:], sizes, WEIGHTS, CLIP, MIN_SIZE)
+
+
+def test_references_of_all_images(cuda):
+    deltas, references, sizes = problem(3, 70)
+    table, indices, anchors, of_anchors = rows_in_tables(deltas, references)
+    rows = (table, indices, anchors[:1], of_anchors[:1].expand(3, -1))
+    check_rows(cuda, *rows, sizes, WEIGHTS, CLIP, MIN_SIZE)
+
+
+def test_indices_out_of_range(cuda, monkeypatch):
+    """They give zeros, or raise in the checked mode."""
+    deltas, references, sizes = problem(2, 5)
+    rows = rows_in_tables(deltas, references)
+    rows[1][0, :3] = torch.tensor([-1, 8, 2**62])
+    rows[3][1, 1:3] = torch.tensor([8, -(2**62)])
+    arguments = (*rows, sizes, WEIGHTS, CLIP, MIN_SIZE)
+    boxes, is_large = cuda("decode_boxes")(*arguments)
+    outside = torch.tensor([[True, True, True, False, False], [False, True, True, False, False]])
+    assert not boxes[outside].any() and not is_large[outside].any()
+    assert boxes[~outside].any(-1).all()
+    monkeypatch.setenv("MASKRCNN_CHECKED", "1")
+    with pytest.raises(RuntimeError, match=r"delta_indices\[0, 0\] is -1, but there are 8 rows"):
+        cuda("decode_boxes")(*arguments)
+    rows[1].zero_()
+    with pytest.raises(RuntimeError, match=r"reference_indices\[1, 1\] is 8, but there are 8 rows"):
+        cuda("decode_boxes")(*arguments)
 
 
 @pytest.mark.parametrize(
     "position, value, message",
     [
-        (0, torch.zeros(2, 3, 5), r"deltas must be \[N, K, 4\], not \[2, 3, 5\]"),
-        (1, torch.zeros(2, 4, 4), r"references must be \[2, 3, 4\] as deltas is, not \[2, 4, 4\]"),
-        (1, torch.zeros(2, 3, 4).double(), "references must be Float, not Double"),
-        (2, torch.zeros(3, 2).long(), r"image_sizes must be \[N, 2\] because deltas is"),
-        (2, torch.zeros(2, 2), "image_sizes must be Long, not Float"),
-        (3, (1.0, 1.0), "weights must be 4 numbers, not 2"),
+        (0, torch.zeros(2, 6, 5), r"deltas must be \[N, A, 4\], not \[2, 6, 5\]"),
+        (1, torch.zeros(3, 3).long(), r"delta_indices must be \[N, K\] because deltas is"),
+        (1, torch.zeros(2, 3), "delta_indices must be Long, not Float"),
+        (2, torch.zeros(3, 6, 4), r"references must be \[N, B, 4\] or \[1, B, 4\] because"),
+        (2, torch.zeros(2, 6, 4).double(), "references must be Float, not Double"),
+        (3, torch.zeros(2, 4).long(), r"reference_indices must be \[2, 3\] as delta_indices is"),
+        (4, torch.zeros(3, 2).long(), r"image_sizes must be \[N, 2\] because deltas is"),
+        (4, torch.zeros(2, 2), "image_sizes must be Long, not Float"),
+        (5, (1.0, 1.0), "weights must be 4 numbers, not 2"),
     ],
 )  # fmt: skip
 def test_bad_arguments(cuda, position, value, message):
-    arguments = [*problem(2, 3), WEIGHTS, CLIP, MIN_SIZE]
+    deltas, references, sizes = problem(2, 3)
+    arguments = [*rows_in_tables(deltas, references), sizes, WEIGHTS, CLIP, MIN_SIZE]
     arguments[position] = value
     with pytest.raises(RuntimeError, match=message) as error:
         cuda("decode_boxes")(*arguments)

@@ -116,6 +116,20 @@ Arguments conv3x3_weight_gradient(Bytes& bytes) {
   return {floats(bytes, {images, in, height, width}), floats(bytes, {images, out, height, width})};
 }
 
+Arguments decode_boxes(Bytes& bytes) {
+  const at::ScalarType dtype = real_dtype(bytes);
+  const int64_t images = size(bytes, 0, 3), rows = size(bytes, 1, 40), boxes = size(bytes, 0, 40);
+  const int64_t anchors = size(bytes, 1, 40);
+  return {floats(bytes, {images, rows, 4}, dtype),
+          below(bytes, {images, boxes}, rows),
+          floats(bytes, {bytes.ConsumeBool() ? images : 1, anchors, 4}, dtype),
+          below(bytes, {images, boxes}, anchors),
+          below(bytes, {images, 2}, 2000),
+          c10::List<double>({any_float(bytes), any_float(bytes), 5.0, 5.0}),
+          any_float(bytes),
+          any_float(bytes)};
+}
+
 Arguments max_iou(Bytes& bytes) {
   const at::ScalarType dtype = real_dtype(bytes);
   return {floats(bytes, {size(bytes, 1, 70), 4}, dtype),
@@ -226,6 +240,7 @@ Arguments top_k_of_levels(Bytes& bytes) {
 const std::map<std::string, std::function<Arguments(Bytes&)>> kFitting = {
     {"conv3x3", conv3x3},
     {"conv3x3_weight_gradient", conv3x3_weight_gradient},
+    {"decode_boxes", decode_boxes},
     {"max_iou", max_iou},
     {"multiscale_roi_align", multiscale_roi_align},
     {"multiscale_roi_align_backward", multiscale_roi_align_backward},

@@ -16,9 +16,10 @@ from torch._C import DispatchKey, DispatchKeySet
 
 from maskrcnn_scratch import ops
 from maskrcnn_scratch.ops import _library, reference
+from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.ops.group_offset import offset_boxes_by_group
 from maskrcnn_scratch.ops.reference.nms import _round_down
-from tests.ops.inputs import random_boxes, random_rois, random_scores
+from tests.ops.inputs import random_boxes, random_rois, random_scores, rows_in_tables
 from tests.ops.test_direct_calls import NAMES, arguments_of
 
 OPS = torch.ops.maskrcnn_scratch
@@ -149,6 +150,9 @@ def digest() -> str:
         boxes, scores = random_boxes(700, 50, 200).to(dtype), random_scores(700).to(dtype)
         outputs.append(ops.nms(boxes, scores, 0.5))
         outputs += ops.max_iou(boxes[:40], boxes, True)
+        sides = torch.tensor([[150, 180]])
+        rows = rows_in_tables(torch.randn(1, 700, 4).to(dtype), boxes[None])
+        outputs += ops.decode_boxes(BoxCoder((1, 1, 1, 1)), *rows, sides, 9.0)
         outputs.append(ops.top_k_of_levels(torch.randn(2, 9_000).to(dtype), [5_000, 4_000], 90))
     pasting = torch.rand(9, 1, 28, 28), random_boxes(9, 80, 90), (99, 91)
     outputs += [ops.paste_masks(*pasting), ops.paste_masks_packed(*pasting).view(torch.uint8)]

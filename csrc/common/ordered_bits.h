@@ -1,7 +1,9 @@
-// Floating-point values as unsigned integers in the same order, for atomics and for digits.
+// Floating-point values as unsigned integers in the same order, for atomics, digits and sorting.
 #pragma once
 
 #include <cstring>
+
+#include "host_device.h"
 
 namespace maskrcnn {
 
@@ -26,7 +28,7 @@ using ordered_bits_t = typename OrderedBits<T>::type;
 //   bits          1110  1011  1010  0000  0010  0011  0110  0111
 //   ordered bits  0001  0100  0101  1000  1010  1011  1110  1111
 template <typename T>
-__device__ __forceinline__ ordered_bits_t<T> ordered_bits(T value) {
+HOST_DEVICE ordered_bits_t<T> ordered_bits(T value) {
   using U = ordered_bits_t<T>;
   constexpr U kSign = U(1) << (8 * sizeof(U) - 1);
   if (value != value) return ~U(0);
@@ -38,7 +40,7 @@ __device__ __forceinline__ ordered_bits_t<T> ordered_bits(T value) {
 
 // The value of ordered bits; the sign of a zero and the kind of a NaN are lost.
 template <typename T>
-__device__ __forceinline__ T value_of(ordered_bits_t<T> ordered) {
+HOST_DEVICE T value_of(ordered_bits_t<T> ordered) {
   using U = ordered_bits_t<T>;
   constexpr U kSign = U(1) << (8 * sizeof(U) - 1);
   const U bits = ordered & kSign ? ordered & ~kSign : ~ordered;
