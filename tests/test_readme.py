@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from maskrcnn_scratch import cli
+from tests.training import toy
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
@@ -53,14 +55,18 @@ def test_command_has_these_options(command: str, monkeypatch: pytest.MonkeyPatch
     assert cli.main(words) == 0
 
 
+def run_script(script: Path, log: Path) -> None:
+    """Runs it as ``python example.py`` in its folder would, with what it prints in ``log``."""
+    os.chdir(script.parent)
+    sys.stdout = sys.stderr = log.open("w")
+    runpy.run_path(str(script), run_name="__main__")
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example_runs(example: str, tmp_path: Path) -> None:
-    script = tmp_path / "example.py"
+    script, log = tmp_path / "example.py", tmp_path / "log"
     script.write_text(example)
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    assert toy.run(run_script, script, log) == 0, log.read_text()
 
 
 def test_links_lead_somewhere() -> None:

@@ -46,6 +46,7 @@ UNITS = {
 ROOT = Path(__file__).parents[1]
 THREADS = 256  # per block: kThreads in csrc/common/cuda_launch.cuh
 SM_THREADS, SM_REGISTERS = 2048, 65536
+RESERVED_SHARED = 1024  # bytes of shared memory per block from 8.0 on; kernels without any have 0
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Kernel:
     symbol: str  # its mangled name
     arch: str
     registers: int
-    spill_bytes: int
+    spill_bytes: int  # from a library: at most so many, as its stack frame may hold arrays too
     shared_bytes: int
     loop: int | None = None  # instructions of its longest innermost loop
     per_unit: float | None = None  # instructions of its main loop, per UNITS
@@ -104,13 +105,45 @@ def compile_report(source: Path, archs: Sequence[str]) -> list[Kernel]:
             if result.returncode != 0:
                 raise RuntimeError(f"{source.name} does not compile:\n{result.stderr}")
             found = parse(result.stderr, arch)
-            functions = disassemble(output)
-            for kernel in found:
-                if sass := functions.get(kernel.symbol):
-                    kernel.loop = longest_innermost_loop(sass)
-                    kernel.per_unit = instructions_per_unit(sass, kernel.name)
+            count_instructions(found, disassemble(output))
             kernels += found
     return kernels
+
+
+def library_report(library: Path, arch: str) -> dict[str, list[Kernel]]:
+    """The kernels in a library that setup.py built, by the name of their source; needs cuobjdump.
+
+    Empty if the library was built for other architectures. It does not tell spilled registers from
+    arrays in a stack frame: ``spill_bytes`` is the size of both.
+    """
+    tool = cuobjdump()
+    assert tool is not None
+    command = [tool, "--dump-resource-usage", "-arch", f"sm_{arch}", str(library)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    usage = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)"
+    kernels = {}
+    for part in listed.split("Fatbin elf code:")[1:]:
+        source = re.search(r"identifier = (.+)", part)
+        assert source is not None
+        kernels[Path(source[1]).name] = [
+            Kernel(symbol, arch, int(registers), int(stack) + int(local), own_shared(int(shared)))
+            for symbol, registers, stack, shared, local in re.findall(usage, part)
+        ]
+    count_instructions([k for found in kernels.values() for k in found], disassemble(library, arch))
+    return kernels
+
+
+def own_shared(listed: int) -> int:
+    """Shared memory of a kernel: the listed size has what the driver reserves per block too."""
+    return max(0, listed - RESERVED_SHARED)
+
+
+def count_instructions(kernels: Sequence[Kernel], functions: dict[str, str]) -> None:
+    """Sets ``loop`` and ``per_unit`` from the machine code, as ``disassemble`` gives it."""
+    for kernel in kernels:
+        if sass := functions.get(kernel.symbol):
+            kernel.loop = longest_innermost_loop(sass)
+            kernel.per_unit = instructions_per_unit(sass, kernel.name)
 
 
 def cuobjdump() -> str | None:
@@ -123,12 +156,17 @@ def cuobjdump() -> str | None:
     return None
 
 
-def disassemble(cubin: Path) -> dict[str, str]:
-    """The machine code of each kernel by its mangled name; empty without cuobjdump."""
+def disassemble(binary: Path, arch: str | None = None) -> dict[str, str]:
+    """The machine code of each kernel by its mangled name; empty without cuobjdump.
+
+    Args:
+        binary: compiled by nvcc.
+        arch: the one to read, of a library with several.
+    """
     tool = cuobjdump()
     if tool is None:
         return {}
-    command = [tool, "-sass", str(cubin)]
+    command = [tool, "-sass", *(["-arch", f"sm_{arch}"] if arch else []), str(binary)]
     sass = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {function.split()[0]: function for function in sass.split("Function : ")[1:]}
 
@@ -148,14 +186,15 @@ def parse_loops(sass: str) -> list[tuple[int, int, list[str]]]:
         if target and target[1] and int(target[1], 16) < address:  # one to itself ends the code
             loops.add((int(target[1], 16), address))
 
-    def belongs(address: int, loop: tuple[int, int]) -> bool:
+    def own(loop: tuple[int, int]) -> list[str]:
         inside = [other for other in loops if is_inside(other, loop)]
-        return loop[0] <= address <= loop[1] and not any(b <= address <= e for b, e in inside)
+        return [
+            text
+            for address, text in code
+            if loop[0] <= address <= loop[1] and not any(b <= address <= e for b, e in inside)
+        ]
 
-    return [
-        (*loop, [text for address, text in code if belongs(address, loop)])
-        for loop in sorted(loops)
-    ]
+    return [(*loop, own(loop)) for loop in sorted(loops)]
 
 
 def is_inside(inner: Sequence[Any], outer: Sequence[Any]) -> bool:

@@ -8,7 +8,8 @@ and scores. No layer gives nearly the same output for every input, which would a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -96,6 +97,27 @@ def calibrate(
         background_logit: added to class 0.
         residual_scale: of each bottleneck's last normalisation; 1 as in a new model.
     """
+    with _calibrating(model, background_logit, residual_scale):
+        stages = model.run_stages([photograph])
+        if model.roi_heads.mask_predictor is not None:
+            # Inference computes the mask of one class only and does not call the last layer.
+            rois = boxes_to_rois(stages.detections.boxes)[stages.detections.valid.flatten()]
+            model.roi_heads.predict_masks(stages.features, rois, stages.images.padded_size)
+
+
+@torch.no_grad()
+def calibrate_backbone(model: FasterRCNN, photograph: Tensor) -> None:
+    """What ``calibrate`` does, of the backbone alone: the other stages do not run."""
+    with _calibrating(model):
+        batch, _ = model.transform([photograph])
+        model.extract_features(batch.tensors)
+
+
+@contextmanager
+def _calibrating(
+    model: FasterRCNN, background_logit: float = 0.0, residual_scale: float = RESIDUAL_SCALE
+) -> Iterator[None]:
+    """Each module sets its statistics at its first call inside the context."""
     hooks: list[RemovableHandle] = []
     for name, module in model.named_modules():
         if isinstance(module, (FrozenBatchNorm2d, nn.BatchNorm2d)):
@@ -106,11 +128,7 @@ def calibrate(
             offset = background_logit if name.endswith("cls_score") else 0.0
             set_spread = _set_spread(SPREAD.get(name, 1.0), offset)
             hooks.append(module.register_forward_hook(_once(set_spread)))
-    stages = model.run_stages([photograph])
-    if model.roi_heads.mask_predictor is not None:
-        # Inference computes the mask of one class only and does not call the last layer: call it.
-        rois = boxes_to_rois(stages.detections.boxes)[stages.detections.valid.flatten()]
-        model.roi_heads.predict_masks(stages.features, rois, stages.images.padded_size)
+    yield
     for hook in hooks:
         hook.remove()
 

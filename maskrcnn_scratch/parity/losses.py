@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from maskrcnn_scratch import FasterRCNN, MaskRCNN, resnet_fpn_backbone
-from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
+from maskrcnn_scratch.parity.calibrate import calibrate_backbone, random_model
 from maskrcnn_scratch.parity.compare import Check
 from maskrcnn_scratch.parity.reference import in_channels_last, reference_of
 from maskrcnn_scratch.parity.stages import pad_proposals
@@ -136,7 +136,8 @@ def trainable_maskrcnn(
     All layers are trained, so that every parameter has a gradient to compare.
     """
     max_size = min_size * 1333 // 800
-    calibrated = calibrated_maskrcnn(0, photograph, min_size=min_size, max_size=max_size)
+    calibrated = random_model("maskrcnn_resnet50_fpn", 0, min_size=min_size, max_size=max_size)
+    calibrate_backbone(calibrated, photograph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = resnet_fpn_backbone(

@@ -22,10 +22,22 @@ COUNTED = {
 }
 
 
+@pytest.fixture(scope="module")
+def built() -> dict[str, list[cuda_report.Kernel]]:
+    """The kernels that setup.py compiled, by source; empty if it compiled none for sm_90."""
+    library = ROOT / "maskrcnn_scratch" / "_cuda.abi3.so"
+    if not library.exists() or cuda_report.cuobjdump() is None:
+        return {}
+    return cuda_report.library_report(library, "90")
+
+
 @pytest.mark.skipif(cuda_report.nvcc() is None, reason="needs nvcc")
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
-def test_no_kernel_spills(source):
-    kernels = cuda_report.compile_report(source, ["90"])
+def test_no_kernel_spills(source, built):
+    """Without a stack frame nothing is spilled; of a kernel with one, only the compiler knows."""
+    kernels = built.get(source.name, [])
+    if not kernels or any(kernel.spill_bytes for kernel in kernels):
+        kernels = cuda_report.compile_report(source, ["90"])
     assert kernels
     assert [kernel for kernel in kernels if kernel.spill_bytes] == []
     assert all(kernel.shared_bytes <= 48 << 10 for kernel in kernels)

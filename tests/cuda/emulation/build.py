@@ -121,8 +121,8 @@ def _link(library: Path, kernels: Sequence[Path], threads: int, how: Sequence[st
     name = library.parent.name
     namespace.write_text(f'extern const char emulated_namespace[];\n'
                          f'const char emulated_namespace[] = "{name}";\n')  # fmt: skip
-    kernel_flags = [*how, f"-DMASKRCNN_CUDA_THREADS={threads}"]
-    kernel_flags += ["-include", str(_precompile(kernel_flags))]
+    # No header that is precompiled reads the number of threads.
+    kernel_flags = [*how, "-include", str(_precompile(how)), f"-DMASKRCNN_CUDA_THREADS={threads}"]
     host_flags = ["-O1", *sanitizers]
     work = [(kernel, kernel_flags) for kernel in kernels]
     work.append((ROOT / "csrc/schema.cpp", [*host_flags, "-include", "registration.h"]))
