@@ -40,6 +40,7 @@ def read_data(config: TrainConfig) -> dict[str, Prepared]:
                 None if images is None else Path(images),
                 Path(config.output) / "annotations" / f"{part}.json",
                 skip_bad=config.skip_bad,
+                decode_images=config.skip_bad,
                 geometry=geometry,
                 apply_exif=config.exif,
                 allow_outside=config.allow_outside,

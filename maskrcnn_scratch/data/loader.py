@@ -145,7 +145,7 @@ def evaluation_loader(
     share = range(rank, len(dataset), world_size)  # type: ignore[arg-type]
     return DataLoader(
         Subset(dataset, share),
-        batch_size=batch_size,
+        batch_size=min(batch_size, max(len(share), 1)),  # larger numbers may not fit its integers
         num_workers=num_workers,
         collate_fn=collate,
         worker_init_fn=partial(start_worker, max_pixels=current_pixel_limit()),

@@ -6,13 +6,12 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -79,7 +78,8 @@ def export_to_file(
     Raises:
         OSError: the path can't be written.
         ValueError: a model in training mode, or a size that leaves a feature map empty.
-        UnexportableError: a component that can't be exported, and the line that can't.
+        UnexportableError: a component that can't be exported, and the line that can't; or the
+            compiler of a compiled package is missing or failed.
     """
     path = Path(path)
     kind = FORMATS[format]
@@ -102,10 +102,12 @@ def export_to_file(
         written = folder / f"model{kind.suffix}"
         program = export_program(model, options)
         with explain_conversion_errors(program, format):
-            try:
-                kind.write(model, program, options, written)
-            except OSError as error:
-                raise OSError(f"{path} can't be written: {error.strerror or error}") from error
+            write = kind.convert(model, program, options)
+        try:
+            write(written)
+        except OSError as error:
+            raise OSError(f"{path} can't be written: {error.strerror or error}") from error
+        with explain_conversion_errors(program, format):
             run = kind.load(written)
         trials = verify(model, options, run, [i.to(device) for i in images])
         report = VerificationReport(format, options, _versions(kind.packages), trials)
@@ -121,19 +123,19 @@ class FileFormat:
 
     suffix: str
     packages: tuple[str, ...]
-    write: Callable[[GeneralizedRCNN, ExportedProgram, ExportOptions, Path], None]
+    convert: Callable[[GeneralizedRCNN, ExportedProgram, ExportOptions], Callable[[Path], object]]
+    """Returns a function that writes the result: an OSError of it is about the file."""
     load: Callable[[Path], Run]
 
 
-def write_onnx(
-    model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
-) -> None:
+def convert_onnx(
+    model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions
+) -> Callable[[Path], None]:
     outputs = ["boxes", "labels", "scores"]
     outputs += ["masks"] * model.roi_heads.has_mask() + ["num_detections"] * options.batched
     onnx_program = to_onnx(program, options.input_names, outputs, options.opset)
     onnx_program.model.metadata_props.update(metadata_of(options))
-    onnx_program.save(path, external_data=False)
-    import_module("onnx").checker.check_model(path, full_check=True)
+    return lambda path: onnx_program.save(path, external_data=False)
 
 
 def metadata_of(options: ExportOptions) -> dict[str, str]:
@@ -153,6 +155,7 @@ def metadata_of(options: ExportOptions) -> dict[str, str]:
 
 
 def load_onnx(path: Path) -> Run:
+    import_module("onnx").checker.check_model(path, full_check=True)
     session = import_module("onnxruntime").InferenceSession(
         path, providers=["CPUExecutionProvider"]
     )
@@ -167,23 +170,13 @@ def load_onnx(path: Path) -> Run:
     return run
 
 
-def write_pt2(
-    model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
-) -> None:
+def convert_pt2(
+    model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions
+) -> Callable[[Path], object]:
     text = json.dumps(metadata_of(options), ensure_ascii=False)
-    with through_memory(path) as stream:
-        torch.export.save(program, stream, extra_files={"metadata.json": text})
-
-
-@contextmanager
-def through_memory(path: Path) -> Iterator[IO[bytes]]:
-    """A stream whose content becomes the file ``path``.
-
-    Torch's writer of archives ends the process where the disk is full.
-    """
-    stream = io.BytesIO()
-    yield stream
-    path.write_bytes(stream.getbuffer())
+    stream = io.BytesIO()  # torch's writer of archives ends the process where the disk is full
+    torch.export.save(program, stream, extra_files={"metadata.json": text})
+    return lambda path: path.write_bytes(stream.getbuffer())
 
 
 def load_pt2(path: Path) -> Run:
@@ -191,11 +184,12 @@ def load_pt2(path: Path) -> Run:
     return lambda tensors: module(*tensors)
 
 
-def write_aoti(
-    model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions, path: Path
-) -> None:
-    with through_memory(path) as stream:
-        torch._inductor.aoti_compile_and_package(program, package_path=stream)
+def convert_aoti(
+    model: GeneralizedRCNN, program: ExportedProgram, options: ExportOptions
+) -> Callable[[Path], object]:
+    stream = io.BytesIO()  # as in convert_pt2
+    torch._inductor.aoti_compile_and_package(program, package_path=stream)
+    return lambda path: path.write_bytes(stream.getbuffer())
 
 
 def load_aoti(path: Path) -> Run:
@@ -204,9 +198,9 @@ def load_aoti(path: Path) -> Run:
 
 
 FORMATS: dict[Format, FileFormat] = {
-    "onnx": FileFormat(".onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, load_onnx),
-    "pt2": FileFormat(".pt2", (), write_pt2, load_pt2),
-    "aoti": FileFormat(".pt2", (), write_aoti, load_aoti),
+    "onnx": FileFormat(".onnx", ("onnx", "onnxscript", "onnxruntime"), convert_onnx, load_onnx),
+    "pt2": FileFormat(".pt2", (), convert_pt2, load_pt2),
+    "aoti": FileFormat(".pt2", (), convert_aoti, load_aoti),
 }
 
 

@@ -80,7 +80,7 @@ def explain_conversion_errors(program: ExportedProgram, target: str = "ONNX") ->
     """
     try:
         yield
-    except (UnexportableError, OSError):
+    except UnexportableError:
         raise
     except Exception as error:
         op = _op_without_translation(error)

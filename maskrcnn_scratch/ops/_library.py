@@ -14,31 +14,11 @@ from typing import Any
 
 import torch
 
+from maskrcnn_scratch.ops import reference
+
 NAMESPACE = "maskrcnn_scratch"
-OPS = (
-    "conv3x3",
-    "conv3x3_weight_gradient",
-    "decode_boxes",
-    "fpn_levels",
-    "max_iou",
-    "multiscale_roi_align",
-    "multiscale_roi_align_backward",
-    "nms_padded",
-    "paste_masks",
-    "paste_masks_packed",
-    "top_k_of_levels",
-)
-RLE_OPS = (  # on the CPU only
-    "rle_area",
-    "rle_bounding_box",
-    "rle_decode",
-    "rle_encode",
-    "rle_from_counts",
-    "rle_from_packed",
-    "rle_from_polygon",
-    "rle_merge",
-    "rle_paste",
-)
+# Run lengths are computed on the CPU only.
+OPS = tuple(name for name in reference.__all__ if not name.startswith("rle_"))
 DEVICES = ("cpu", "cuda")  # that have kernels
 OTHER_DEVICES = ("MPS", "XPU", "HPU", "PrivateUse1")  # dispatch keys; they run the references
 
@@ -66,8 +46,6 @@ def _raise_no_cuda_kernels(*args: Any) -> None:
 
 def _reference_for_device(op: str, device: str) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        from maskrcnn_scratch.ops import reference
-
         _warn_without_kernels(device)
         return getattr(reference, op)(*args, **kwargs)
 
@@ -88,14 +66,12 @@ class _References:
     """The reference implementations; the first that is used gives a warning."""
 
     def __getattr__(self, name: str) -> Any:
-        from maskrcnn_scratch.ops import reference
-
         warnings.warn(
             "maskrcnn_scratch was built without kernels (MASKRCNN_BUILD=none): the pure-PyTorch "
             "reference implementations run instead, which are slow",
             stacklevel=3,
         )
-        for op in OPS + RLE_OPS:
+        for op in reference.__all__:
             setattr(self, op, getattr(reference, op))
         return getattr(self, name)
 

@@ -31,7 +31,8 @@ class TrainConfig:
     crowds_as_objects: bool = False
     """Treat annotations with iscrowd 1 as single objects, as brush masks of CVAT need."""
     skip_bad: bool = False
-    """Skip images and annotations with errors, and count them, instead of refusing to train."""
+    """Skip images and annotations with errors, and count them, instead of refusing to train. All
+    images are read once more, before the first step."""
     allow_outside: bool = False
     """Read images whose file_name leads out of their folder."""
     exif: bool = True

@@ -1,6 +1,7 @@
 """``maskrcnn train`` with a small model: its files, resuming, and errors."""
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -290,6 +291,31 @@ def test_bad_data_are_refused_before_the_first_step(recipe, tmp_path, capsys):
     whole = prepared(recipe, tmp_path)
     assert len(trainer.val_set[0][1]["labels"]) == len(whole.val_set[0][1]["labels"]) - 1
     assert trainer.val_set.annotation_file == tmp_path / "run" / "annotations" / "val.json"
+
+
+def test_damaged_pixels(recipe, tmp_path):
+    """The header is good. With ``skip_bad`` the file is as if it had never been there."""
+    images = shutil.copytree(Path(recipe.train_annotations).parent, tmp_path / "images")
+    file = images / Path(recipe.train_annotations).name
+    content = json.loads(file.read_text())
+    entry, bad = content["images"][4], images / "damaged.jpg"
+    Image.open(images / entry["file_name"]).save(bad)
+    bad.write_bytes(bad.read_bytes()[:-200])
+    entry["file_name"] = bad.name
+    file.write_text(json.dumps(content))
+    changes = {"train_annotations": str(file), "train_images": None, "epochs": 1}
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(bad))}: cannot be read as an image"):
+        prepared(recipe, tmp_path / "ends", **changes).train()
+    with pytest.warns(UserWarning, match=r"skipped 1 of 10 images .*1 image file unreadable"):
+        skipping = prepared(recipe, tmp_path / "skipping", skip_bad=True, num_workers=2, **changes)
+    skipping.train()
+    content["images"].remove(entry)
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != entry["id"]]
+    file.write_text(json.dumps(content))
+    without = prepared(recipe, tmp_path / "without", **changes)
+    without.train()
+    first, second = skipping.model.state_dict(), without.model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_boxes_only_train_the_box_branch(recipe, tmp_path):

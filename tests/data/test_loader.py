@@ -101,6 +101,12 @@ def test_evaluation_reads_each_image_exactly_once(world_size):
     assert sorted(seen) == list(range(len(SIZES)))
 
 
+def test_evaluation_in_one_batch():
+    """With a number that no integer of C holds."""
+    ((images, _),) = evaluation_loader(Echo(), batch_size=10**30)
+    assert len(images) == len(SIZES)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="empty data set"):
         TrainingBatches(SIZES[:0], 2)

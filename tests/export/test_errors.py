@@ -76,7 +76,7 @@ def test_the_graph_stays_out_of_the_terminal(model, tmp_path, capfd):
     assert len(raised.value.details) > 10_000
 
 
-@pytest.mark.parametrize("step", ["write", "load"])
+@pytest.mark.parametrize("step", ["convert", "load"])
 def test_any_error_of_an_exporter_is_explained(model, tmp_path, monkeypatch, step):
     def fail(*args):
         try:
@@ -87,7 +87,7 @@ def test_any_error_of_an_exporter_is_explained(model, tmp_path, monkeypatch, ste
     from maskrcnn_scratch.export import to_file
 
     kind = to_file.FORMATS["pt2"]
-    functions = {"write": kind.write, "load": kind.load, step: fail}
+    functions = {"convert": kind.convert, "load": kind.load, step: fail}
     monkeypatch.setitem(to_file.FORMATS, "pt2", to_file.FileFormat(".pt2", (), **functions))
     with pytest.raises(UnexportableError, match=r"exported to pt2: KeyError: 'graph") as raised:
         export_to_file(model, tmp_path / "model.pt2", ExportOptions((128, 160)), "pt2")
@@ -102,11 +102,26 @@ def test_full_disk(model, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setitem(to_file.FORMATS, "pt2", to_file.FileFormat(".pt2", (), fail, fail))
+    kind = to_file.FileFormat(".pt2", (), lambda *args: fail, fail)
+    monkeypatch.setitem(to_file.FORMATS, "pt2", kind)
     monkeypatch.setattr(to_file, "export_program", lambda *args: None)
     path = tmp_path / "model.pt2"
     with pytest.raises(OSError, match=f"{path} can't be written: No space left on device"):
         export_to_file(model, path, ExportOptions((128, 160)), "pt2")
+    assert os.listdir(tmp_path) == []
+
+
+def test_failing_compiler(model, tmp_path, monkeypatch):
+    """An OSError of the compiler is not about the file."""
+    from maskrcnn_scratch.export import to_file
+
+    def fail(*args, **kwargs):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "g++")
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
+    monkeypatch.setattr(to_file, "export_program", lambda *args: None)
+    with pytest.raises(UnexportableError, match=r"to aoti: FileNotFoundError: .*'g\+\+'"):
+        export_to_file(model, tmp_path / "model.pt2", ExportOptions((128, 160)), "aoti")
     assert os.listdir(tmp_path) == []
 
 

@@ -21,7 +21,7 @@ from maskrcnn_scratch.checkpoint import load_checkpoint
 from maskrcnn_scratch.cli import FAILURE
 from maskrcnn_scratch.cli import main as maskrcnn
 from maskrcnn_scratch.export import ExportOptions
-from maskrcnn_scratch.export.to_file import write_pt2
+from maskrcnn_scratch.export.to_file import convert_pt2
 from maskrcnn_scratch.files import append_line
 from maskrcnn_scratch.training import distributed
 from maskrcnn_scratch.training.run_lock import lock_run
@@ -103,7 +103,7 @@ def export_of_something_small(path: Path, log: Path) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (900, resource.RLIM_INFINITY))
     try:
-        write_pt2(small_maskrcnn(2), program, ExportOptions((64, 64)), path)
+        convert_pt2(small_maskrcnn(2), program, ExportOptions((64, 64)))(path)
     except OSError as error:
         log.write_text(str(error))
 

@@ -14,6 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskrcnn_scratch.ops import reference
+
 OPS = torch.ops.maskrcnn_scratch
 HUGE = 2**62
 
@@ -42,6 +44,14 @@ def arguments_of(name: str) -> dict[str, Any]:
             "weights": [10.0, 10.0, 5.0, 5.0],
             "bbox_xform_clip": 4.0,
             "min_size": 1.0,
+        },
+        "fpn_levels": {
+            "boxes": rois[:, 1:].contiguous(),
+            "finest": 2,
+            "coarsest": 5,
+            "canonical_scale": 224.0,
+            "canonical_level": 4.0,
+            "epsilon": 1e-6,
         },
         "multiscale_roi_align": {
             "features": [torch.randn(2, 4, 9, 9), torch.randn(2, 4, 5, 5)],
@@ -119,26 +129,10 @@ def arguments_of(name: str) -> dict[str, Any]:
     }[name]
 
 
-NAMES = [
-    "conv3x3",
-    "conv3x3_weight_gradient",
-    "decode_boxes",
-    "max_iou",
-    "multiscale_roi_align",
-    "multiscale_roi_align_backward",
-    "nms_padded",
-    "paste_masks",
-    "paste_masks_packed",
-    "rle_area",
-    "rle_bounding_box",
-    "rle_decode",
-    "rle_encode",
-    "rle_from_counts",
-    "rle_from_packed",
-    "rle_from_polygon",
-    "rle_merge",
-    "rle_paste",
-    "top_k_of_levels",
+NAMES = [  # others run their reference implementation on the CPU
+    name
+    for name in reference.__all__
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"maskrcnn_scratch::{name}", "CPU")
 ]
 BACKWARD = "multiscale_roi_align_backward"
 

@@ -20,7 +20,7 @@ from maskrcnn_scratch.ops.boxes import BoxCoder
 from maskrcnn_scratch.ops.group_offset import offset_boxes_by_group
 from maskrcnn_scratch.ops.reference.nms import _round_down
 from tests.ops.inputs import random_boxes, random_rois, random_scores, rows_in_tables
-from tests.ops.test_direct_calls import NAMES, arguments_of
+from tests.ops.test_direct_calls import arguments_of
 
 OPS = torch.ops.maskrcnn_scratch
 
@@ -51,6 +51,11 @@ def test_opcheck_nms_and_paste(count: int) -> None:
     torch.library.opcheck(OPS.nms_padded, arguments)
     torch.library.opcheck(OPS.nms_padded, (*arguments, 5))
     torch.library.opcheck(OPS.paste_masks, (torch.rand(2 * count, 1, 5, 5), boxes, 40, 50))
+
+
+def test_every_op_has_a_reference() -> None:
+    found = [name for name in torch._C._dispatch_get_all_op_names() if "maskrcnn_scratch::" in name]
+    assert sorted(found) == [f"maskrcnn_scratch::{name}" for name in reference.__all__]
 
 
 class Pipeline(torch.nn.Module):
@@ -173,7 +178,7 @@ def test_instruction_sets_agree_to_the_bit(isa: str) -> None:
     assert result.stdout.strip() == digest()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name in _library.OPS])
+@pytest.mark.parametrize("name", _library.OPS)
 def test_devices_without_kernels_run_the_references_and_warn_once(name: str, monkeypatch) -> None:
     """As on ``mps``: the dispatcher is told that the tensors are there."""
     _library._warn_without_kernels.cache_clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,24 +35,24 @@ def time_growth(clock: Clock, image: Tensor) -> Iterator[Timing]:
         rois = torch.nn.functional.pad(random_boxes(count, 1200, generator), (1, 0)).to(features)
         yield clock.pair(
             "growth", f"RoIAlign, proposals: {count}",
-            lambda r=rois: ops.roi_align(ours, r, 7, 0.25, 2),
-            lambda r=rois: torchvision.ops.roi_align(features, r, 7, 0.25, 2),
+            partial(ops.roi_align, ours, rois, 7, 0.25, 2),
+            partial(torchvision.ops.roi_align, features, rois, 7, 0.25, 2),
         )  # fmt: skip
     for count in BOXES:  # density does not depend on the number
         boxes = random_boxes(count, 25 * count**0.5, generator).to(features)
         scores = torch.rand(count, generator=generator).to(features)
         yield clock.pair(
             "growth", f"NMS, boxes: {count}",
-            lambda b=boxes, s=scores: ops.nms(b, s, 0.5),
-            lambda b=boxes, s=scores: torchvision.ops.nms(b, s, 0.5),
+            partial(ops.nms, boxes, scores, 0.5),
+            partial(torchvision.ops.nms, boxes, scores, 0.5),
         )  # fmt: skip
     for count in DETECTIONS:
         masks = torch.rand(count, 1, 28, 28, generator=generator).to(features)
         boxes = random_boxes(count, 800, generator).to(features)
         yield clock.pair(
             "growth", f"paste to 800 x 1200, detections: {count}",
-            lambda m=masks, b=boxes: ops.paste_masks(m, b, (800, 1200)),
-            lambda m=masks, b=boxes: paste_masks_in_image(m, b, (800, 1200)),
+            partial(ops.paste_masks, masks, boxes, (800, 1200)),
+            partial(paste_masks_in_image, masks, boxes, (800, 1200)),
         )  # fmt: skip
     for count in BATCHES:
         yield time_model(clock, image, f"images of 320 pixels: {count}", count, 320)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_scratch import MaskRCNN
+from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
 from maskrcnn_scratch.inference import optimize
 from tools.benchmarks.clock import Clock, Timing
 from tools.benchmarks.peers import time_peer
@@ -26,7 +27,7 @@ def time_int8(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]:
     pixels = model.transform([image])[0].tensors
 
     @cache
-    def int8() -> MaskRCNN:
+    def int8() -> GeneralizedRCNN:
         return optimize(model, dtype="int8", calibration=[image])
 
     yield time_peer(

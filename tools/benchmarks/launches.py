@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,12 +28,11 @@ def count_launches(model: MaskRCNN, image: Tensor) -> dict[str, int]:
         "ours, folded": optimize(model),
     }
     count = kernels if image.device.type == "cuda" else operators
-    return {name: count(lambda run=run: run([image])) for name, run in sides.items()}
+    return {name: count(partial(run, [image])) for name, run in sides.items()}
 
 
 def kernels(run: Callable[[], object]) -> int:
     """Kernels and copies on the GPU, after a first run that fills caches."""
-    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     run()
@@ -40,7 +40,7 @@ def kernels(run: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         run()
         torch.cuda.synchronize()
-    return sum(event.device_type == DeviceType.CUDA for event in profiler.events() or [])
+    return sum(event.device_type.name == "CUDA" for event in profiler.events() or [])
 
 
 def operators(run: Callable[[], object]) -> int:

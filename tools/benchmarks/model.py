@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,9 +53,7 @@ def time_model(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]
         heads[0].score_thresh = heads[1].score_thresh = before
     for size in (8, 32) if clock.device.type == "cuda" else (2,):
         batch = [image] * size
-        yield clock.pair(
-            "e2e", f"{size} images", lambda b=batch: model(b), lambda b=batch: reference(b)
-        )
+        yield clock.pair("e2e", f"{size} images", partial(model, batch), partial(reference, batch))
     products = multiplications(model, image)
     yield clock.pair(
         "e2e", "one image, beside its convolutions and matrix products alone",
@@ -86,7 +85,7 @@ def time_options(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timin
         same = matched(optimized([image])[0], found)
         yield clock.pair(
             "options", f"{name} ({same:.0%} of detections the same)",
-            lambda o=optimized: o([image]), lambda: reference([image]),
+            partial(optimized, [image]), lambda: reference([image]),
         )  # fmt: skip
         torch.compiler.reset()
 
@@ -123,6 +122,6 @@ def time_training(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timi
         for name, side in sides.items():
             yield clock.pair(
                 "train", f"step{name} on {size} image{'s' if size > 1 else ''}, 20 objects each",
-                lambda s=side, i=images, t=targets: step(s, i, t),
-                lambda i=images, t=targets: step(reference, i, t),
+                partial(step, side, images, targets),
+                partial(step, reference, images, targets),
             )  # fmt: skip

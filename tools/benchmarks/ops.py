@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torchvision
@@ -34,8 +35,8 @@ def time_ops(clock: Clock) -> Iterator[Timing]:
         scores = torch.rand(count, generator=generator).to(device)
         yield clock.pair(
             "ops", f"NMS, {count} boxes",
-            lambda b=many, s=scores: ops.nms(b, s, 0.7),
-            lambda b=many, s=scores: torchvision.ops.nms(b, s, 0.7),
+            partial(ops.nms, many, scores, 0.7),
+            partial(torchvision.ops.nms, many, scores, 0.7),
         )  # fmt: skip
 
     masks = torch.rand(100, 1, 28, 28, generator=generator).to(device)
@@ -47,12 +48,18 @@ def time_ops(clock: Clock) -> Iterator[Timing]:
 
     many = torch.cat([boxes + shift for shift in range(100)])  # [100000, 4]
     reference = torchvision.models.detection._utils.Matcher(0.7, 0.3, True)
+
+    def match(objects: Tensor, anchors: Tensor) -> object:
+        return Matcher(0.7, 0.3, True)(objects, anchors)
+
+    def reference_match(objects: Tensor, anchors: Tensor) -> object:
+        return reference(torchvision.ops.box_iou(objects, anchors))
+
     for number, anchors in ((50, many), (500, many), (500, many[:2000])):
         objects = boxes[:number]
         yield clock.pair(
             "ops", f"match {len(anchors)} anchors with {number} objects",
-            lambda a=anchors, o=objects: Matcher(0.7, 0.3, True)(o, a),
-            lambda a=anchors, o=objects: reference(torchvision.ops.box_iou(o, a)),
+            partial(match, objects, anchors), partial(reference_match, objects, anchors),
         )  # fmt: skip
 
 

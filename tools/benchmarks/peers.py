@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from maskrcnn_scratch import MaskRCNN
 from maskrcnn_scratch.export import export_onnx
 from maskrcnn_scratch.inference import optimize
+from maskrcnn_scratch.interfaces import Backbone
 from tools.benchmarks.clock import Clock, Timing
 
 
@@ -25,7 +27,7 @@ def time_peers(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]
     """
     batch, _ = model.transform([image])
     compiled, winograd = optimize(model, compile=True), optimize(model, winograd=True)
-    options = {"freezing": True}
+    options: dict[str, Any] = {"freezing": True}
     backbone_fp32 = torch.compile(optimize(model).backbone, options=options)
     backbone_bf16 = torch.compile(optimize(model, dtype=torch.bfloat16).backbone, options=options)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +61,7 @@ def time_peers(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]
             ):
                 yield time_peer(
                     clock, "peers", f"{name}, against {runtime}", ours,
-                    lambda load=load, export=export, x=argument: load(export, x, "f32"),
+                    partial(load, export, argument, "f32"),
                 )  # fmt: skip
         yield time_peer(
             clock, "peers", "backbone and FPN in bfloat16, compiled, against OpenVINO",
@@ -89,7 +91,7 @@ def time_peer(
 class Maps(nn.Module):
     """The feature maps as a tuple."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 

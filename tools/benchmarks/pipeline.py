@@ -185,7 +185,7 @@ def torchvision_evaluate(reference: nn.Module, dataset: CocoDataset, annotations
     @torch.no_grad()
     def evaluate() -> None:
         results = []
-        loader = DataLoader(dataset, num_workers=WORKERS, collate_fn=as_lists)  # type: ignore[arg-type]
+        loader = DataLoader(dataset, num_workers=WORKERS, collate_fn=as_lists)
         for images, targets in loader:
             for found, target in zip(
                 reference([image.to(device) for image in images]), targets, strict=True
@@ -241,21 +241,22 @@ def time_training(
         optimizer = torch.optim.SGD(reference.parameters(), lr=1e-6, momentum=0.9)
         batches = TrainingBatches(images.sizes, 1)
         loader = iter(
-            DataLoader(augmented, batch_sampler=batches, num_workers=WORKERS, collate_fn=as_lists)  # type: ignore[arg-type]
+            DataLoader(augmented, batch_sampler=batches, num_workers=WORKERS, collate_fn=as_lists)
         )
 
-        def torchvision_step() -> None:
-            pixels, targets = next(loader)
-            moved = [{k: target[k].to(clock.device) for k in ("boxes", "labels", "masks")}
+        def torchvision_steps() -> None:
+            for _ in range(steps):
+                pixels, targets = next(loader)
+                moved = [{k: target[k].to(clock.device) for k in ("boxes", "labels", "masks")}
                      for target in targets]  # fmt: skip
-            losses = reference([image.to(clock.device) for image in pixels], moved)
-            optimizer.zero_grad()
-            sum(losses.values()).backward()
-            optimizer.step()
+                losses = reference([image.to(clock.device) for image in pixels], moved)
+                optimizer.zero_grad()
+                sum(losses.values()).backward()
+                optimizer.step()
 
         yield clock.pair(
             "pipeline", title,
             lambda: [trainer.train_step(read) for _ in range(steps)],
-            lambda: [torchvision_step() for _ in range(steps)],
+            torchvision_steps,
         )  # fmt: skip
     model.eval()

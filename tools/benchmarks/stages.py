@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -63,8 +64,8 @@ def time_stages(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing
         theirs = getattr(reference.roi_heads, f"{name}_roi_pool")
         yield clock.pair(
             "stages", f"{name} RoIAlign, all levels",
-            lambda o=ours, b=boxes: o(channels_last, b, [mine.padded_size]),
-            lambda t=theirs, b=boxes: t(features, b, batch.image_sizes),
+            partial(ours, channels_last, boxes, [mine.padded_size]),
+            partial(theirs, features, boxes, batch.image_sizes),
         )  # fmt: skip
     stages = model.run_stages([image])
     class_logits, box_regression = gave["roi_heads.box_predictor"]

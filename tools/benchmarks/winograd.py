@@ -37,7 +37,7 @@ def time_winograd(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timi
             )  # fmt: skip
         yield clock.pair(
             "winograd", f"{name}, {len(calls)} layers in sequence",
-            lambda f=fast: _run(f, calls), lambda: _run([conv for conv, _ in calls], calls),
+            partial(_run, fast, calls), lambda: _run([conv for conv, _ in calls], calls),
         )  # fmt: skip
 
 

@@ -120,8 +120,8 @@ def trained(swap: Swap | None, images: Stored, default: MaskRCNN | None) -> Mask
         labels = [target["labels"].tolist() for _, target in images.items]
         batches = swap.module().batches(labels, REPEAT_THRESHOLD)
     with tempfile.TemporaryDirectory() as folder:
-        changes = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "num_workers": 0, "seed": SEED}
-        changes |= {"output": folder, "pictures": False, "validate_every": EPOCHS}
+        changes: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "num_workers": 0}
+        changes |= {"seed": SEED, "output": folder, "pictures": False, "validate_every": EPOCHS}
         settings = TrainConfig(**{**config, **changes})
         sizes = torch.full((len(images), 2), 128).numpy()
         trainer = Trainer(model, dataset, sizes, settings, batches=batches)
@@ -182,7 +182,9 @@ def measure(names: list[str], steps: int) -> None:
     for swap in rows:
         model = default if swap is None else trained(swap, images, default)
         scores = evaluate_model(model, held_out, batch_size=4)
-        row = {f"{kind}/AP": score.metrics[f"{kind}/AP"] for kind, score in scores.items()}
+        row: dict[str, Any] = {
+            f"{kind}/AP": score.metrics[f"{kind}/AP"] for kind, score in scores.items()
+        }
         row |= relative_times(model, default, images)
         name = "default" if swap is None else swap.name
         if swap is not None and (compared := parity(swap)) is not None:
