@@ -2,7 +2,7 @@
 #
 #   make test PYTHON=python3.12        another Python          make test PYTEST_ARGS="-k nms -x"
 #   make test VENV=/tmp/venv           another environment     make test MASKRCNN_BUILD=cpu
-#   make test WORKERS=1                fewer or more processes (default: the cores, at most 4)
+#   make test WORKERS=1                fewer or more processes (default: as cores and memory allow)
 #   make setup VENV=.venv-oldest TORCH="torch==2.11.* torchvision==0.26.*"
 
 PYTHON ?= python3
@@ -10,7 +10,13 @@ VENV ?= .venv
 TORCH ?= torch torchvision
 PYTEST_ARGS ?=
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
-WORKERS ?= $(shell echo $$(($(CORES) < 4 ? $(CORES) : 4)))
+# One process per 3 GB of the machine or its container (cgroup v2, v1): the tests that take most need
+# 2.6 GB.
+LIMITS := /proc/meminfo /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes
+WORKERS ?= $(shell cat $(LIMITS) 2>/dev/null | awk -v most=$(CORES) ' \
+  /^MemTotal:/ { bytes = $$2 * 1024 } /^[0-9]+$$/ && $$1 < bytes { bytes = $$1 } \
+  END { if (most > 4) most = 4; if (bytes && bytes < most * 3e9) most = int(bytes / 3e9); \
+        print most < 1 ? 1 : most }')
 ifeq ($(origin CXX),default)
 CXX := c++
 endif

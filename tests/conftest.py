@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.mask_rcnn import MaskRCNN
+from tests.memory import return_free_memory
 
 # What --fast skips: parts of a node id.
 SLOW = (
@@ -83,6 +85,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         seen.add(function)
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
+
+
+@pytest.fixture(scope="module", autouse=True)
+def heap() -> Iterator[None]:
+    """The free part of the heap goes back after each file: it grew to 2 GB over the folders."""
+    yield
+    return_free_memory()
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def test_file_that_disagrees_says_so(model, photos, tmp_path, monkeypatch):
         return lambda inputs: {**run(inputs), "scores": run(inputs)["scores"] * 0.99}
 
     monkeypatch.setitem(
-        to_file.FORMATS, "pt2", to_file.FileFormat(".pt2", (), kind.write, load_wrongly)
+        to_file.FORMATS, "pt2", to_file.FileFormat(".pt2", (), kind.convert, load_wrongly)
     )
     report = export_to_file(model, tmp_path / "model.pt2", ExportOptions((200, 240)), "pt2", photos)
     assert report.verdict == "beyond tolerance"

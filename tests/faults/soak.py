@@ -6,7 +6,6 @@ python -m tests.faults.soak --predictions 10000 --steps 1000
 from __future__ import annotations
 
 import argparse
-import ctypes
 import resource
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import torch
 
 from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.ops import paste_masks_rle
+from tests.memory import return_free_memory
 
 MOST_GROWTH = 0.05  # of the process, from the end of the first fifth to any later tenth
 LARGE = (8000, 4000)
@@ -26,10 +26,9 @@ MOST_FOR_LARGE = 1.0  # GB
 def memory() -> float:
     """GB that the process has now, without what its heap keeps free.
 
-    Tensors of changing sizes leave gaps in the heap: 0.1 GB after 2,400 predictions.
+    The gaps in it: 0.1 GB after 2,400 predictions.
     """
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc
-        trim(0)
+    return_free_memory()
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e9
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 from collections.abc import Iterator
 
 import pytest
 
+from tests.memory import return_free_memory
+
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Other workers wait here; the folder above that of a worker is that of the run.
-
-    Freed memory goes back to the system before they go on, where the C library can do that.
-    """
+    """Other workers wait here; the folder above that of a worker is that of the run."""
     with (tmp_path_factory.getbasetemp().parent / "parity.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-            trim(0)
+        return_free_memory()  # before they go on
