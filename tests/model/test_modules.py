@@ -58,25 +58,6 @@ def test_transform_equals_torchvisions(options: dict[str, Any], training: bool) 
         assert torch.equal(one["masks"], other["masks"])
 
 
-@pytest.mark.parametrize("layout", ["planes", "pixels", "every second"])
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_transform_equals_torchvisions_for_any_channels_and_layout(
-    channels: int, layout: str
-) -> None:
-    image = torch.rand(channels, 90, 140, generator=torch.Generator().manual_seed(0))
-    if layout == "pixels":  # as an array of a decoded file
-        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    elif layout == "every second":
-        image = image[:, ::2, ::2]
-    options: Any = {"image_mean": [0.4] * channels, "image_std": [0.2] * channels}
-    for size in (63, 90, 300):
-        ours = GeneralizedRCNNTransform(size, 2 * size, **options).eval()
-        theirs = ReferenceTransform(size, 2 * size, **options).eval()
-        batch = ours([image])[0].tensors
-        assert batch.is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(batch, theirs([image])[0].tensors)
-
-
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_resnet_has_torchvisions_parameters(name: str) -> None:
     with torch.device("meta"):
