@@ -67,8 +67,13 @@ def test_without_onnx_every_peer_has_a_row(monkeypatch: pytest.MonkeyPatch) -> N
     clock = Clock(torch.device("cpu"), 0.0)
     rows = [timing.name for timing in peers.time_peers(clock, model, torch.zeros(3, 4, 4))]
     assert [row.partition(", ")[2] for row in rows] == [
-        *["against onnxruntime: onnxruntime is not installed"] * 2,
-        *["against OpenVINO: openvino is not installed"] * 3,
+        "compiled, against onnxruntime: onnxruntime is not installed",
+        "Winograd, against onnxruntime: onnxruntime is not installed",
+        "compiled, against onnxruntime: onnxruntime is not installed",
+        "compiled, against OpenVINO: openvino is not installed",
+        "Winograd, against OpenVINO: openvino is not installed",
+        "compiled, against OpenVINO: openvino is not installed",
+        "compiled, against OpenVINO: openvino is not installed",
     ]
     runtime = SimpleNamespace(SessionOptions=SimpleNamespace, InferenceSession=None)
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)

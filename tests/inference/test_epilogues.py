@@ -296,5 +296,5 @@ def test_operators_per_image_of_an_optimized_model(monkeypatch: pytest.MonkeyPat
         torch, "cudnn_convolution_add_relu",
         lambda x, w, z, alpha, b, s, p, d, g: aten(x, w, b, s, p, d, False, [0, 0], g),
     )  # fmt: skip
-    assert count(fuse=False) == 146
-    assert count(fuse=True) == 126
+    assert count(fuse=False) == 142
+    assert count(fuse=True) == 122
