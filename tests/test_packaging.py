@@ -200,3 +200,25 @@ def test_the_binary_fits_every_python_and_torch(name: str) -> None:
     torch_symbols = [symbol for symbol in symbols if "torch" in symbol or "c10" in symbol]
     assert torch_symbols
     assert all(symbol.startswith(("aoti_torch_", "torch_")) for symbol in torch_symbols)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+@pytest.mark.parametrize(
+    "megabytes, cores, limit, workers",
+    [(3900, 8, "max", 1), (3900, 1, "max", 1), (8000, 2, "max", 2), (64000, 8, "max", 4),
+     (64000, 8, "4000000000", 1), (64000, 8, "9223372036854771712", 4)],
+)  # fmt: skip
+def test_workers_fit_into_memory(
+    megabytes: int, cores: int, limit: str, workers: int, tmp_path: Path
+) -> None:
+    """``limit`` is that of a container."""
+    (tmp_path / "meminfo").write_text(f"MemTotal:  {megabytes * 1000} kB\nMemFree:  7 kB\n")
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    limits = f"{tmp_path}/meminfo {tmp_path}/memory.max {tmp_path}/missing"
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+    environment.pop("WORKERS", None)
+    commands = subprocess.check_output(
+        ["make", "--dry-run", "test", f"CORES={cores}", f"LIMITS={limits}"],
+        cwd=ROOT, env=environment, text=True,
+    )  # fmt: skip
+    assert re.findall(r"pytest -n (\d+) ", commands) == [str(workers)]

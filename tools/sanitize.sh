@@ -37,14 +37,15 @@ runtime() {
   [[ $path == /* ]] && echo "$path"
 }
 
-# pytest with that build, on $2 threads, with the libraries $3 loaded first.
+# pytest with that build, on $2 threads, with the libraries $3 loaded first. A sanitizer's report goes
+# to stderr and ends the process: pytest must not hold it back.
 test_with() {
   local name=$1 threads=$2 preload=$3
   shift 3
   LD_PRELOAD=$preload OMP_NUM_THREADS=$threads "$PYTHON" -c "
 import sys, pytest, torch
 torch.set_num_threads($threads)
-sys.exit(pytest.main(sys.argv[1:]))" -q -p no:cacheprovider -p no:xdist \
+sys.exit(pytest.main(sys.argv[1:]))" -q -p no:cacheprovider -p no:xdist --capture=sys \
     -o "pythonpath=build/sanitize-$name/lib ." -k "$CHOSEN" ${PYTEST_ARGS:-} "$@"
 }
 
