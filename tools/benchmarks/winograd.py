@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_scratch import MaskRCNN
-from maskrcnn_scratch.inference import optimize
 from maskrcnn_scratch.inference.winograd import WinogradConv2d
 from maskrcnn_scratch.winograd import reason_to_keep
 from tools.benchmarks.clock import Clock, Timing
@@ -19,12 +19,12 @@ from tools.benchmarks.clock import Clock, Timing
 def time_winograd(clock: Clock, model: MaskRCNN, image: Tensor) -> Iterator[Timing]:
     """Each size of layer, then all layers in the order in which the model runs them.
 
-    "Ours" is ``WinogradConv2d``, "theirs" is ``nn.Conv2d`` in the same optimised model; both read
+    "Ours" is ``WinogradConv2d``, "theirs" is ``nn.Conv2d`` with a channels-last weight; both read
     the channels-last inputs of the model and run without their ReLU.
     """
     if clock.device.type != "cpu":
         return
-    calls = _calls(optimize(model), image)
+    calls = _calls(copy.deepcopy(model).to(memory_format=torch.channels_last), image)
     sizes = {(tuple(x.shape), conv.out_channels): index for index, (conv, x) in enumerate(calls)}
     for m in (2, 4):
         fast = [WinogradConv2d(conv, m) for conv, _ in calls]
