@@ -63,6 +63,14 @@ SLOW = (
     "test_compiled_model_finds_the_same",
     "test_compiled_parts_give_the_same_losses",
     "test_torchrun_ends_when_a_process_dies",
+    "tests/parity/test_parity.py::test_a_divergence_is_named",
+    "tests/parity/test_parity.py::test_trained_weights",
+    "tests/parity/test_parity.py::test_differences_that_features",
+    "tests/inference/test_optimize.py::test_folded_model",
+    "tests/export/test_errors.py::test_command",
+    "tests/export/test_compile.py::test_padded_batch",
+    "tests/weights/test_detectron2.py::test_a_file_gives",
+    "tests/model/test_stages.py::test_integer_boxes",
 )
 
 
