@@ -11,7 +11,7 @@ TORCH ?= torch torchvision
 PYTEST_ARGS ?=
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 # One process per 3 GB of the machine or its container (cgroup v2, v1): the tests that take most need
-# 2.6 GB.
+# 3.0 GB with the process that starts them.
 LIMITS := /proc/meminfo /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes
 WORKERS ?= $(shell cat $(LIMITS) 2>/dev/null | awk -v most=$(CORES) ' \
   /^MemTotal:/ { bytes = $$2 * 1024 } /^[0-9]+$$/ && $$1 < bytes { bytes = $$1 } \
