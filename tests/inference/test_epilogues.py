@@ -145,6 +145,17 @@ def test_blocks_write_over_their_input_if_nobody_else_has_it(memory_format, hook
         torch.testing.assert_close(output, expected[hooked + 1])
 
 
+def test_a_shortcut_that_a_hook_has_seen_is_not_written_over(onednn) -> None:
+    model = nn.Sequential(folded_block(stride=2), nn.Identity())
+    fuse_epilogues(model)
+    seen: list[Tensor] = []
+    model[0].downsample.register_forward_hook(lambda module, args, output: seen.append(output))
+    x = torch.randn(2, 8, 9, 8)
+    model(x)
+    torch.testing.assert_close(seen[0], model[0].downsample[0](x), rtol=0, atol=0)
+    assert onednn["add"] == 0
+
+
 def test_pyramid_adds_to_the_upsampled_maps(onednn) -> None:
     fpn = FeaturePyramidNetwork([8, 16, 24], 8, LastLevelMaxPool()).eval()
     stages = {str(i): torch.randn(2, 8 * (i + 1), 9 >> i, 13 >> i) for i in range(3)}
