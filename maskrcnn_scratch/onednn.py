@@ -81,7 +81,7 @@ class OneDNNLinear(nn.Linear):
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
-    """``x [..., K]``, ``weight [E, K]``, ``bias [E]`` -> ``x weight^T + bias``, ``[..., E]``."""
+    """``x [..., in]``, ``weight [out, in]``, ``bias [out]`` -> ``x weight^T + bias [..., out]``."""
     return onednn._linear_pointwise(x, weight, bias, then, [], "")
 
 

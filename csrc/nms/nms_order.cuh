@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kThreads) nms_sort(const NmsArguments<T> a) {
     }
     a.sorted[to] = {index, begin, order.group_size};
     a.kept_before[to] = a.suppressed[to] = 0;
-    a.kept_index[to] = -1;
+    a.kept_index[to] = kNoBox;
   }
 }
 

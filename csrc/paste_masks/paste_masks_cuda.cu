@@ -33,9 +33,9 @@ HOST_DEVICE int64_t runs_per_image(int64_t pixels) {
 // S: dtype of masks and output, B: of boxes.
 template <typename S, typename B>
 struct PasteArguments {
-  const S* masks;  // [N, M, M]
-  const B* boxes;  // [N, 4]
-  S* output;       // [N, H, W]
+  const S* masks;  // [D, M, M]
+  const B* boxes;  // [D, 4]
+  S* output;       // [D, H, W]
   int64_t count, side, height, width;
 };
 

@@ -24,9 +24,9 @@ constexpr int kMaskColumns = 32;
 // T: dtype of masks, B: of boxes.
 template <typename T, typename B>
 struct PackedArguments {
-  const T* masks;    // [N, M, M]
-  const B* boxes;    // [N, 4]
-  uint64_t* output;  // [N, W, words]
+  const T* masks;    // [D, M, M]
+  const B* boxes;    // [D, 4]
+  uint64_t* output;  // [D, W, words]
   int64_t count, side, height, width;
   T threshold;
 };

@@ -96,7 +96,7 @@ class ConvReLU(nn.Conv2d):
         self.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``relu(conv(x))``: ``[N, C, H, W]`` -> ``[N, O, H', W']``."""
+        """``relu(conv(x))``: ``[N, F, H, W]`` -> ``[N, O, H', W']``."""
         if uses_cudnn(self, input):
             return torch.cudnn_convolution_relu(input, self.weight, self.bias, *geometry(self))
         if uses_onednn(self, input):
@@ -123,7 +123,7 @@ class FusedBlock(nn.Module):
         self.train(block.training)
 
     def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
-        """``[N, C, H, W]`` -> ``[N, O, H', W']``, as the block.
+        """``[N, F, H, W]`` -> ``[N, O, H', W']``, as the block.
 
         Args:
             overwrite: whether the result may lie in the memory of ``x``.
@@ -148,7 +148,7 @@ class FusedBlocks(nn.Sequential):
         self.train(blocks.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[N, C, H, W]`` -> ``[N, O, H', W']``."""
+        """``[N, F, H, W]`` -> ``[N, O, H', W']``."""
         x, overwrite = input, False
         for block in self:
             x = block(x, overwrite)

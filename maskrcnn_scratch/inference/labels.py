@@ -140,6 +140,6 @@ def _covers_little(rect: np.ndarray, index: int, objects: np.ndarray) -> bool:
 
 
 def _overlap(rect: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Area that a rectangle [4] shares with each of the others [N, 4]."""
+    """Area that a rectangle [4] shares with each of the others [D, 4]."""
     sides = np.minimum(rect[2:], others[:, 2:]) - np.maximum(rect[:2], others[:, :2])
     return sides.clip(min=0).prod(axis=1)

@@ -1,7 +1,7 @@
 """Faster inference: fewer layers, a smaller dtype, compiled or captured graphs.
 
-``optimize`` returns a copy; its argument stays as it is. The README has the measured speed of each
-option and its effect on the results.
+``optimize`` returns a copy; its argument stays as it is. ``docs/reference/speed.md`` has the
+measured speed of each option and its effect on the results.
 """
 
 from __future__ import annotations

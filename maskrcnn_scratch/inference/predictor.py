@@ -1,6 +1,6 @@
 """Runs a model on files, PIL images, arrays or tensors.
 
-Shapes: see ``structures``; here C is the number of image channels.
+Shapes: see ``structures``; ``[3, H, W]`` has as many channels as the model takes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Prediction:
     """The outcome for one image of a stream.
 
     Attributes:
-        image: the model's input, ``[C, H, W]``, on the CPU unless it was decoded on the device;
+        image: the model's input, ``[3, H, W]``, on the CPU unless it was decoded on the device;
             None if it could not be read.
         found: the model's result on its device, where masks may be ``MasksInBoxes``; None if there
             was an error.
@@ -76,7 +76,7 @@ class Predictor:
     a ``DataLoader`` do.
 
     Args:
-        model: takes a list of ``[C, H, W]`` tensors, gives a list of dicts of tensors, as
+        model: takes a list of ``[3, H, W]`` tensors, gives a list of dicts of tensors, as
             :class:`MaskRCNN` does. It is set to eval mode and, with ``device``, moved.
         device: where the model runs; by default where its parameters are.
         score_threshold: detections with a lower score are dropped, after the model has dropped
@@ -266,11 +266,11 @@ def _at_least(score_threshold: float, result: Result) -> Result:
 
 
 def to_image_tensor(image: ImageLike, name: str = "image") -> Tensor:
-    """Converts an image to a float tensor ``[C, H, W]``, RGB in 0-1.
+    """Converts an image to a float tensor ``[3, H, W]``, RGB in 0-1.
 
     Files and PIL images are rotated by their EXIF orientation and converted to RGB from any mode.
     Numpy arrays are uint8 ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` (alpha is
-    dropped). Float tensors ``[C, H, W]`` are returned unchanged, uint8 tensors are divided by 255.
+    dropped). Float tensors ``[3, H, W]`` are returned unchanged, uint8 tensors are divided by 255.
 
     Raises:
         FileNotFoundError, ValueError: a file that is missing or not an image.

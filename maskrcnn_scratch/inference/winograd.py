@@ -35,7 +35,7 @@ class WinogradConv2d(nn.Conv2d):
         m: outputs of a tile along each axis, 2 or 4.
         relu: whether negative outputs become 0.
 
-    Shapes: ``[N, C, H, W]`` -> ``[N, O, H, W]``, channels-last.
+    Shapes: ``[N, F, H, W]`` -> ``[N, O, H, W]``, channels-last.
     """
 
     transformed_weight: Tensor

@@ -60,7 +60,7 @@ def run_measured(model: GeneralizedRCNN, image: Tensor, result_size: tuple[int, 
     """``model.run_stages([image])``, measured at its second run.
 
     Args:
-        image: ``[C, H, W]`` in 0-1, on the model's device.
+        image: ``[3, H, W]`` in 0-1, on the model's device.
         result_size: (height, width) that ``results`` are for; the image's own, or smaller where
             masks of the whole image would not fit into memory.
 

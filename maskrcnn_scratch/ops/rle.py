@@ -1,7 +1,7 @@
 """Binary masks as COCO run lengths (RLE), computed in ``csrc/mask_rle``.
 
-Shapes: ``H``, ``W``, ``D`` and ``M`` as in ``structures``. Functions take numpy arrays and return
-plain dicts. They run on the CPU, and other Python threads run meanwhile.
+Shapes: see ``structures``. Functions take numpy arrays and return plain dicts. They run on the CPU
+without Python's global interpreter lock.
 
 Raises:
     ValueError: from any function, for a text that is damaged or that does not fit its size.

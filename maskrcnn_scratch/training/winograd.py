@@ -28,7 +28,7 @@ class TrainedWinogradConv2d(nn.Conv2d):
         conv: gives the parameters, which are shared; ``reason_to_keep(conv)`` is None.
         m: outputs of a tile along each axis, 2 or 4.
 
-    Shapes: ``[N, C, H, W]`` -> ``[N, O, H, W]``, channels-last.
+    Shapes: ``[N, F, H, W]`` -> ``[N, O, H, W]``, channels-last.
     """
 
     def __init__(self, conv: nn.Conv2d, m: int) -> None:

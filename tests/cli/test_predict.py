@@ -61,7 +61,7 @@ def pictures(tmp_path_factory, photographs):
 def predict(checkpoint, tmp_path, capsys):
     """Runs the command into ``tmp_path / "out"``; returns exit status, stdout and stderr.
 
-    ``run.warnings`` has the warnings of the last call, one a line.
+    ``run.warnings`` has the warnings of the last call, one per line.
     """
 
     def run(*args, weights=checkpoint, threshold=THRESHOLD):

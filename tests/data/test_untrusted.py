@@ -174,7 +174,7 @@ def test_one_line(place: tuple[Any, ...], value: object, reason: str, folder: Pa
 
 def test_masks_are_drawn_after_the_image_was_looked_at(folder: Path) -> None:
     content = changed(("images", 0, "height"), 60000)
-    content["images"][0]["width"] = 60000  # 3.6 GB a mask
+    content["images"][0]["width"] = 60000  # 3.6 GB per mask
     content["annotations"] += [{**content["annotations"][0], "id": 100 + n} for n in range(100)]
     (folder / "instances.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"a\.png: image id 1 is 10 x 12 .*but 60000 x 60000"):

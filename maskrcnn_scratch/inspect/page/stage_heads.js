@@ -192,7 +192,7 @@ function resultStage() {
         pen.box(detections.pageBoxes.row(i), { color, width: i === chosen.detection ? 3 : 1.5, halo: true });
       }
       if (objects) objects.forEach((object, i) => { if (object.lost) pen.box(object.page_box, { color: i === chosen.object ? ON_IMAGE.chosen : ON_IMAGE.suppressor, dashed: true, width: 2, halo: true }); });
-      // The chosen one is named first; names that would cover another are left out.
+      // The chosen one is named first; a name that would cover another one is not drawn.
       for (const i of [...shown].sort((a, b) => (b === chosen.detection) - (a === chosen.detection))) {
         const b = detections.pageBoxes.row(i);
         pen.tag(`${className(detections.labels[i])} ${fixed(detections.scores[i])}`, b[0], b[1], i === chosen.detection ? ON_IMAGE.chosen : classColor(detections.labels[i]));
