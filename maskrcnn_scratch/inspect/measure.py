@@ -1,7 +1,7 @@
 """One run of the model with the time and memory of each stage.
 
 A copy of the model shares every part with it, except that the stages' functions are timed. The
-model itself is not touched, and nothing is timed unless somebody asks.
+model itself is not changed, and its own calls are not timed.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from maskrcnn_scratch.ops.winograd_conv2d import TransformedWeight, winograd_con
 from maskrcnn_scratch.winograd import TILES, describe_kept, replace_convolutions
 from maskrcnn_scratch.without_memory import without_memory
 
-# Locations, of all images of a batch together, from which on the multiplications that are saved
-# take longer than transforming the weight.
+# Locations of all images of a batch together. With fewer, transforming the weight takes longer than
+# the multiplications that are saved would.
 LEAST_LOCATIONS = 2000
 
 

@@ -21,7 +21,7 @@ function boxHeadStage() {
       for (const [i, j] of [[0, 1], [2, 1], [0, 3], [2, 3]]) pen.arrow(corner(from, i, j), corner(to, i, j), { color: "#fff", width: 1.5, halo: true });
     },
   });
-  // For the class of the chosen class row, of the chosen object, or the proposal's best class.
+  // For the class of the chosen candidate, of the chosen object, or the proposal's best class.
   function refinedBox() {
     if (chosen.classCandidate !== null && chosen.classCandidate >= 0 && box) return Array.from(box.boxes.row(chosen.classCandidate));
     if (chosen.object !== null && objects[chosen.object].refined) return objects[chosen.object].refined;
