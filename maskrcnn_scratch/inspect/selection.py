@@ -3,7 +3,7 @@
 Nothing is recorded while the model runs. ``select_proposals`` and ``select_detections`` run again
 on the stored predictions, with an NMS that keeps everything, which gives the candidates. Then the
 model's own NMS runs on them. Its result must equal the stored proposals or detections. If it does
-not, the model has a component of its own for this step, and the answer is None ("not available for
+not, the model has a custom component for this step, and the answer is None ("not available for
 this component").
 
 Shapes: see ``structures``.
