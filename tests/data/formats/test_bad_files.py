@@ -89,6 +89,20 @@ BROKEN = {
         cvat,
         "do not fill 9 x 9",
     ),
+    "labelme height": (
+        "a.json",
+        '{"shapes": [{"label": "cat", "points": [[1, 1], [9, 1], [9, 9]]}], "imagePath": "a.png", '
+        f'"imageHeight": {2**63}, "imageWidth": 60}}',
+        labelme,
+        rf"a\.png: mask size {2**63} x 60 is empty or too large",
+    ),
+    "labelme point": (
+        "a.json",
+        '{"shapes": [{"label": "cat", "points": [[1, 1], [9, 1], [9, Infinity]]}], '
+        '"imagePath": "a.png", "imageHeight": 40, "imageWidth": 60}',
+        labelme,
+        r"a\.png: .*finite",
+    ),
     "unknown json": ("via.json", '{"hello": 1}', via, "none of the formats"),
     "via missing image": (
         "via.json", '{"k": {"filename": "b.png", "regions": []}}', via, "image b.png was not found",
