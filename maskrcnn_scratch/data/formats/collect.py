@@ -84,7 +84,8 @@ class Collected:
             mask: bool ``[H, W]``, instead of an outline.
 
         Raises:
-            ValueError: the object has neither a box nor an outline nor a mask.
+            ValueError: the object has neither a box nor an outline nor a mask, or its outline is
+                damaged. The image is named.
         """
         size = (image["height"], image["width"])
         outline = [list(map(float, polygon)) for polygon in polygons if len(polygon) >= 6]
@@ -93,7 +94,10 @@ class Collected:
         if mask is not None:
             segmentation = rle.encode(mask)
         if mask is not None or outline:
-            encoded = segmentation if mask is not None else rle.from_polygons(outline, size)
+            try:
+                encoded = segmentation if mask is not None else rle.from_polygons(outline, size)
+            except ValueError as error:
+                raise ValueError(f"{self.source}: {image['file_name']}: {error}") from None
             area = float(rle.area(encoded))
             x, y, width, height = rle.bounding_box(encoded)
         elif box is None:
