@@ -60,6 +60,24 @@ def test_words_are_those_of_the_field() -> None:
     assert found == []
 
 
+def test_each_kernel_says_which_thread_does_what() -> None:
+    """In the comment right above it, with what is in shared memory."""
+    kernels, silent = 0, []
+    for path in sorted((ROOT / "csrc").rglob("*.cu*")):
+        source = path.read_text(encoding="utf-8")
+        for kernel in re.finditer(r"((?://.*\n)*)(?:template <.*>\n)?__global__", source):
+            kernels += 1
+            comment = kernel[1].lower()
+            if "mapping:" not in comment or "shared memory" not in comment:
+                line = source[: kernel.end()].count("\n") + 1
+                silent.append(f"{path.relative_to(ROOT)}:{line}")
+    assert kernels == sum(
+        path.read_text(encoding="utf-8").count("__global__")
+        for path in (ROOT / "csrc").rglob("*.cu*")
+    )
+    assert silent == []
+
+
 def letters_of_table() -> set[str]:
     """The letters of the table in ``structures``: single ones, with an index or a prime or not."""
     assert structures.__doc__ is not None

@@ -30,7 +30,9 @@ struct DecodeArguments {
   bool* is_large;  // [N, K]
 };
 
-// Mapping: thread -> one box; block -> kThreads of them, of any image.
+// Decodes the box of each candidate, clips it to its image, and tests its sides.
+//
+// Mapping: thread -> one box; block -> kThreads of them, of any image. No shared memory.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) decode(const DecodeArguments<T> a) {
   const int64_t count = a.images * a.boxes;

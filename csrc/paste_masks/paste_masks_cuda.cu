@@ -39,6 +39,8 @@ struct PasteArguments {
   int64_t count, side, height, width;
 };
 
+// Writes every pixel of every mask's image: the mask inside of its box, zero outside.
+//
 // Mapping: block -> a run of kRun pixels of one mask, row by row of the image; thread -> 16 bytes
 // of output, kVectorsPerThread times, kThreads vectors apart, so that a warp writes 512 contiguous
 // bytes. No shared memory: the masks, 3 KB each in float32, are read through L1.

@@ -31,6 +31,8 @@ struct PackedArguments {
   T threshold;
 };
 
+// Writes every word of every mask's image, as packed_mask.h describes.
+//
 // Mapping: block -> kColumnsPerBlock columns of one mask; warp -> every kWarps-th of them. First
 // the block stores zeros, 8 bytes per thread. If the box covers some of its columns, it goes on
 // with one word of each column, 64 rows of the image, after the other:
