@@ -74,6 +74,7 @@ def test_a_model_or_one_line(place: tuple[Any, ...], value: object, tmp_path: Pa
     "place, value, reason",
     [
         (("config", "model", "blocks"), (10**6,) * 4, "blocks are"),
+        (("config", "model", "blocks"), (10**9, -(10**9), 1, 1), "blocks are"),
         (("class_names", 10**9), "cat", "should be"),
         (("config", "model", "widths"), (10**6,) * 4, "should be"),
         (("class_names",), ["cat"], "'class_names' is missing, or no dict"),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_scratch.data.image import image_size
+from maskrcnn_scratch.data.pixel_limit import current_pixel_limit
 from maskrcnn_scratch.data.walk import files_below
 from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.plain_values import shown
@@ -51,13 +52,20 @@ class Collected:
 
         Raises:
             FileNotFoundError, ValueError: the size has to be read and cannot be.
-            ValueError: the size that is given is none.
+            ValueError: the size that is given is none, or is over the limit of pixels
+                (``pixel_limit``).
         """
         height, width = (
             (_side(side, file_name) for side in size)
             if size
             else image_size(self.folder / file_name)
         )
+        limit = current_pixel_limit()
+        if limit is not None and height * width > limit:
+            raise ValueError(
+                f"{file_name}: {height} x {width} (height x width) are more than the limit of {limit} "
+                "pixels"
+            )
         entry = {
             "id": len(self.images) + 1,
             "file_name": file_name.replace("\\", "/"),

@@ -94,7 +94,13 @@ BROKEN = {
         '{"shapes": [{"label": "cat", "points": [[1, 1], [9, 1], [9, 9]]}], "imagePath": "a.png", '
         f'"imageHeight": {2**63}, "imageWidth": 60}}',
         labelme,
-        rf"a\.png: mask size {2**63} x 60 is empty or too large",
+        f"a.png: {2**63} x 60 .* are more than",
+    ),
+    "supervisely size": (
+        "ds/ann/a.png.json",
+        '{"size": {"height": 67108864, "width": 60}, "objects": []}',
+        supervisely,
+        "a.png: 67108864 x 60 .* are more than",
     ),
     "labelme point": (
         "a.json",
