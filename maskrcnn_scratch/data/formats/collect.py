@@ -63,8 +63,8 @@ class Collected:
         limit = current_pixel_limit()
         if limit is not None and height * width > limit:
             raise ValueError(
-                f"{file_name}: {height} x {width} (height x width) are more than the limit of {limit} "
-                "pixels"
+                f"{file_name}: {height} x {width} (height x width) are more than the limit of "
+                f"{limit} pixels"
             )
         entry = {
             "id": len(self.images) + 1,
