@@ -71,7 +71,8 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 NUMBERS = st.one_of(
     st.integers(), st.floats(), st.integers(-3, 130),
-    st.sampled_from([10**400, -(10**400), 2**31, 2**32, 2**32 + 20, 2**63, 2**64, 60000, 1e300]),
+    st.sampled_from([10**400, -(10**400), 60000, 1e300]),
+    st.sampled_from([2**28, 2**31, 2**32, 2**32 + 20, 2**63, 2**64]),
 )  # fmt: skip
 JUNK = st.recursive(
     st.one_of(
