@@ -139,8 +139,7 @@ class GeneralizedRCNNTransform(nn.Module):
         # In an exported graph sizes are symbols. min would compare them, which fixes the result.
         shorter, longer = torch.sym_min(height, width), torch.sym_max(height, width)
         scale = torch.sym_min(min_size / shorter, self.max_size / longer)
-        sides: list[Any] = [math.trunc(side * scale) for side in (height, width)]
-        return torch.sym_max(sides[0], 1), torch.sym_max(sides[1], 1)
+        return _at_least_1(math.trunc(height * scale)), _at_least_1(math.trunc(width * scale))
 
     def _draw_min_size(self) -> int:
         # As torchvision: one number from the global generator even if there is only one size. The
@@ -236,6 +235,11 @@ class GeneralizedRCNNTransform(nn.Module):
             sizes += f", fixed_size={self.fixed_size}"
         normalize = f"Normalize(mean={self.image_mean}, std={self.image_std})"
         return f"{type(self).__name__}(\n    {normalize}\n    Resize({sizes})\n)"
+
+
+def _at_least_1(side: Any) -> Any:
+    """``max(side, 1)``, also of a symbol; torch 2.11 does not compile ``sym_max`` of numbers."""
+    return max(side, 1) if isinstance(side, int) else torch.sym_max(side, 1)
 
 
 def image_size(image: Tensor) -> tuple[int, int]:

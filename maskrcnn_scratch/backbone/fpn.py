@@ -29,7 +29,7 @@ class LastLevelMaxPool(nn.Module):
     def forward(
         self, pyramid: list[Tensor], stages: list[Tensor], names: list[str]
     ) -> tuple[list[Tensor], list[str]]:
-        coarser = F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)
+        coarser = pyramid[-1][..., ::2, ::2].clone()  # dense, as convolutions need it
         return [*pyramid, coarser], [*names, "pool"]
 
 

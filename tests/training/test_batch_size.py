@@ -90,7 +90,7 @@ def test_values(tmp_path):
         (tmp_path / "config.yaml").write_text(f"batch-size: {text}\n")
         assert read_config(tmp_path / "config.yaml").batch_size == expected
     (tmp_path / "config.yaml").write_text("batch-size: many\n")
-    with pytest.raises(ValueError, match="batch-size is 'many'"):
+    with pytest.raises(ValueError, match="batch_size is 'many'"):
         read_config(tmp_path / "config.yaml")
     with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
         TrainConfig(batch_size=0)
