@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -141,6 +143,17 @@ def test_replaces_what_it_can_and_names_the_rest(tile: str) -> None:
         use_winograd(model, tile)
 
 
+@torch.no_grad()
+def test_generated_code() -> None:
+    """Inductor's code around the kernel, with the options and layout of ``optimize``."""
+    model, x = Model().to(memory_format=torch.channels_last), images(2, 16, 12, 9)
+    x = x.to(memory_format=torch.channels_last)
+    expected = model(x)
+    use_winograd(model, "f4")
+    compiled = torch.compile(model, fullgraph=True, options={"freezing": True})
+    assert_close(compiled(x), expected)
+
+
 class Doubled(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         return 2 * super().forward(input)
@@ -204,11 +217,27 @@ def test_optimized_model_finds_the_same(model: MaskRCNN, winograd: bool | str) -
         assert_same_detections(fast([photograph]), model([photograph]))
 
 
+def traced_only(
+    compile: Callable, run: Callable, *, options: dict[str, bool], fullgraph: bool
+) -> Callable:
+    """``torch.compile`` without Inductor, whose options it does not pass on."""
+    return compile(run, backend="aot_eager", fullgraph=fullgraph)
+
+
 @torch.no_grad()
-def test_optimized_model_compiles_and_exports(small_model: MaskRCNN) -> None:
+def test_optimized_model_compiles_and_exports(
+    small_model: MaskRCNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced as ``optimize`` does it, to one graph that is run without generated code.
+
+    Code is generated in ``test_generated_code`` and, for a whole model, in ``test_optimize.py``.
+    """
     image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0))
     expected = small_model([image])
-    assert_same_detections(optimize(small_model, winograd=True, compile=True)([image]), expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", partial(traced_only, torch.compile))
+        compiled = optimize(small_model, winograd=True, compile=True)
+    assert_same_detections(compiled([image]), expected)
     fast = optimize(small_model, winograd=True)
     assert winograd_layers(fast)
     program = export_program(fast, ExportOptions((96, 128)))
