@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from maskrcnn_scratch.builders.from_config import TrainedModel, load_trained  # noqa: E402
 from maskrcnn_scratch.builders.small import small_maskrcnn  # noqa: E402
 from maskrcnn_scratch.data.shapes import ShapesDataset  # noqa: E402
+from maskrcnn_scratch.mask_rcnn import MaskRCNN  # noqa: E402
 from maskrcnn_scratch.ops.reference.conv3x3 import matrices_of_points  # noqa: E402
 from maskrcnn_scratch.structures import StageOutputs, Target  # noqa: E402
 
@@ -42,13 +43,17 @@ plt.rcParams.update(
 )
 
 
+def untrained() -> MaskRCNN:
+    """The small model with random weights."""
+    torch.manual_seed(0)
+    return small_maskrcnn(4, min_size=128, max_size=128).eval()
+
+
 @cache
 def trained() -> TrainedModel:
     """The demo's model; it is trained first where no run of the demo is found (some minutes)."""
     if os.environ.get("TOUR_MODEL") == "untrained":
-        torch.manual_seed(0)
-        untrained = small_maskrcnn(4, min_size=128, max_size=128).eval()
-        return TrainedModel(untrained, ShapesDataset.class_names, ShapesDataset.category_labels)
+        return TrainedModel(untrained(), ShapesDataset.class_names, ShapesDataset.category_labels)
     for path in CHECKPOINTS:
         if path.is_file():
             return load_trained(path)

@@ -62,8 +62,8 @@ def decode_boxes(
         box_coder: the default one has an operator for all of this, ``ops.decode_boxes``.
         deltas: ``[N, A, 4]``.
         delta_indices: of the candidates, ``[N, K]`` in ``[0, A)``.
-        references: anchors or proposals, ``[N, B, 4]``, or ``[1, B, 4]`` for all images.
-        reference_indices: of the candidates, ``[N, K]`` in ``[0, B)``.
+        references: anchors or proposals, ``[N, P, 4]``, or ``[1, P, 4]`` for all images.
+        reference_indices: of the candidates, ``[N, K]`` in ``[0, P)``.
         image_sizes: (height, width) without padding, ``[N, 2]``.
         min_size: length in pixels that both sides of a box must have.
 

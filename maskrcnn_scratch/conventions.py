@@ -1,13 +1,15 @@
 """Where libraries disagree about the same architecture, and which choice weights were trained with.
 
-Most choices are fields of ``Conventions``. Three more are the same for every model here, and are
+Most choices are fields of ``Conventions``. Four more are the same for every model here, and are
 those of torchvision:
 
 - ``SMOOTH_L1_BETA``: below.
-- NMS per class (per level in the RPN): coordinates of small problems are shifted by a multiple of
-  the group's number, so that boxes of different groups never overlap. The shift rounds the
-  coordinates, and so decides near ties. ``ops.group_offset.offset_limit`` is the number of boxes up
-  to which this is done; torchvision and detectron2 share it.
+- NMS per class (per level in the RPN): in images with few boxes, coordinates are shifted by a
+  multiple of the class, so that boxes of different classes never overlap. The shift rounds the
+  coordinates, which can decide where an IoU is close to the threshold. Up to
+  ``ops.group_offset.offset_limit`` boxes this is done; torchvision and detectron2 share the limit.
+- ``ops.fpn_levels.LEVEL_EPSILON``: added to a RoI's level before it is rounded down. detectron2
+  adds 1e-8 inside the logarithm instead.
 - ``ops.boxes.BBOX_XFORM_CLIP``: the upper limit of dw and dh when boxes are decoded; the same in
   torchvision and detectron2.
 
@@ -52,7 +54,8 @@ class Conventions:
     part that is passed in keeps its own.
 
     The resize is torchvision's in either case (``GeneralizedRCNNTransform``): sides are rounded
-    down and no antialiasing is used. detectron2 rounds to nearest and resizes with antialiasing.
+    down and no antialiasing is used. detectron2 rounds to the nearest pixel and resizes with
+    antialiasing.
 
     Attributes:
         image_mean, image_std: per channel, for pixels in 0-1.
@@ -60,8 +63,8 @@ class Conventions:
             ResNet paper, or in the 3x3 convolution ("ResNet v1.5").
         frozen_batch_norm_eps: epsilon of ``FrozenBatchNorm2d``. None: the one that the weights were
             trained with (``frozen_batch_norm_eps_of``).
-        round_anchors: whether the corners of an anchor lie at whole pixels from its centre (halves
-            are rounded to even).
+        round_anchors: whether the corners of an anchor, relative to its centre, are rounded to
+            whole pixels (halves to even).
         ratios_fastest: order of the anchors of one location, and so of the RPN's outputs: all
             aspect ratios of the first size come first (True), or all sizes of the first ratio. The
             two differ only with several sizes per level.

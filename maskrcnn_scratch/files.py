@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: neither a kill nor a full disk leaves half of one."""
+"""Files that are written whole or not at all, also if the process is killed or the disk is full."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ except ImportError:  # Windows
 
 
 def write_json(path: str | os.PathLike[str], content: object, indent: int | None = None) -> None:
-    """Writes ``content`` as JSON, into a folder that is made where it lacks.
+    """Writes ``content`` as JSON, and makes the folder if it is missing.
 
     Raises:
         OSError: as ``write_atomically``.
@@ -30,7 +30,7 @@ def write_json(path: str | os.PathLike[str], content: object, indent: int | None
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes ``text`` as UTF-8, into a folder that is made where it lacks.
+    """Writes ``text`` as UTF-8, and makes the folder if it is missing.
 
     Raises:
         OSError: as ``write_atomically``.
@@ -86,7 +86,7 @@ def append_line(path: Path, line: str) -> None:
 def check_writable(path: Path) -> None:
     """Raises now, before long work, what ``write_text`` and ``write_json`` would raise later.
 
-    The folder of ``path`` is made where it lacks; a file that is there stays as it is.
+    The folder of ``path`` is made if it is missing; an existing file is not changed.
 
     Raises:
         OSError: ``path`` is a folder, or may not be written.
@@ -132,7 +132,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
 
 
 def _open_folder(folder: Path) -> int | None:
-    """A descriptor of the folder, locked; it is made where it lacks. None if that is not possible.
+    """A descriptor of the folder, locked; made if it is missing. None if that is not possible.
 
     Nobody else may own it, and it is no link: what it holds will be removed.
     """

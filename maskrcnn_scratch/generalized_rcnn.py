@@ -7,8 +7,13 @@
     -> RoIAlign, mask head           roi_heads/pooler.py, mask_head.py
     -> paste                         transform.py, ops/paste_masks.py
 
-``faster_rcnn.py`` and ``mask_rcnn.py`` choose the parts; ``builders/resnet50_fpn.py`` builds the
-published models. Shapes: see ``structures``.
+In training the RPN and the RoI heads match (``targets/matcher.py``) and sample
+(``targets/sampler.py``) their boxes, which gives their targets (``targets/rpn_targets.py``,
+``targets/roi_targets.py``). All five losses are in ``losses.py``.
+
+``faster_rcnn.py`` and ``mask_rcnn.py`` choose the parts, and have their defaults;
+``builders/resnet50_fpn.py`` builds the published models. ``ops/boxes.py`` has the box coder, IoU
+and clipping, ``ops/nms.py`` NMS. Shapes: see ``structures``.
 """
 
 from __future__ import annotations

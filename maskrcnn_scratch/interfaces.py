@@ -6,7 +6,7 @@ further branches are in ``stage_interfaces``.
 Matchers, samplers, losses and mask predictors are given more if they ask for it, by a parameter of
 that name in their signature (of ``forward`` in a module). "May ask for" lists these names.
 
-Shapes: see ``structures``; here ``E`` values describe one RoI.
+Shapes: see ``structures``.
 """
 
 from __future__ import annotations
@@ -172,8 +172,9 @@ class Matcher(Protocol):
         """Matches ``boxes [A, 4]`` of one image to ``gt_boxes [G, 4]``.
 
         Returns:
-            int64 ``[A]``: the index of the ground truth, ``Matcher.BELOW_LOW_THRESHOLD`` for
-            background, ``Matcher.BETWEEN_THRESHOLDS`` for boxes that take no part in the losses.
+            int64 ``[A]``: the index of the ground truth, or a constant of
+            ``targets.matcher.Matcher``: ``BELOW_LOW_THRESHOLD`` for background,
+            ``BETWEEN_THRESHOLDS`` for boxes that take no part in the losses.
 
         May ask for:
             level_sizes: in the RPN, anchors per level, finest first; they add up to ``A`` (ATSS).
@@ -189,7 +190,7 @@ class Sampler(Protocol):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Samples positives and negatives.
 
-        What it may ask for (for OHEM and its kin) has no gradient and is a tensor per image.
+        What it may ask for, for methods such as OHEM, has no gradient and is a tensor per image.
 
         Args:
             labels: ``[A]`` per image: 1 or more is positive, 0 negative, ``IGNORE_LABEL`` neither.

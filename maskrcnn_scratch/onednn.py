@@ -1,4 +1,4 @@
-"""Layers by oneDNN on the CPU, where PyTorch does otherwise.
+"""Layers on the CPU that oneDNN computes, and PyTorch by default does not.
 
 The operations are those that ``torch.compile`` uses.
 """
@@ -31,7 +31,10 @@ def can_use_onednn(layer: nn.Conv2d | nn.Linear, x: Tensor) -> bool:
 
 
 def is_eager(layer: nn.Conv2d | nn.Linear, x: Tensor) -> bool:
-    """No conversion to another dtype, no compiler, export or trace."""
+    """Whether ``layer(x)`` runs operator by operator, in the dtype of its weight.
+
+    Not under autocast, and not in a graph that is compiled, exported or traced.
+    """
     return (
         x.dtype == layer.weight.dtype
         and not torch.is_autocast_enabled(x.device.type)
@@ -50,8 +53,8 @@ def needs_gradient(layer: nn.Conv2d | nn.Linear, x: Tensor) -> bool:
 class OneDNNLinear(nn.Linear):
     """A fully connected layer, with the ReLU that follows it, if any; the same state dict.
 
-    PyTorch computes float32 layers on the CPU by MKL, which takes twice as long on an AMD EPYC.
-    There are first derivatives only.
+    PyTorch computes float32 layers on the CPU by MKL, which takes twice as long on an AMD EPYC
+    (``docs/reference/speed.md``). There are first derivatives only.
 
     Args:
         linear: gives the parameters, which are shared.
@@ -81,7 +84,7 @@ class OneDNNLinear(nn.Linear):
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
-    """``x [..., K]``, ``weight [E, K]``, ``bias [E]`` -> ``x weight^T + bias``, ``[..., E]``."""
+    """``x [..., in]``, ``weight [out, in]``, ``bias [out]`` -> ``x weight^T + bias [..., out]``."""
     return onednn._linear_pointwise(x, weight, bias, then, [], "")
 
 

@@ -10,7 +10,9 @@ Shapes, here and in every file of the package:
     a  anchors per location of a level    M  side of a mask in its box (28)
     A  anchors of an image, all levels    P  proposals of an image, padding included
     K  candidates: boxes that enter NMS   D  detections of an image, padding included
+    O  output channels of a convolution   E  values or channels that a head has per RoI
 
+``K'`` is a second number of candidates, ``R_n`` the RoIs of image n, and so for every letter.
 Boxes are (x1, y1, x2, y2) in pixels. No stage returns a list whose length depends on what it found.
 Each image has a fixed number of entries; the first ``counts[n]`` of image ``n`` are valid and the
 rest are padding, which is zero. Images of a batch can then be computed together, a GPU need not
@@ -136,7 +138,7 @@ def unpad(values: Tensor, counts: Tensor) -> list[Tensor]:
 
 
 def as_image_list(images: Any) -> ImageList:
-    """Ours, of torchvision's or ours."""
+    """An ``ImageList`` of this package, from one of torchvision or of this package."""
     return images if hasattr(images, "sizes") else ImageList(images.tensors, images.image_sizes)
 
 
@@ -152,9 +154,10 @@ def gather_entries(values: Tensor, indices: Tensor, valid: Tensor | None = None)
 
 
 def of_classes(values: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
-    """``values [R, C, ...]`` of ``rows [K]``, each of its class ``[K]``: ``[K, ...]``.
+    """From ``values [R, C, ...]``, entry ``[rows[i], classes[i]]`` for each i: ``[R', ...]``.
 
-    The one value of a class-agnostic predictor, ``[R, 1, ...]``, is that of every class.
+    ``rows`` and ``classes`` are int64 ``[R']``. A class-agnostic predictor has one value for all
+    classes, ``[R, 1, ...]``, which is then taken for every class.
     """
     return values[rows, classes if values.shape[1] > 1 else torch.zeros_like(classes)]
 

@@ -260,7 +260,7 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 def resize_target(target: Target, original: Sequence[int], size: tuple[int, int]) -> Target:
     """A copy of ``target`` with boxes and keypoints scaled and masks resized (nearest) to ``size``.
 
-    Keypoints are ``[G, K, 3]``: x, y and whether they are visible, as in torchvision.
+    Keypoints are ``[G, keypoints, 3]``: x, y and whether they are visible, as in torchvision.
     """
     resized = dict(target)
     resized["boxes"] = resize_boxes(

@@ -1,4 +1,4 @@
-"""Nothing waits for the GPU: from the batch to the last count, and in a training step."""
+"""No host synchronisation: from the batch to the last count, and in a training step."""
 
 import pytest
 import torch

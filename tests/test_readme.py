@@ -84,3 +84,25 @@ def test_example_runs(example: str, tmp_path: Path) -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
+
+
+def test_numbers_are_those_of_the_reference_pages() -> None:
+    """Errors of the section "Prove" and ratios of "Speed", which has them rounded."""
+    readme = (ROOT / "README.md").read_text()
+    parity = (ROOT / "docs/reference/parity_table.md").read_text()
+    speed = (ROOT / "docs/reference/speed.md").read_text()
+    prove = readme.partition("## Prove")[2].partition("\n## ")[0]
+    errors = {float(error) for error in re.findall(r"\de-\d+", prove)}
+    assert errors and errors <= {float(error) for error in re.findall(r"\de-\d+", parity)}
+    counts = re.search(r"of ([\d, and]+) with three sets of weights ([\d, and]+) differ", parity)
+    assert counts is not None
+    total, differ = (sum(map(int, re.findall(r"\d+", numbers))) for numbers in counts.groups())
+    words = {0: "none differs", 1: "one differs", 2: "two differ"}
+    assert f"Of {total:,} detections" in prove and words[differ] in prove
+
+    measured = [float(ratio) for ratio in re.findall(r"(\d+\.\d+)x", speed)]
+    ratios = re.findall(r"([\d.]+)x\b", readme.partition("## Speed")[2])
+    assert len(ratios) > 20
+    for ratio in ratios:
+        digits = len(ratio.partition(".")[2])
+        assert any(f"{exact:.{digits}f}" == ratio for exact in measured), ratio

@@ -12,7 +12,7 @@
 
 namespace maskrcnn {
 
-// A block of 4 x 4 floats; false where there is no fast way.
+// A block of 4 x 4 floats by SSE; false, with nothing done, where the CPU has no SSE.
 ALWAYS_INLINE bool transpose_4x4(const float* from,
                                  int64_t from_stride,
                                  float* to,

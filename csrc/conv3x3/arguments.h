@@ -8,7 +8,7 @@ namespace maskrcnn {
 
 // Returns m of F(m x m, 3 x 3).
 inline int64_t check_conv3x3(const Tensor& input, const Tensor& weight, const Tensor& bias) {
-  check_dim(input, 4, "input", "[N, C, H, W]");
+  check_dim(input, 4, "input", "[N, F, H, W]");
   check_dtype(input, ScalarType::Float, "input");
   CHECK_ARGUMENT(weight.dim() == 4 && (weight.size(0) == 16 || weight.size(0) == 36) &&
                      weight.size(3) == kColumns,
@@ -30,7 +30,7 @@ inline int64_t check_conv3x3(const Tensor& input, const Tensor& weight, const Te
 }
 
 inline void check_conv3x3_weight_gradient(const Tensor& input, const Tensor& grad) {
-  check_dim(input, 4, "input", "[N, C, H, W]");
+  check_dim(input, 4, "input", "[N, F, H, W]");
   check_dtype(input, ScalarType::Float, "input");
   check_dim(grad, 4, "grad", "[N, O, H, W]");
   check_dtype(grad, ScalarType::Float, "grad");

@@ -18,7 +18,7 @@
 namespace maskrcnn {
 namespace {
 
-// input [N, H, W, C], output [N, H, W, O], weight [points, O / 32, C, 32].
+// input [N, H, W, F], output [N, H, W, O], weight [points, O / 32, F, 32].
 struct Convolution {
   const float* input;
   const float* weight;
@@ -50,7 +50,7 @@ class Block {
   void run(int64_t first, float* scratch) const {
     const int64_t count = std::min(block_tiles_, tiles() - first);
     float* zeros = scratch;
-    float* inputs = zeros + conv_.channels;              // [points][count / 12][C / 16][12][16]
+    float* inputs = zeros + conv_.channels;              // [points][count / 12][F / 16][12][16]
     float* products = inputs + kPoints * point_stride_;  // [count][points][O]
     with_cpu_isa([&]() ALWAYS_INLINE_LAMBDA { transform_inputs(first, count, zeros, inputs); });
     multiply(count, inputs, products);

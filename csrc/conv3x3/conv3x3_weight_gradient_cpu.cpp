@@ -32,7 +32,7 @@ constexpr int64_t kGroup = 16 * kBlock;
 
 class WeightGradient {
  public:
-  // Adds to result [O, 3, 3, C].
+  // Adds to result [O, 3, 3, F].
   WeightGradient(const Tiles<kOutputs>& input, const Tiles<kOutputs>& grad, float* result)
       : input_(input),
         grad_(grad),
@@ -115,7 +115,7 @@ class WeightGradient {
         points[y][x] = sums_ + ((y * kInputs + x) * panels() + panel) * panel_size;
       }
     }
-    float taps[kLanes][9][kLanes];  // [C][3 x 3][O]
+    float taps[kLanes][9][kLanes];  // [F][3 x 3][O]
     for (int64_t o = 0; o < kColumns; o += kLanes) {
       for (int64_t c = 0; c < input_.channels; c += kLanes) {
         for (int64_t i = 0; i < kLanes; ++i) {
@@ -138,9 +138,9 @@ class WeightGradient {
   float* result_;
   std::vector<float> zeros_;
   Tensor memory_;
-  float* inputs_;  // [points][C / 16][kBlock][16]
+  float* inputs_;  // [points][F / 16][kBlock][16]
   float* grads_;   // [points][O / 16][kBlock][16]
-  float* sums_;    // [points][O / 32][C][32]
+  float* sums_;    // [points][O / 32][F][32]
 };
 
 Tensor conv3x3_weight_gradient(Tensor input, Tensor grad) {

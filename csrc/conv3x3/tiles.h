@@ -23,7 +23,7 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// A map [N, H, W, C] in tiles of kTile x kTile pixels.
+// A map [N, H, W, F] in tiles of kTile x kTile pixels.
 template <int kTile>
 struct Tiles {
   const float* map;

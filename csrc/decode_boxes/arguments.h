@@ -17,7 +17,7 @@ inline void check_decode_boxes_arguments(const Tensor& deltas,
   CHECK_ARGUMENT(references.dim() == 3 &&
                      (references.size(0) == images || references.size(0) == 1) &&
                      references.size(2) == 4,
-                 "references must be [N, B, 4] or [1, B, 4] because deltas is ", shape_of(deltas),
+                 "references must be [N, P, 4] or [1, P, 4] because deltas is ", shape_of(deltas),
                  ", not ", shape_of(references));
   CHECK_ARGUMENT(delta_indices.dim() == 2 && delta_indices.size(0) == images,
                  "delta_indices must be [N, K] because deltas is ", shape_of(deltas), ", not ",

@@ -17,12 +17,12 @@ template <typename T>
 struct DecodeArguments {
   const T* deltas;                   // [N, A, 4]
   const int64_t* delta_indices;      // [N, K]
-  const T* references;               // [N, B, 4], or [1, B, 4] for all images
+  const T* references;               // [N, P, 4], or [1, P, 4] for all images
   const int64_t* reference_indices;  // [N, K]
   const int64_t* image_sizes;        // [N, 2], (height, width)
   int64_t images, boxes;             // N, K
   int64_t delta_rows;                // A
-  int64_t reference_rows;            // B
+  int64_t reference_rows;            // P
   bool shares_references;
   BoxCoder<T> coder;
   T min_size;
@@ -30,7 +30,9 @@ struct DecodeArguments {
   bool* is_large;  // [N, K]
 };
 
-// Mapping: thread -> one box; block -> kThreads of them, of any image.
+// Decodes the box of each candidate, clips it to its image, and tests its sides.
+//
+// Mapping: thread -> one box; block -> kThreads of them, of any image. No shared memory.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) decode(const DecodeArguments<T> a) {
   const int64_t count = a.images * a.boxes;

@@ -23,7 +23,9 @@ struct LevelArguments {
   int64_t* levels;  // [R], 0 for the finest
 };
 
-// Mapping: thread -> one box; block -> kThreads of them.
+// The level of each box.
+//
+// Mapping: thread -> one box; block -> kThreads of them. No shared memory.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) level_of_each(const LevelArguments<T> a) {
   for (int64_t first = int64_t(blockIdx.x) * kThreads; first < a.count;

@@ -15,7 +15,8 @@ HOST_DEVICE bool suppresses(
   return box_iou(ax1, ay1, ax2, ay2, a_area, bx1, by1, bx2, by2, b_area) > threshold;
 }
 
-// How far boxes of a group are shifted, in images of few boxes (ops/nms.py, offset_boxes_by_group).
+// How far boxes of a group are shifted, in images with few boxes (offset_boxes_by_group in
+// maskrcnn_scratch/ops/group_offset.py).
 // largest: the largest coordinate of the image's candidates; NaN if one is NaN.
 template <typename T>
 HOST_DEVICE T group_offset(int64_t group, T largest) {

@@ -71,8 +71,8 @@ struct Candidate {
   int64_t rank;   // of its score in the image
 };
 
-// A group of an image. Its candidates are [begin, end), by descending score, and its kept boxes
-// have as many places.
+// A group of an image. Its candidates are [begin, end), by descending score. KeptBoxes has room for
+// all of them at the same indices.
 struct Group {
   int64_t image, begin, end;
   int64_t next;      // the first candidate that was not visited yet

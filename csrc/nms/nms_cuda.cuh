@@ -46,6 +46,7 @@ constexpr int kFewKept = 1024;
 
 // Positions in an image are kept in an int, with room to add the size of a chunk.
 constexpr int kMaxBoxes = 1 << 30;
+constexpr int kNoBox = -1;
 
 // Counts of the boxes of a bucket that come before a box, and the size of its group.
 struct Order {
@@ -93,7 +94,7 @@ struct NmsArguments {
   SortedBox* sorted;   // by position
   Word* masks;         // by position, [N, K, words]
   int* kept;           // per group from its begin on: offsets in the group of kept boxes
-  int* kept_index;     // likewise, their index; -1 where a group keeps no more
+  int* kept_index;     // likewise, their index; kNoBox where a group keeps no more
   T* kept_score;       // likewise, their score
   int* kept_before;    // at the position where a chunk begins: kept boxes of its group before it
   int* suppressed;     // by position: whether a box kept in an earlier chunk suppresses it

@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kThreads) nms_rank(const NmsArguments<T> a) {
 // Moves boxes to their positions, shifted by the offset of their group where the image has few, and
 // resets what the later kernels count in.
 //
-// Mapping: thread -> a valid box; block -> kThreads of them.
+// Mapping: thread -> a valid box; block -> kThreads of them. No shared memory.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) nms_sort(const NmsArguments<T> a) {
   const auto blocks = [](int64_t boxes) { return ceil_div<int64_t>(boxes, kThreads); };
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kThreads) nms_sort(const NmsArguments<T> a) {
     }
     a.sorted[to] = {index, begin, order.group_size};
     a.kept_before[to] = a.suppressed[to] = 0;
-    a.kept_index[to] = -1;
+    a.kept_index[to] = kNoBox;
   }
 }
 

@@ -44,6 +44,7 @@ __device__ bool any_suppresses(
 // Mapping: warp -> one box; lane -> boxes 64 w + lane and 64 w + 32 + lane for each word w. A
 // ballot gives 32 bits at once, so a word takes two. Which of two boxes is the better one does not
 // matter for their IoU, to the bit: the area of a box with NaN is NaN, and so is every IoU with it.
+// No shared memory: the boxes of a group are read through L1.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) nms_compare(const NmsArguments<T> a) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -184,7 +185,8 @@ __global__ void __launch_bounds__(kThreads, 4)
 
 // Marks the boxes of later chunks that a box kept in [begin, end) suppresses.
 //
-// Mapping: thread -> one box; it compares the box with the kept ones until one suppresses it.
+// Mapping: thread -> one box; it compares the box with the kept ones until one suppresses it. No
+// shared memory.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     nms_suppress(const NmsArguments<T> a, int begin, int end) {
@@ -220,9 +222,10 @@ __device__ int count_better(const T* scores, const int* indices, int count, T sc
 
 // Writes the indices of the kept boxes by score over all groups, and zeros as padding.
 //
-// Mapping: warp -> one kept box; lane -> every 32nd group of the image, in which it searches the
-// place of the box. The sum of the places is the box's rank. Estimate: 8,000 kept boxes of 80
-// groups take 640,000 searches of 7 steps, where counting all pairs takes 64 million comparisons.
+// Mapping: warp -> one kept box; lane -> every 32nd group of the image, in which it counts by
+// binary search the kept boxes that are better. The sum of these counts is the box's rank.
+// Estimate: 8,000 kept boxes of 80 groups take 640,000 searches of 7 steps, where counting all
+// pairs takes 64 million comparisons. No shared memory.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) nms_collect(const NmsArguments<T> a) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -237,7 +240,7 @@ __global__ void __launch_bounds__(kThreads) nms_collect(const NmsArguments<T> a)
     const int64_t position = items.item() * kWarps + warp, first = items.row() * a.candidates;
     if (position >= a.num_valid[items.row()]) continue;  // the whole warp
     const int index = a.kept_index[first + position];
-    if (index < 0) continue;
+    if (index == kNoBox) continue;
     const T score = a.kept_score[first + position];
     int rank = 0;
     for (int g = lane; g < a.num_groups[items.row()]; g += 32) {

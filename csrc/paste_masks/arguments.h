@@ -11,9 +11,9 @@ inline void check_paste_arguments(const Tensor& masks,
                                   int64_t width) {
   CHECK_ARGUMENT(
       masks.dim() == 4 && masks.size(1) == 1 && masks.size(2) == masks.size(3) && masks.size(2) > 0,
-      "masks must be [N, 1, M, M], not ", shape_of(masks));
+      "masks must be [D, 1, M, M], not ", shape_of(masks));
   CHECK_ARGUMENT(boxes.dim() == 2 && boxes.size(0) == masks.size(0) && boxes.size(1) == 4,
-                 "boxes must be [N, 4] because masks is ", shape_of(masks), ", not ",
+                 "boxes must be [D, 4] because masks is ", shape_of(masks), ", not ",
                  shape_of(boxes));
   check_same_device(masks, boxes, "masks", "boxes");
   check_side(height, "the height of the image");

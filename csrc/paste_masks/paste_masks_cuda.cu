@@ -33,12 +33,14 @@ HOST_DEVICE int64_t runs_per_image(int64_t pixels) {
 // S: dtype of masks and output, B: of boxes.
 template <typename S, typename B>
 struct PasteArguments {
-  const S* masks;  // [N, M, M]
-  const B* boxes;  // [N, 4]
-  S* output;       // [N, H, W]
+  const S* masks;  // [D, M, M]
+  const B* boxes;  // [D, 4]
+  S* output;       // [D, H, W]
   int64_t count, side, height, width;
 };
 
+// Writes every pixel of every mask's image: the mask inside of its box, zero outside.
+//
 // Mapping: block -> a run of kRun pixels of one mask, row by row of the image; thread -> 16 bytes
 // of output, kVectorsPerThread times, kThreads vectors apart, so that a warp writes 512 contiguous
 // bytes. No shared memory: the masks, 3 KB each in float32, are read through L1.

@@ -24,13 +24,15 @@ constexpr int kMaskColumns = 32;
 // T: dtype of masks, B: of boxes.
 template <typename T, typename B>
 struct PackedArguments {
-  const T* masks;    // [N, M, M]
-  const B* boxes;    // [N, 4]
-  uint64_t* output;  // [N, W, words]
+  const T* masks;    // [D, M, M]
+  const B* boxes;    // [D, 4]
+  uint64_t* output;  // [D, W, words]
   int64_t count, side, height, width;
   T threshold;
 };
 
+// Writes every word of every mask's image, as packed_mask.h describes.
+//
 // Mapping: block -> kColumnsPerBlock columns of one mask; warp -> every kWarps-th of them. First
 // the block stores zeros, 8 bytes per thread. If the box covers some of its columns, it goes on
 // with one word of each column, 64 rows of the image, after the other:

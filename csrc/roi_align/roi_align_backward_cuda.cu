@@ -28,8 +28,8 @@ struct TileRois {
   // Lists the bits that are set, in ascending order.
   //
   // Mapping: the first warp; lane -> one word, then one bit of each word that is not zero. A bit's
-  // place is the number of bits set before it. All threads of the block call it; it begins and ends
-  // with a barrier.
+  // entry in the list is the number of bits set before it. All threads of the block call it; it
+  // begins and ends with a barrier.
   // Example: words 0b1001 and 0b10 give the RoIs 0, 3 and 33.
   __device__ void fill(const unsigned* words, int64_t count) {
     __syncthreads();  // nobody reads the last list

@@ -3,9 +3,9 @@
 // A value is seen as a number of kDigits digits of 12 bits each, first digit first: the bits of the
 // value in an order-preserving form, followed by bits that say which of equal values comes first.
 //
-//   count_digit   once per digit: of the values that share the first digits of the k-th largest,
-//   how
-//                 many have which next digit. The counts give the next digit of the k-th largest
+//   count_digit   once per digit: of the values that begin with the same digits as the k-th
+//                 largest, how many have which next digit. The counts give the next digit of the
+//                 k-th largest
 //   collect       list the values whose digits are not below those of the k-th largest
 //   rank          of those, count how many come before each; that is its position in the result
 //

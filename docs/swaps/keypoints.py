@@ -1,6 +1,6 @@
 """A keypoint branch (He et al. 2017, "Mask R-CNN", section 5): a heat map per keypoint and object.
 
-Targets have ``keypoints [G, K, 3]`` (x, y, visible) in pixels, as torchvision's. Images without
+Targets have ``keypoints [G, J, 3]`` (x, y, visible) in pixels, as torchvision's. Images without
 that field take no part in the loss.
 """
 
@@ -18,19 +18,19 @@ from maskrcnn_scratch.structures import Detections, Result, boxes_to_rois, list_
 
 
 def keypoint_loss(logits: Tensor, boxes: Tensor, keypoints: Tensor) -> Tensor:
-    """Mean cross entropy over the locations of each map ``[R, K, M, M]`` that has its keypoint."""
+    """Mean cross entropy over the locations of each map ``[R, J, M, M]`` that has its keypoint."""
     side = logits.shape[-1]
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
-    cell = ((keypoints[..., :2] - low) / (high - low) * side).floor()  # [R, K, 2]
+    cell = ((keypoints[..., :2] - low) / (high - low) * side).floor()  # [R, J, 2]
     used = (keypoints[..., 2] > 0) & ((cell >= 0) & (cell < side)).all(2)
-    index = (cell[..., 1] * side + cell[..., 0]).where(used, -1).long()  # [R, K]
-    maps = logits.flatten(2).flatten(0, 1)  # [R * K, M^2]
+    index = (cell[..., 1] * side + cell[..., 0]).where(used, -1).long()  # [R, J]
+    maps = logits.flatten(2).flatten(0, 1)  # [R * J, M^2]
     total = F.cross_entropy(maps, index.flatten(), ignore_index=-1, reduction="sum")
     return total / used.sum().clamp(min=1)
 
 
 class KeypointBranch(nn.Module):
-    """A ``stage_interfaces.Branch``: adds ``keypoints [D, K, 3]`` to the results."""
+    """A ``stage_interfaces.Branch``: adds ``keypoints [D, J, 3]`` to the results."""
 
     def __init__(self, pool: MultiScaleRoIAlign, channels: int, num_keypoints: int) -> None:
         super().__init__()
@@ -49,19 +49,19 @@ class KeypointBranch(nn.Module):
     ) -> dict[str, Tensor]:
         boxes, matched, labels = samples.of_objects()
         rois = list_to_rois(boxes)  # [R, 5]
-        logits = self.predict(features, rois, padded_size)  # [R, K, M, M]
+        logits = self.predict(features, rois, padded_size)  # [R, J, M, M]
         absent = rois.new_zeros((1, self.num_keypoints, 3))
         points = [
             target["keypoints"][index] if "keypoints" in target else absent.repeat(len(index), 1, 1)
             for target, index in zip(targets, matched, strict=True)
-        ]  # [R_n, K, 3] per image
+        ]  # [R_n, J, 3] per image
         visible = torch.cat(points) * (labels > 0)[:, None, None]
         return {"loss_keypoint": keypoint_loss(logits, rois[:, 1:], visible)}
 
     def detect(self, features: Any, detections: Detections, padded_size: Any) -> dict[str, Tensor]:
         rois = boxes_to_rois(detections.boxes)  # [N * D, 5]
         maps = self.predict(features, rois, padded_size)
-        best, index = maps.flatten(2).max(dim=2)  # [N * D, K]
+        best, index = maps.flatten(2).max(dim=2)  # [N * D, J]
         side = maps.shape[-1]
         cell = torch.stack((index % side, index // side), dim=2) + 0.5
         points = rois[:, None, 1:3] + cell / side * (rois[:, None, 3:] - rois[:, None, 1:3])

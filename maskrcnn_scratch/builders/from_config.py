@@ -230,7 +230,7 @@ def _load_run(
         raise ValueError("'category_labels' are not labels by category")
     weights = checkpoint["model"]
     config = from_dict(ModelConfig, checkpoint["config"].get("model"))
-    if config.is_small and sum(config.blocks) > len(weights):
+    if config.is_small and max(config.blocks) > len(weights):
         raise ValueError(f"blocks are {config.blocks}, with {len(weights)} tensors")
     num_classes = max(names, default=0) + 1
     if build is None:

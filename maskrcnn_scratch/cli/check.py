@@ -41,7 +41,7 @@ def check(
         side: Shorter side of the images in pixels, a multiple of 32.
         loss: Which loss the part replaces, if its name or parameters do not tell.
         train: Also train for 50 steps on generated shapes; the loss must fall.
-        quick: Leave out compilation and export.
+        quick: Skip compilation and export.
         json: Write all results to this file.
     """
     try:

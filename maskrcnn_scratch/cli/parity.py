@@ -43,7 +43,7 @@ def parity(
         checks: Groups of checks or single ones, such as: ops.nms stages. All by default.
         list: Print the names of all checks and do nothing.
         replace: Parts of the model to exchange for yours, as roi_heads.nms=my.py:soft_nms. Shows
-            which checks change and by how much. Groups that do not use the model are left out.
+            which checks change and by how much. Groups that do not use the model are skipped.
         architecture: The model.
         weights: File with trained weights of one of the four models, instead of random weights.
         device: Where both models run; half and detectron2 say where they differ.

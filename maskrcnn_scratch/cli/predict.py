@@ -64,7 +64,7 @@ def predict(
 
     Args:
         images: Images, videos, folders, or glob patterns in quotes. Folders are searched
-            recursively. May be left out with --annotations.
+            recursively. Optional with --annotations.
         weights: COCO_V1 (downloaded), a weights file or checkpoint of maskrcnn train, or its
             address: https://HOST/FILE#sha256=DIGITS or hf://OWNER/NAME/FILE.
         model: Your function build(config, num_classes), as for maskrcnn train: FILE.py:NAME.

@@ -91,9 +91,9 @@ def run_images(
 
     def write(todo: tuple[ImageJob, Mapping[Format, Path], Prediction]) -> str:
         job, paths, prediction = todo
-        result = prediction.result()
+        found = prediction.encoded()
         assert prediction.image is not None
-        return writer.write(job, prediction.image, result, paths)
+        return writer.write(job, prediction.image, found, paths)
 
     # Threads read the next images and write the last results while the model runs.
     written = map_ahead(write, zip(jobs, outputs, predictions, strict=True), threads=1, ahead=2)

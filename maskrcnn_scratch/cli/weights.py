@@ -36,8 +36,8 @@ def convert(
 ) -> int:
     """Rename and rearrange weights for another library; the values stay the same bits.
 
-    Fails unless the input is exactly one of the models. Left out is only what the other layout has
-    no place for: an ImageNet classifier, batch counters, the boxes and masks of the background.
+    Fails unless the input is exactly one of the models. Only what the other layout cannot store is
+    dropped: an ImageNet classifier, batch counters, the boxes and masks of the background.
 
     Args:
         input: Weights or a checkpoint: .pth, .pt, .safetensors or a detectron2 .pkl; or its

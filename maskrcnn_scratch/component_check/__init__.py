@@ -1,4 +1,4 @@
-"""Checks whether a part of your own does what the model relies on.
+"""Checks whether your part does what the model relies on.
 
 ``maskrcnn check my.py:Part --as backbone`` prints one line per check. In Python:
 

@@ -93,7 +93,7 @@ def extreme_deltas(part: Any, references: Tensor) -> str:
 
 
 def gradient(part: Any, references: Tensor) -> str:
-    """Losses on decoded boxes (GIoU and its kin) need a gradient."""
+    """Losses on decoded boxes, such as GIoU, need a gradient."""
     deltas = torch.full_like(references, 0.1).requires_grad_()
     part.decode(deltas, references).sum().backward()
     require(deltas.grad is not None, "no gradient reaches the deltas")

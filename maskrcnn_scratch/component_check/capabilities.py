@@ -44,7 +44,7 @@ def capabilities(
         model: in eval mode.
         side: of the images, in pixels.
         training_only: whether the part is not used in inference.
-        quick: whether those that take longer than a second are left out.
+        quick: whether those that take longer than a second are skipped.
     """
     skip = "the part is used in training only" if training_only else "quick" if quick else ""
     yield _capability("eager", lambda: eager(model, side))

@@ -98,7 +98,7 @@ def check_part(
         kind: what the part is.
         setting: sizes of the inputs.
         train: whether to train for 50 steps.
-        quick: whether to leave out capabilities that take longer than a second.
+        quick: whether to skip capabilities that take longer than a second.
 
     Raises:
         UnknownLossError: a loss, and nothing tells which one it replaces.

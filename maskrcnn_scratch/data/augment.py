@@ -44,10 +44,10 @@ class Augmentation:
     """Crop a random square. Its side is drawn between these two numbers of pixels."""
     scale_jitter: tuple[float, float] | None = None
     """Resize by a factor drawn from this range, then crop or pad to a square of
-    ``scale_jitter_size``. With factor 1 the image just fits the square. (0.1, 2.0) is large-scale
+    --scale-jitter-size. With factor 1 the image just fits the square. (0.1, 2.0) is large-scale
     jitter (Ghiasi et al., Simple Copy-Paste, section 4)."""
     scale_jitter_size: int = 1024
-    """Side of the square in pixels, for ``scale_jitter``."""
+    """Side of the square in pixels, for --scale-jitter."""
     photometric: bool = False
     """Change brightness, contrast, saturation and hue at random (SSD, section 2.2)."""
     gamma: tuple[float, float] | None = None

@@ -37,9 +37,9 @@ class Geometry:
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height / width of the anchors."""
     canonical_scale: int = 224
-    """Side in pixels of a box that is pooled from ``canonical_level``."""
+    """Side in pixels of a box that is pooled from --canonical-level."""
     canonical_level: int = 4
-    """Pyramid level for ``canonical_scale``; level 4 has stride 16."""
+    """Pyramid level for --canonical-scale; level 4 has stride 16."""
 
     def __post_init__(self) -> None:
         split_over_levels(self.anchor_sizes)  # raises a ValueError

@@ -1,0 +1,1 @@
+"""COCO metrics of a model, or of a results file."""

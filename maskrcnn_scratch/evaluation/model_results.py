@@ -132,12 +132,19 @@ def detect_rle(model: nn.Module, images: list[Tensor]) -> list[dict[str, Any]]:
     size. Other models must return masks [D, 1, H, W].
     """
     if not isinstance(model, GeneralizedRCNN):
-        results: list[dict[str, Any]] = model(images)
-        for result in results:
-            if "masks" in result:
-                result["masks"] = [_encode(mask[0]) for mask in result["masks"]]
-        return results
+        return [encode_masks(result) for result in model(images)]
     return detect_with_paste(model, images, _rle_paste(model.transform.paste))
+
+
+def encode_masks(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result with its masks ``[D, 1, H, W]``, if any, as a list of D RLEs, thresholded at 0.5.
+
+    Masks that are a list of RLEs already are kept.
+    """
+    masks = result.get("masks")
+    if not isinstance(masks, Tensor):
+        return dict(result)
+    return {**result, "masks": [_encode(mask[0]) for mask in masks]}
 
 
 def detect_with_paste(

@@ -22,7 +22,7 @@ def group_by_padding(model: nn.Module, images: Sequence[Tensor]) -> list[list[in
     Args:
         model: in eval mode. If it has no ``transform`` of this package, images of the same shape
             form a batch.
-        images: ``[C, H, W]`` each.
+        images: ``[3, H, W]`` each.
     """
     transform = getattr(model, "transform", None)
     groups: dict[Hashable, list[int]] = {}

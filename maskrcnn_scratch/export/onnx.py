@@ -82,7 +82,7 @@ class CurrentOperators(Operators):
 
 @torch.library.custom_op(f"{NAMESPACE}_export::resize_bilinear", mutates_args=())
 def resize_bilinear(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """``F.interpolate`` of ``[N, C, H, W]`` under a name of its own."""
+    """``F.interpolate`` of ``[N, 3, H, W]`` under a name of its own."""
     return F.interpolate(images, size=list(size), mode="bilinear", align_corners=False)
 
 

@@ -4,7 +4,7 @@ Written once, in what ONNX operator sets 11 to 21 have in common, and used by bo
 exporters (``onnx.py``). ``op`` builds the graph of either: ``op.Name(...)`` adds a node, and
 numbers, lists and arrays among its inputs become constants.
 
-Shapes: see ``structures``; here also V candidates that are valid, and G groups of NMS.
+Shapes: see ``structures``; here ``V`` of the ``K`` candidates of NMS are valid.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def multiscale_roi_align(
                 spatial_scale=float(scale),
                 **attributes,
             )
-        )  # [R_l, C, P, P]
+        )  # [R_l, F, S, S]; R_l RoIs are read from this level
         indices.append(index)
     number = op.Shape(levels)
     order = op.ScatterND(
@@ -115,8 +115,8 @@ def nms_padded(
 ) -> tuple[Value, Value]:
     """``NonMaxSuppression`` with groups as its classes, between two ``TopK``.
 
-    The first drops the candidates whose score is -inf, so that ``G`` times ``V`` scores fit in
-    memory: of 90,000 candidates in the box head, a few hundred are valid.
+    The first drops the candidates whose score is -inf, so that ``num_groups`` times ``V`` scores
+    fit in memory: of 90,000 candidates in the box head, a few hundred are valid.
     """
     is_valid = op.Greater(scores, -np.inf)  # [N, K]; false for NaN
     most = op.ReduceMax(op.ReduceSum(op.Cast(is_valid, to=FLOAT), [1], keepdims=0), keepdims=0)
@@ -126,7 +126,7 @@ def nms_padded(
         boxes, op.Expand(op.Reshape(candidate, [0, -1, 1]), [1, 1, 4]), axis=1
     )  # [N, V, 4]
     group = op.Reshape(op.GatherElements(groups, candidate, axis=1), [0, 1, -1])  # [N, 1, V]
-    in_group = op.Equal(group, np.arange(num_groups)[None, :, None])  # [N, G, V]
+    in_group = op.Equal(group, np.arange(num_groups)[None, :, None])  # [N, groups, V]
     by_group = op.Where(in_group, op.Reshape(score, [0, 1, -1]), -np.inf)
     selected = op.NonMaxSuppression(box, by_group, [max_out], [float(iou_threshold)], [LOWEST])
     kept = op.Gather(selected, [0, 2], axis=1)  # [number of boxes kept, 2]: image, candidate
@@ -144,7 +144,7 @@ def nms_padded(
 
 
 def resize_bilinear(op: Operators, images: Value, height: Size, width: Size) -> Value:
-    """``F.interpolate`` of ``[N, C, H, W]`` with half-pixel centres, in PyTorch's order.
+    """``F.interpolate`` of ``[N, 3, H, W]`` with half-pixel centres, in PyTorch's order.
 
     ``Resize`` of onnxruntime computes its coordinates in another order: 1e-5 of a pixel, which
     grows to 1e-4 in the scores of a noisy image.

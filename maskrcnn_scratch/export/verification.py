@@ -1,6 +1,6 @@
 """Compares the detections of an exported model with those of the model in Python.
 
-Shapes: see ``structures``; here D detections of the model, E detections of the exported one.
+Shapes: see ``structures``; here ``D'`` detections of the exported model.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def match(expected: Mapping[str, Tensor], exported: Mapping[str, Tensor]) -> tup
     The order of detections does not matter, as nearly equal scores may be sorted either way. Each
     detection, best score first, is paired with the closest box of its label.
     """
-    boxes = (expected["boxes"][:, None] - exported["boxes"]).abs().amax(2)  # [D, E]
+    boxes = (expected["boxes"][:, None] - exported["boxes"]).abs().amax(2)  # [D, D']
     scores = (expected["scores"][:, None] - exported["scores"]).abs()
     same = expected["labels"][:, None] == exported["labels"]
     distance = boxes.masked_fill(~(same & (scores < SAME_DETECTION["scores"])), torch.inf)

@@ -1,9 +1,10 @@
 """Box features in channels-last order, without a copy between RoIAlign and the first linear layer.
 
-RoIAlign reads channels-last maps a pixel's channels at a time, and writes them fastest in the same
-order. The first linear layer of a box head takes the order of ``flatten``, ``[F, S, S]``. With the
-columns of its weight in the order ``[S, S, F]`` it takes the channels-last features as they lie in
-memory. The result is the same sum in another order. Shapes: see ``structures``.
+RoIAlign reads all channels of a pixel at once from channels-last maps, and writes its result
+fastest in the same order. But the first linear layer of a box head expects the order of
+``flatten``, ``[F, S, S]``. So the columns of its weight are brought into the order ``[S, S, F]``,
+in which channels-last features are stored. The result is the same sum in another order. Shapes: see
+``structures``.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ class FlattenChannelsLast(nn.Module):
 
 
 def use_channels_last_box_features(model: GeneralizedRCNN) -> str | None:
-    """Replaces ``flatten`` and permutes the layer after it, in place.
+    """Replaces ``flatten`` and permutes the weight of the layer after it, in place.
 
-    ``TwoMLPHead`` and ``FastRCNNConvFCHead`` become a ``nn.Sequential``, whose state dict is
-    another one than the head's. The pooler writes channels-last features.
+    ``TwoMLPHead`` and ``FastRCNNConvFCHead`` become a ``nn.Sequential``, whose state dict has other
+    keys. The pooler then writes channels-last features.
 
     Returns:
-        None, or why the model was left as it is: its pooler or box head is another module. None
-        too for another stage in place of ``RoIHeads``.
+        Why the model was not changed: its pooler or box head is another module. None if it was
+        changed, and if another stage stands in place of ``RoIHeads``.
     """
     heads: Any = model.roi_heads
     if not (hasattr(heads, "box_roi_pool") and hasattr(heads, "box_head")):

@@ -1,4 +1,4 @@
-"""Bias, shortcut and ReLU as part of the layer before them, by cuDNN or oneDNN.
+"""Bias, shortcut and ReLU as part of the layer before them (its "epilogue"), by cuDNN or oneDNN.
 
 PyTorch runs a ReLU, and the addition of a shortcut, after the convolution: each reads and writes
 the whole map once more. The libraries that compute the convolutions have operations for both:
@@ -8,10 +8,10 @@ the whole map once more. The libraries that compute the convolutions have operat
     conv(x) + bias + other             oneDNN
     relu(linear(x) + bias)             oneDNN
 
-oneDNN writes a sum over its second term. Beside the reading, this saves fresh memory: of a map of
-60 MB, the system clears 15,000 pages when it is first written to. oneDNN's operations are those
-that ``torch.compile`` uses; their ReLU makes 0 of NaN. cuDNN's have not run on a GPU here yet.
-``optimize`` compares the results with the original's.
+oneDNN stores a sum in the memory of its second term. This saves one pass over the map, and a new
+map: when a new map of 60 MB is first written, the operating system has to clear its 15,000 pages.
+oneDNN's operations are those that ``torch.compile`` uses; their ReLU makes 0 of NaN. cuDNN's have
+not run on a GPU here yet. ``optimize`` compares the results with the original's.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class ConvReLU(nn.Conv2d):
         self.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``relu(conv(x))``: ``[N, C, H, W]`` -> ``[N, O, H', W']``."""
+        """``relu(conv(x))``: ``[N, F, H, W]`` -> ``[N, O, H', W']``."""
         if uses_cudnn(self, input):
             return torch.cudnn_convolution_relu(input, self.weight, self.bias, *geometry(self))
         if uses_onednn(self, input):
@@ -123,7 +123,7 @@ class FusedBlock(nn.Module):
         self.train(block.training)
 
     def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
-        """``[N, C, H, W]`` -> ``[N, O, H', W']``, as the block.
+        """``[N, F, H, W]`` -> ``[N, O, H', W']``, as the block.
 
         Args:
             overwrite: whether the result may lie in the memory of ``x``.
@@ -148,7 +148,7 @@ class FusedBlocks(nn.Sequential):
         self.train(blocks.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[N, C, H, W]`` -> ``[N, O, H', W']``."""
+        """``[N, F, H, W]`` -> ``[N, O, H', W']``."""
         x, overwrite = input, False
         for block in self:
             x = block(x, overwrite)
@@ -160,7 +160,7 @@ sum_of_levels = FeaturePyramidNetwork.merge
 
 
 def merge_over(block: nn.Module, stage: Tensor, coarser: Tensor) -> Tensor:
-    """``FeaturePyramidNetwork.merge`` whose result lies in the memory of the upsampled map."""
+    """``FeaturePyramidNetwork.merge``, which stores its result in the upsampled map's memory."""
     if not is_folded_conv(block):
         return sum_of_levels(block, stage, coarser)
     conv: Any = next(block.children())
@@ -171,7 +171,7 @@ def merge_over(block: nn.Module, stage: Tensor, coarser: Tensor) -> Tensor:
 def fuse_epilogues(model: nn.Module) -> None:
     """Replaces folded residual blocks, and layers that a ReLU follows or oneDNN computes, in place.
 
-    An FPN then adds to the upsampled maps in their memory. ``model`` itself is not replaced.
+    An FPN then uses ``merge_over``. ``model`` itself stays the same module.
     """
     for name, module in list(model.named_modules())[1:]:
         if is_folded(module):
@@ -227,7 +227,7 @@ def is_folded_conv(module: nn.Module) -> bool:
 
 
 def is_plain(conv: nn.Module) -> bool:
-    """Exactly a ``nn.Conv2d`` that pads with zeros, and that nothing watches or changes."""
+    """Exactly a ``nn.Conv2d`` that pads with zeros, unchanged (``is_changed``)."""
     return (
         type(conv) is nn.Conv2d
         and conv.padding_mode == "zeros"
@@ -237,12 +237,12 @@ def is_plain(conv: nn.Module) -> bool:
 
 
 def is_plain_linear(layer: nn.Module) -> bool:
-    """Exactly a ``nn.Linear`` on the CPU, that nothing watches or changes."""
+    """Exactly a ``nn.Linear`` on the CPU, unchanged (``is_changed``)."""
     return type(layer) is nn.Linear and layer.weight.device.type == "cpu" and not is_changed(layer)
 
 
 def is_stage(module: nn.Module) -> bool:
-    """Exactly a ``nn.Sequential`` of ``FusedBlock``, that nothing watches or changes."""
+    """Exactly a ``nn.Sequential`` of ``FusedBlock``, unchanged (``is_changed``)."""
     blocks = list(module.children())
     return (
         type(module) is nn.Sequential

@@ -105,7 +105,7 @@ def _fold(conv: nn.Module, norm: nn.Module) -> None:
 
 
 def _scale_and_bias(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """``norm(x) = x * scale + bias``, each ``[C]``."""
+    """``norm(x) = x * scale + bias``, each ``[F]``."""
     if isinstance(norm, FrozenBatchNorm2d):
         return norm.scale_and_bias()
     assert isinstance(norm, nn.BatchNorm2d)

@@ -5,7 +5,8 @@ A label is a rectangle in the colour of its detection. Coordinates are in pixels
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -60,11 +61,11 @@ def draw_labels(
             tag = _measure(draw, text, font_for(name, size))
             if mode == "auto" and share > _CROWDED and tag.width * tag.height > areas[i]:
                 continue
-            position = _free_position(tag, i, objects, taken, picture.size, mode)
-            if position is not None:
-                rect = (*position, position[0] + tag.width, position[1] + tag.height)
-                draw.rectangle(rect, fill=colors[i])
-                corner = (position[0] + tag.offset[0], position[1] + tag.offset[1])
+            rect = _free_rect(tag, i, objects, areas, taken, picture.size, mode)
+            if rect is not None:
+                x, y = rect[:2]
+                draw.rectangle((*rect,), fill=colors[i])
+                corner = (x + tag.offset[0], y + tag.offset[1])
                 draw.text(corner, text, fill=(0, 0, 0), font=tag.font)
                 taken = np.vstack([taken, rect])
                 break
@@ -89,57 +90,60 @@ def _font_size(
 def _measure(draw: ImageDraw.ImageDraw, text: str, font: Font) -> _Tag:
     left, _, right, _ = draw.textbbox((0, 0), text, font=font)
     # The same height for every text of a font, with and without descenders and accents.
-    _, top, _, bottom = draw.textbbox((0, 0), "bdpqÉ" if not text.isascii() else "bdpq", font=font)
+    top, bottom = _extent("bdpq" if text.isascii() else "bdpqÉ", font)
     pad = max((bottom - top) // 5, 1)
     return _Tag(text, font, right - left + 2 * pad, bottom - top + 2 * pad, (pad - left, pad - top))
 
 
-def _free_position(
+@lru_cache(maxsize=64)
+def _extent(text: str, font: Font) -> tuple[float, float]:
+    """The top and bottom of a text."""
+    _, top, _, bottom = font.getbbox(text)
+    return top, bottom
+
+
+def _free_rect(
     tag: _Tag,
     index: int,
     objects: np.ndarray,
+    areas: np.ndarray,
     taken: np.ndarray,
     size: tuple[int, int],
     mode: LabelMode,
-) -> tuple[float, float] | None:
+) -> np.ndarray | None:
     """The first good position of a label; with mode "all", else the least bad one."""
-    best, least = None, np.inf
-    for x, y in _positions(tag, objects[index], size):
-        rect = np.array((x, y, x + tag.width, y + tag.height))
-        others = _overlap(rect, taken).sum()
-        if not others and (mode == "all" or _covers_little(rect, index, objects)):
-            return x, y
-        if mode == "all" and others < least:
-            best, least = (x, y), others
-    return best
+    rects = _places(tag, objects[index], size)
+    on_labels = _overlaps(rects, taken).sum(axis=1)
+    good = on_labels == 0
+    if mode == "auto":
+        limits = np.full(len(objects), _MOST_OF_OTHERS)
+        limits[index] = _MOST_OF_OWN
+        good &= (_overlaps(rects, objects) <= limits * np.maximum(areas, 1)).all(axis=1)
+    if good.any():
+        return rects[good.argmax()]
+    return rects[on_labels.argmin()] if mode == "all" else None
 
 
-def _positions(tag: _Tag, box: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[float, float]]:
-    """Corners of rectangles next to and inside the box, clamped into the picture."""
+def _places(tag: _Tag, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Rectangles [6, 4] of the label's size next to and inside the box, within the picture."""
     x1, y1, x2, y2 = box
-    for x, y in (
-        (x1, y1 - tag.height),  # on top of the box
-        (x1, y1),  # inside its top
-        (x2 - tag.width, y1 - tag.height),
-        (x1, y2),  # under it
-        (x1, y2 - tag.height),
-        (x2 - tag.width, y2),
-    ):
-        yield (
-            max(0, min(x, size[0] - 1 - tag.width)),
-            max(0, min(y, size[1] - 1 - tag.height)),
-        )
+    corners = np.array(
+        [
+            (x1, y1 - tag.height),  # on top of the box
+            (x1, y1),  # inside its top
+            (x2 - tag.width, y1 - tag.height),
+            (x1, y2),  # under it
+            (x1, y2 - tag.height),
+            (x2 - tag.width, y2),
+        ]
+    )
+    sides = np.array((tag.width, tag.height))
+    corners = np.maximum(0, np.minimum(corners, np.array(size) - 1 - sides))
+    return np.hstack([corners, corners + sides])
 
 
-def _covers_little(rect: np.ndarray, index: int, objects: np.ndarray) -> bool:
-    areas = (objects[:, 2:] - objects[:, :2]).prod(axis=1)
-    shares = _overlap(rect, objects) / np.maximum(areas, 1)
-    limits = np.full(len(objects), _MOST_OF_OTHERS)
-    limits[index] = _MOST_OF_OWN
-    return bool((shares <= limits).all())
-
-
-def _overlap(rect: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Area that a rectangle [4] shares with each of the others [N, 4]."""
-    sides = np.minimum(rect[2:], others[:, 2:]) - np.maximum(rect[:2], others[:, :2])
-    return sides.clip(min=0).prod(axis=1)
+def _overlaps(rects: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Area [6, D] that each rectangle [6, 4] shares with each of the others [D, 4]."""
+    rects = rects[:, None]
+    sides = np.minimum(rects[..., 2:], others[:, 2:]) - np.maximum(rects[..., :2], others[:, :2])
+    return sides.clip(min=0).prod(axis=2)

@@ -205,6 +205,6 @@ def _area_inside(detection: _Object, region: np.ndarray) -> float:
 
 
 def _intersections(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Area that a box [4] shares with each of the others [N, 4]."""
+    """Area that a box [4] shares with each of the others [D, 4]."""
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     return sides.clip(min=0).prod(axis=1)

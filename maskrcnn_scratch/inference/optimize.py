@@ -1,7 +1,7 @@
 """Faster inference: fewer layers, a smaller dtype, compiled or captured graphs.
 
-``optimize`` returns a copy; its argument stays as it is. The README has the measured speed of each
-option and its effect on the results.
+``optimize`` returns a copy; its argument stays as it is. ``docs/reference/speed.md`` has the
+measured speed of each option and its effect on the results.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def optimize(
     """A faster copy of ``model`` in eval mode, with the same interface, that only detects.
 
     The two predictions of the RPN always become one convolution. ReLUs and shortcuts are computed
-    with the convolution before them, unless ``compile`` does this: see ``epilogues``.
-    The features and logits of the copy are compared with those of ``model`` on a probe image; see
-    ``verify_optimized``. A warning lists the batch norms that could not be folded, and names a box
-    head that does not take channels-last features (``box_features``).
+    with the convolution before them (``epilogues``), unless ``compile`` does this. The features and
+    logits of the copy are compared with those of ``model`` on a probe image (``verify_optimized``).
+    Warnings name what could not be optimized: batch norms that were not folded, a box head that
+    does not take channels-last features (``box_features``), convolutions without Winograd.
 
     Args:
         dtype: of weights and features, such as ``torch.bfloat16``; boxes, scores and masks stay
@@ -145,7 +145,7 @@ def describe_left_alone(batch_norms: Sequence[str]) -> str:
 def with_epilogues(
     model: GeneralizedRCNN, expected: dict[str, Tensor], dtype: torch.dtype
 ) -> GeneralizedRCNN:
-    """A copy after ``fuse_epilogues``; ``model``, with a warning, if the library below refuses it.
+    """A copy after ``fuse_epilogues``; ``model``, with a warning, if ``verify`` rejects the copy.
 
     Args:
         expected: ``probe_outputs`` of the original.

@@ -1,20 +1,25 @@
-"""Masks that leave the model's device as it predicts them, and are pasted on the CPU.
+"""Masks that leave the model as it predicts them, and are pasted or encoded when they are needed.
 
 100 masks of 28 x 28 are 0.3 MB; pasted into an image of 800 x 1333 they are 427 MB, which would
-have to be copied from a GPU. The CPU's kernel gives the same bits as that of the GPU, and writes
-only the pixels under the boxes (``ops.paste_masks``).
+have to be copied from a GPU, and which files and pictures do not need: they take the masks as RLE.
+The CPU's kernel gives the same bits as that of the GPU (``ops.paste_masks``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from maskrcnn_scratch.evaluation.model_results import detect_with_paste
+from maskrcnn_scratch.evaluation.model_results import (
+    MASK_THRESHOLD,
+    detect_with_paste,
+    encode_masks,
+)
 from maskrcnn_scratch.generalized_rcnn import GeneralizedRCNN
-from maskrcnn_scratch.ops import paste_masks
+from maskrcnn_scratch.ops import paste_masks, paste_masks_rle
 from maskrcnn_scratch.structures import Result
 
 
@@ -41,15 +46,23 @@ class MasksInBoxes:
         return paste_masks(self.masks.cpu(), self.boxes.cpu(), self.size)
 
 
-def can_paste_later(model: nn.Module, device: torch.device) -> bool:
-    """Whether a model on ``device`` gives the same results with ``detect_without_pasting``.
+def encode(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result with its masks, if any, as a list of D RLEs, thresholded at 0.5."""
+    masks = result.get("masks")
+    if isinstance(masks, MasksInBoxes):
+        rles = paste_masks_rle(masks.masks, masks.boxes, masks.size, MASK_THRESHOLD)
+        return {**result, "masks": rles}
+    return encode_masks(result)
+
+
+def can_paste_later(model: nn.Module) -> bool:
+    """Whether a model gives the same results with ``detect_without_pasting``.
 
     It must be one of this package that pastes with the default function, and nothing else may see
-    its masks. On the CPU there is nothing to gain.
+    its masks.
     """
     return (
-        device.type != "cpu"
-        and isinstance(model, GeneralizedRCNN)
+        isinstance(model, GeneralizedRCNN)
         and type(model).forward is GeneralizedRCNN.forward
         and type(model).detect is GeneralizedRCNN.detect
         and not (model._forward_hooks or model._forward_pre_hooks or "forward" in vars(model))

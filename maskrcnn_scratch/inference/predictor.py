@@ -1,11 +1,11 @@
 """Runs a model on files, PIL images, arrays or tensors.
 
-Shapes: see ``structures``; here C is the number of image channels.
+Shapes: see ``structures``; ``[3, H, W]`` has as many channels as the model takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from maskrcnn_scratch.data.image import image_to_tensor, read_image
 from maskrcnn_scratch.data.jpeg_on_device import SUFFIXES, read_jpeg
 from maskrcnn_scratch.evaluation.same_padding import group_by_padding
 from maskrcnn_scratch.inference.out_of_memory import naming_stage
-from maskrcnn_scratch.inference.paste_later import can_paste_later, detect_without_pasting
+from maskrcnn_scratch.inference.paste_later import can_paste_later, detect_without_pasting, encode
 from maskrcnn_scratch.inference.prefetch import map_ahead
 from maskrcnn_scratch.structures import Result
 
@@ -38,7 +38,7 @@ class Prediction:
     """The outcome for one image of a stream.
 
     Attributes:
-        image: the model's input, ``[C, H, W]``, on the CPU unless it was decoded on the device;
+        image: the model's input, ``[3, H, W]``, on the CPU unless it was decoded on the device;
             None if it could not be read.
         found: the model's result on its device, where masks may be ``MasksInBoxes``; None if there
             was an error.
@@ -58,10 +58,26 @@ class Prediction:
             Exception: the ``error``.
             torch.OutOfMemoryError: the CPU has no memory for the masks.
         """
+        return self._finish(dict)
+
+    def encoded(self) -> dict[str, Any]:
+        """As :meth:`result`, with the masks, if any, as a list of RLEs, thresholded at 0.5.
+
+        If the model leaves the pasting to its caller (``paste_later``), no mask of the image's size
+        is made.
+        """
+        return self._finish(encode)
+
+    def _finish(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         if self.error is not None:
             raise self.error
-        assert self.found is not None
-        return _at_least(self.score_threshold, self.found)
+        found = self.found
+        assert found is not None
+        return naming_stage(
+            lambda: _on_cpu(change(_at_least(self.score_threshold, found))),
+            "copying or pasting the masks",
+            "raise score_threshold, box_score_thresh, or lower box_detections_per_img",
+        )
 
 
 class Predictor:
@@ -76,7 +92,7 @@ class Predictor:
     a ``DataLoader`` do.
 
     Args:
-        model: takes a list of ``[C, H, W]`` tensors, gives a list of dicts of tensors, as
+        model: takes a list of ``[3, H, W]`` tensors, gives a list of dicts of tensors, as
             :class:`MaskRCNN` does. It is set to eval mode and, with ``device``, moved.
         device: where the model runs; by default where its parameters are.
         score_threshold: detections with a lower score are dropped, after the model has dropped
@@ -200,7 +216,10 @@ class Predictor:
 
     def _predict(self, images: Sequence[ImageLike], names: Sequence[str]) -> list[Result]:
         tensors = [self._load(*pair) for pair in zip(images, names, strict=True)]
-        return [_at_least(self.score_threshold, result) for result in self._detect(tensors)]
+        return [
+            Prediction(None, found, None, self.score_threshold).result()
+            for found in self._detect(tensors)
+        ]
 
     def _load(self, image: ImageLike | Callable[[], ImageLike], name: str) -> Tensor:
         """The model's input; pinned if it is to be copied to a GPU."""
@@ -216,13 +235,13 @@ class Predictor:
 
     @torch.inference_mode()
     def _detect(self, images: Sequence[Tensor]) -> list[Result]:
-        """The model's results, on its device; masks are pasted when they are copied from it."""
+        """The model's results, on its device; masks are pasted when they are asked for."""
         if not images:
             return []
         parameter = self._parameter()
         dtype = getattr(self.model, "image_dtype", None) or parameter.dtype
         run: Callable[[list[Tensor]], list[Result]] = self.model
-        if can_paste_later(self.model, parameter.device):
+        if can_paste_later(self.model):
             run = partial(detect_without_pasting, self.model)  # type: ignore[arg-type]
         return naming_stage(
             lambda: run([image.to(parameter.device, dtype, non_blocking=True) for image in images])
@@ -248,29 +267,30 @@ class Predictor:
             )
 
 
-def _at_least(score_threshold: float, result: Result) -> Result:
-    """The detections with at least this score, on the CPU; all of them are the same tensors."""
+def _at_least(score_threshold: float, result: Result) -> dict[str, Any]:
+    """The detections with at least this score; all of them are the same tensors."""
     keep = (result["scores"] >= score_threshold).cpu()
-    every = bool(keep.all())  # then masks of the image's size are not copied
+    if keep.all():  # then masks of the image's size are not copied
+        return dict(result)
 
     def select(value: Any) -> Any:
         if isinstance(value, list):  # masks as RLE
             return list(compress(value, keep.tolist()))
-        return (value if every else value[keep]).cpu()
+        return value[keep]
 
-    return naming_stage(
-        lambda: {key: select(value) for key, value in result.items()},
-        "copying or pasting the masks",
-        "raise score_threshold, box_score_thresh, or lower box_detections_per_img",
-    )
+    return {key: select(value) for key, value in result.items()}
+
+
+def _on_cpu(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value if isinstance(value, list) else value.cpu() for key, value in result.items()}
 
 
 def to_image_tensor(image: ImageLike, name: str = "image") -> Tensor:
-    """Converts an image to a float tensor ``[C, H, W]``, RGB in 0-1.
+    """Converts an image to a float tensor ``[3, H, W]``, RGB in 0-1.
 
     Files and PIL images are rotated by their EXIF orientation and converted to RGB from any mode.
     Numpy arrays are uint8 ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` (alpha is
-    dropped). Float tensors ``[C, H, W]`` are returned unchanged, uint8 tensors are divided by 255.
+    dropped). Float tensors ``[3, H, W]`` are returned unchanged, uint8 tensors are divided by 255.
 
     Raises:
         FileNotFoundError, ValueError: a file that is missing or not an image.

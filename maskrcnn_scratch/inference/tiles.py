@@ -76,7 +76,7 @@ def predict_tiled(
 
     Args:
         model: in eval mode, with results as of :class:`MaskRCNN`, on the device of the image.
-        image: ``[C, H, W]``.
+        image: ``[3, H, W]``.
         tile: side of a tile in pixels.
         overlap: of neighbouring tiles, as a share of their side: at least the size of the small
             objects, so that each is whole in some tile.

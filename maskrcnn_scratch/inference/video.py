@@ -25,7 +25,7 @@ from torch import Tensor
 from maskrcnn_scratch.data.image import check_is_file
 from maskrcnn_scratch.files import write_atomically
 from maskrcnn_scratch.inference.predictor import Predictor
-from maskrcnn_scratch.inference.writers import Format, ResultWriter, encode_masks
+from maskrcnn_scratch.inference.writers import Format, ResultWriter
 
 # Of the encoders of PyAV's builds, the best first.
 _ENCODERS = ("libx264", "libopenh264", "mpeg4")
@@ -189,7 +189,7 @@ def predict_video(
                     "seconds": frame.seconds,
                     "height": size[0],
                     "width": size[1],
-                    "detections": writer.describe(encode_masks(result) if with_masks else kept),
+                    "detections": writer.describe(result if with_masks else kept),
                 }
                 files["frames"].write(json.dumps(line).encode() + b"\n")
             if "video" in files:
@@ -239,7 +239,7 @@ def _detect(
         for prediction in predictions:
             frame = waiting.popleft()
             try:
-                result = prediction.result()
+                result = prediction.encoded()
             except (ValueError, torch.OutOfMemoryError) as error:
                 raise ValueError(f"{reader.path}: frame {frame.index}: {error}") from None
             assert prediction.image is not None

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from maskrcnn_scratch.evaluation.model_results import MASK_THRESHOLD
 from maskrcnn_scratch.inference.labels import LabelMode, draw_labels
 from maskrcnn_scratch.inference.predictor import ImageLike, to_image_tensor
 from maskrcnn_scratch.ops import rle
@@ -40,8 +41,8 @@ def draw_detections(
     Args:
         image: see :func:`to_image_tensor`.
         result: the model's dict for this image: ``boxes [D, 4]``, ``labels [D]``, ``scores [D]``
-            and, if the model has a mask branch, ``masks [D, 1, H, W]``, drawn where above 0.5, or
-            a list of RLEs.
+            and, if the model has a mask branch, ``masks [D, 1, H, W]``, drawn where at least 0.5,
+            or a list of RLEs.
         categories: name of each label, such as ``meta["categories"]`` of published weights; a label
             without a name is shown as "label 7".
         labels: "all" draws the name and score of every detection. "auto" makes them smaller where
@@ -84,7 +85,7 @@ def _crop(mask: Any) -> tuple[np.ndarray, tuple[int, int]]:
     if isinstance(mask, Mapping):
         x, y, width, height = map(int, rle.bounding_box(mask))
         return rle.decode(mask)[y : y + height, x : x + width] != 0, (x, y)
-    binary = (mask[0].cpu() > 0.5).numpy()
+    binary = (mask[0].cpu() >= MASK_THRESHOLD).numpy()
     rows, columns = (np.flatnonzero(binary.any(axis)) for axis in (1, 0))
     if not rows.size:
         return binary[:0, :0], (0, 0)
@@ -131,14 +132,14 @@ def _draw_mask(
     crop = np.pad(mask, ((top, bottom), (left, right)))
     left, top = x - left, y - top
     blurred = Image.fromarray(crop).convert("L").filter(ImageFilter.GaussianBlur(line))
-    fill, shadow, contour = _opacities(line)
-    picture.paste(color, (left, top), blurred.point(fill))
-    picture.paste((0, 0, 0), (left, top), blurred.point(shadow))
-    picture.paste(color, (left, top), blurred.point(contour))
+    greys = blurred.tobytes()
+    for paint, opacities in zip((color, (0, 0, 0), color), _opacities(line), strict=True):
+        opacity = Image.frombytes("L", blurred.size, greys.translate(opacities))
+        picture.paste(paint, (left, top), opacity)
 
 
 @cache
-def _opacities(line: int) -> tuple[list[int], list[int], list[int]]:
+def _opacities(line: int) -> tuple[bytes, bytes, bytes]:
     """Opacity of the fill, the contour's dark rim and the contour for each grey of a blurred mask.
 
     Blurred by a Gaussian, a straight edge becomes the normal distribution, whose inverse is the
@@ -148,9 +149,9 @@ def _opacities(line: int) -> tuple[list[int], list[int], list[int]]:
     # The middle of each of the 256 grey steps, so that no distance is infinite.
     inside = [blur.inv_cdf((grey + 0.5) / 256) for grey in range(256)]
     return (
-        [_opacity(_MASK_OPACITY, distance + 0.5) for distance in inside],
-        [_opacity(_RIM_OPACITY, line / 2 + 1.5 - abs(distance)) for distance in inside],
-        [_opacity(1, line / 2 + 0.5 - abs(distance)) for distance in inside],
+        bytes(_opacity(_MASK_OPACITY, distance + 0.5) for distance in inside),
+        bytes(_opacity(_RIM_OPACITY, line / 2 + 1.5 - abs(distance)) for distance in inside),
+        bytes(_opacity(1, line / 2 + 0.5 - abs(distance)) for distance in inside),
     )
 
 

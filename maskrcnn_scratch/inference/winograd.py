@@ -28,14 +28,14 @@ class WinogradConv2d(nn.Conv2d):
     gradient, and graphs that are exported or traced, which therefore run anywhere.
 
     The state dict is that of ``nn.Conv2d``. The transformed weight is computed anew when weights
-    are loaded, moved or converted; not when somebody writes into ``weight``.
+    are loaded, moved or converted; not when values of ``weight`` are changed in place.
 
     Args:
         conv: gives the parameters, which are shared; ``reason_to_keep(conv)`` is None.
         m: outputs of a tile along each axis, 2 or 4.
         relu: whether negative outputs become 0.
 
-    Shapes: ``[N, C, H, W]`` -> ``[N, O, H, W]``, channels-last.
+    Shapes: ``[N, F, H, W]`` -> ``[N, O, H, W]``, channels-last.
     """
 
     transformed_weight: Tensor
@@ -114,8 +114,9 @@ def _replace(parent: nn.Module, name: str, m: int) -> None:
 def following_relu(parent: nn.Module, name: str) -> str | None:
     """Name of the ReLU that sees what the child ``name`` gives, if nothing else does.
 
-    Known for an ``nn.Sequential``, and for the ``IntermediateLayerGetter`` that a ResNet's stem is
-    in, whose other layers some of the network may read.
+    The order of the children is known for an ``nn.Sequential``, and for the
+    ``IntermediateLayerGetter`` that has a ResNet's stem. None for other parents, and where the
+    getter returns what lies between the two.
     """
     if type(parent).forward not in (nn.Sequential.forward, IntermediateLayerGetter.forward):
         return None

@@ -62,7 +62,7 @@ def inspect_image(
 
     Args:
         model: in eval mode.
-        image: ``[C, H, W]`` in 0-1.
+        image: ``[3, H, W]`` in 0-1.
         name: of the image.
         class_names: by label, from 1.
         target: ground truth in the pixels of ``image``; None without annotations.

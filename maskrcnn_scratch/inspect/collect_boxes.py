@@ -19,7 +19,7 @@ from maskrcnn_scratch.inspect.pictures import ColorBasis
 from maskrcnn_scratch.inspect.provenance import provenance
 from maskrcnn_scratch.inspect.sampling import roi_align_grid
 from maskrcnn_scratch.inspect.selection import Selection, refined_boxes
-from maskrcnn_scratch.inspect.suppression import suppressed_by
+from maskrcnn_scratch.inspect.suppression import NO_RANK, suppressed_by
 from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.structures import StageOutputs, boxes_to_rois
 
@@ -35,7 +35,7 @@ def collect_selection(selection: Selection | None) -> dict[str, Any] | None:
     if selection is None:
         return None
     suppression = suppressed_by(selection)
-    kept = torch.full_like(selection.parents, -1)
+    kept = torch.full_like(selection.parents, NO_RANK)
     kept[selection.kept] = torch.arange(len(selection.kept), device=kept.device)
     return {
         "boxes": pack(selection.boxes),
@@ -184,7 +184,7 @@ def _class_masks(
         return None
     proposals = stages.detections.proposal_indices[0, : len(boxes)]
     scores = stages.class_logits[0, proposals].softmax(1)[:, 1:]  # [D, C - 1]
-    labels = scores.topk(min(CLASS_MASKS, num_classes - 1), dim=1).indices + 1  # [D, T]
+    labels = scores.topk(min(CLASS_MASKS, num_classes - 1), dim=1).indices + 1  # [D, CLASS_MASKS]
     each = torch.arange(len(boxes), device=labels.device)[:, None]
     masks = logits[each, labels].sigmoid()
     return {"labels": pack(labels), "masks": pack_probabilities(masks, 255)}

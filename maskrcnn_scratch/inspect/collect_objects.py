@@ -16,6 +16,8 @@ from maskrcnn_scratch.inspect.selection import Selection, refined_boxes
 from maskrcnn_scratch.inspect.targets import resized_targets, rpn_targets
 from maskrcnn_scratch.structures import IGNORE_LABEL, StageOutputs, Target
 
+NO_OBJECT = -1  # of an anchor that is ignored
+
 # The stage of the report in which each fate is shown.
 STEP_OF_FATE = {
     Fate.NO_ANCHOR: "anchors",
@@ -122,7 +124,7 @@ def _number(fate: ObjectFate, kind: Fate) -> int | None:
 
 
 def _scores(fate: ObjectFate, class_names: dict[int, str]) -> str:
-    """The class scores of the proposal that came nearest."""
+    """A sentence with the class scores of the object's proposal, ``fate.proposal``."""
     assert fate.scores is not None
     winner = int(fate.scores.argmax())
     names = {0: "background", **class_names}
@@ -144,8 +146,8 @@ def collect_anchor_targets(
     ignored = found.labels[other] == IGNORE_LABEL
     return {
         "anchors": pack(other),
-        "objects": pack(found.best_object[other].where(~ignored, -1)),
-        "nearest": pack(found.best_object[other]),
+        "objects": pack(found.best_object[other].where(~ignored, NO_OBJECT)),
+        "best": pack(found.best_object[other]),
         "iou": pack(found.best_iou[other]),
         "positive": int((found.labels == 1).sum()),
         "ignored": int(ignored.sum()),

@@ -169,7 +169,7 @@ def first_difference(
 def _gone(
     selection: Selection | None, parent: int, what: str, name: str, label: int | None = None
 ) -> str:
-    """Why an anchor or a class row is not among what ``selection`` keeps."""
+    """Why an anchor, or a class of a proposal, is not among what ``selection`` keeps."""
     if selection is None:
         return f"{what} is not kept in {name}; why is not available for this component."
     rows = selection.parents == parent

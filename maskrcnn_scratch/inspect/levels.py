@@ -50,7 +50,7 @@ def anchor_levels(model: GeneralizedRCNN, stages: StageOutputs) -> list[AnchorLe
     """The levels in the order of ``stages.anchors``.
 
     Returns:
-        None if the model has an RPN of its own, whose order of anchors is not known, or an anchor
+        None if the model has a custom RPN, whose order of anchors is not known, or an anchor
         generator whose numbers do not add up to the anchors there are.
     """
     if getattr(type(model.rpn), "forward", None) is not RegionProposalNetwork.forward:

@@ -1,7 +1,7 @@
 """One run of the model with the time and memory of each stage.
 
 A copy of the model shares every part with it, except that the stages' functions are timed. The
-model itself is not touched, and nothing is timed unless somebody asks.
+model itself is not changed, and its own calls are not timed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def run_measured(model: GeneralizedRCNN, image: Tensor, result_size: tuple[int, 
     """``model.run_stages([image])``, measured at its second run.
 
     Args:
-        image: ``[C, H, W]`` in 0-1, on the model's device.
+        image: ``[3, H, W]`` in 0-1, on the model's device.
         result_size: (height, width) that ``results`` are for; the image's own, or smaller where
             masks of the whole image would not fit into memory.
 

@@ -66,7 +66,8 @@ class ObjectFate:
         anchor, anchor_iou: the anchor that overlaps the object most, and their IoU.
         candidate: the RPN's candidate that was followed, an index into ``rpn_selection``.
         proposal: the proposal that was followed.
-        class_candidate: the class row that was followed, an index into ``box_selection``.
+        class_candidate: the box head's candidate that was followed (one class of one proposal), an
+            index into ``box_selection``.
         detection: the detection that counts for it, or that was taken.
         suppressor, suppressor_iou: for both kinds of NMS the candidate that suppressed the one
             that was followed, and their IoU.

@@ -67,7 +67,7 @@ def batch_pixels(stages: StageOutputs, image: int, padded: bool = False) -> np.n
 
     Channels other than three are shown as the mean of all. With ``padded`` the padding is black.
     """
-    pixels = stages.images.tensors[image].float()  # [C, H, W]
+    pixels = stages.images.tensors[image].float()  # [3, H, W]
     height, width = stages.images.sizes[image].tolist()
     inside = pixels[:, :height, :width]
     low, high = inside.amin(), inside.amax()
@@ -80,7 +80,7 @@ def batch_pixels(stages: StageOutputs, image: int, padded: bool = False) -> np.n
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
-    """``[C, H, W]`` in 0-1 as uint8 ``[H, W, 3]``."""
+    """``[3, H, W]`` in 0-1 as uint8 ``[H, W, 3]``."""
     if image.shape[0] != 3:
         image = image.mean(0, keepdim=True).expand(3, -1, -1)
     pixels = (image.float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8)

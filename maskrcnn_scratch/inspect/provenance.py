@@ -1,4 +1,4 @@
-"""From a detection back to its anchor: class row, RoI level, proposal, candidate, anchor, cell.
+"""From a detection back to its anchor: class logit, RoI level, proposal, anchor, location.
 
 Shapes: see ``structures``.
 """

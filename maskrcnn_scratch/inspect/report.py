@@ -27,7 +27,7 @@ class Sample(NamedTuple):
     """One image of a report."""
 
     name: str
-    image: Tensor  # [C, H, W] in 0-1
+    image: Tensor  # [3, H, W] in 0-1
     target: Target | None  # in its pixels; None without annotations
 
 

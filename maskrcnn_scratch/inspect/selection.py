@@ -3,7 +3,7 @@
 Nothing is recorded while the model runs. ``select_proposals`` and ``select_detections`` run again
 on the stored predictions, with an NMS that keeps everything, which gives the candidates. Then the
 model's own NMS runs on them. Its result must equal the stored proposals or detections. If it does
-not, the model has a component of its own for this step, and the answer is None ("not available for
+not, the model has a custom component for this step, and the answer is None ("not available for
 this component").
 
 Shapes: see ``structures``.
@@ -91,7 +91,7 @@ def rpn_selection(model: GeneralizedRCNN, stages: StageOutputs, image: int) -> S
 
 
 def box_selection(model: GeneralizedRCNN, stages: StageOutputs, image: int) -> Selection | None:
-    """The class rows that enter class-wise NMS, and the detections among them.
+    """The candidates of NMS per class, and the detections among them.
 
     A candidate is one class of one proposal, and scores above the threshold.
 
@@ -159,7 +159,7 @@ def refined_boxes(
 
 
 class _KeepEverything:
-    """An NMS of one image that keeps every candidate in its place, and remembers its arguments."""
+    """An NMS of one image that keeps all candidates in their order, and stores its arguments."""
 
     def __call__(
         self,

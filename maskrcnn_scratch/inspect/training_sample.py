@@ -61,7 +61,7 @@ def training_sample(
 
     Args:
         model: in eval mode.
-        image: ``[C, H, W]`` in 0-1, of which ``stages`` are.
+        image: ``[3, H, W]`` in 0-1, of which ``stages`` are.
         target: with masks, if the model has a mask branch, in the pixels of ``image``.
 
     Raises:

@@ -31,7 +31,7 @@ def write_page(content: Mapping[str, Any], path: Path) -> None:
 
     Args:
         content: from ``collect.inspect_image``.
-        path: of the HTML file; its folder is made where it lacks.
+        path: of the HTML file; its folder is made if it is missing.
 
     Raises:
         OSError: it cannot be written, naming the path.

@@ -44,7 +44,7 @@ def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
-    """Intersection over union of each pair: ``[..., N, 4]``, ``[..., M, 4]`` -> ``[..., N, M]``.
+    """Intersection over union of each pair: ``[..., K, 4]``, ``[..., K', 4]`` -> ``[..., K, K']``.
 
     Leading dimensions broadcast. Two boxes without area give NaN (0 / 0), as in
     ``torchvision.ops.box_iou``. Each step rounds on its own, so that equality tests on IoU
@@ -53,13 +53,13 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     Args:
         fmt: as in ``box_area``.
     """
-    left1, top1, right1, bottom1 = _corners(boxes1, fmt)[..., None].unbind(-2)  # each [..., N, 1]
+    left1, top1, right1, bottom1 = _corners(boxes1, fmt)[..., None].unbind(-2)  # each [..., K, 1]
     # Contiguous, so that the minima and maxima below are vectorised.
-    corners2 = _corners(boxes2, fmt).transpose(-1, -2).contiguous()  # [..., 4, M]
-    left2, top2, right2, bottom2 = corners2[..., None, :].unbind(-3)  # each [..., 1, M]
+    corners2 = _corners(boxes2, fmt).transpose(-1, -2).contiguous()  # [..., 4, K']
+    left2, top2, right2, bottom2 = corners2[..., None, :].unbind(-3)  # each [..., 1, K']
     width = upcast(torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0)
     height = upcast(torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp(min=0)
-    intersection = width * height  # [..., N, M]
+    intersection = width * height  # [..., K, K']
     areas1, areas2 = box_area(boxes1, fmt), box_area(boxes2, fmt)
     return intersection / (areas1[..., :, None] + areas2[..., None, :] - intersection)
 
@@ -108,7 +108,7 @@ def has_min_size(boxes: Tensor, min_size: float) -> Tensor:
 
 
 def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
-    """Indices ``[K]`` of ``boxes [N, 4]`` with both sides at least ``min_size`` pixels."""
+    """Indices ``[K']`` of ``boxes [K, 4]`` with both sides at least ``min_size`` pixels."""
     return has_min_size(boxes, min_size).nonzero().squeeze(1)
 
 

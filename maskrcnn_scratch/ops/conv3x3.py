@@ -1,6 +1,7 @@
 """3x3 convolution by Winograd's algorithm: the same sums with fewer multiplications.
 
-Letters: ``N`` images, ``C`` input channels, ``O`` output channels, ``H, W`` the map's size.
+Shapes: see ``structures``; here ``F`` input channels, and ``H, W`` is the size of the map. The
+algorithm is explained in ``reference/conv3x3.py``.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def conv3x3(
     There is no gradient.
 
     Args:
-        input: float32 ``[N, C, H, W]``; ``C`` is a multiple of 16.
+        input: float32 ``[N, F, H, W]``; ``F`` is a multiple of 16.
         weight: what ``transform_conv3x3_weight`` returns; ``O`` is a multiple of 32.
         bias: float32 ``[O]``, or None for zeros.
         relu: whether negative outputs become 0.
@@ -68,11 +69,11 @@ def conv3x3_weight_gradient(input: Tensor, grad: Tensor) -> Tensor:
     implementation runs. There is no gradient.
 
     Args:
-        input: float32 ``[N, C, H, W]``; ``C`` is a multiple of 16.
+        input: float32 ``[N, F, H, W]``; ``F`` is a multiple of 16.
         grad: gradient of the outputs, float32 ``[N, O, H, W]``; ``O`` is a multiple of 32.
 
     Returns:
-        float32 ``[O, C, 3, 3]``, channels-last; zeros if the input is empty.
+        float32 ``[O, F, 3, 3]``, channels-last; zeros if the input is empty.
 
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit.
@@ -85,12 +86,12 @@ def transform_conv3x3_weight(weight: Tensor, m: int, dtype: torch.dtype = torch.
     """The weight of a convolution in the form that ``conv3x3`` takes.
 
     Args:
-        weight: ``[O, C, 3, 3]``; ``C`` is a multiple of 16 and ``O`` a multiple of 32.
+        weight: ``[O, F, 3, 3]``; ``F`` is a multiple of 16 and ``O`` a multiple of 32.
         m: outputs of a tile along each axis, 2 or 4.
         dtype: to compute it in.
 
     Returns:
-        ``[(m + 2)^2, O / 32, C, 32]`` in the weight's dtype: 1.8 or 4 times its size.
+        ``[(m + 2)^2, O / 32, F, 32]`` in the weight's dtype: 1.8 or 4 times its size.
 
     Raises:
         ValueError: another ``m`` or another shape.
@@ -99,14 +100,14 @@ def transform_conv3x3_weight(weight: Tensor, m: int, dtype: torch.dtype = torch.
         raise ValueError(f"m must be 2 or 4, not {m}")
     if not can_conv3x3(weight):
         raise ValueError(
-            f"weight must be [O, C, 3, 3] with C a multiple of {IN_CHANNELS_MULTIPLE} and O of "
+            f"weight must be [O, F, 3, 3] with F a multiple of {IN_CHANNELS_MULTIPLE} and O of "
             f"{OUT_CHANNELS_MULTIPLE}, not {list(weight.shape)}"
         )
     return transform_weight(weight, m, dtype)
 
 
 def can_conv3x3(weight: Tensor) -> bool:
-    """Whether ``weight [O, C, kh, kw]`` has a shape that ``conv3x3`` supports."""
+    """Whether ``weight [O, F, kh, kw]`` has a shape that ``conv3x3`` supports."""
     if weight.dim() != 4 or 0 in weight.shape:
         return False
     out_channels, in_channels, *size = weight.shape

@@ -1,6 +1,7 @@
 """Boxes from the deltas that the model predicts: decoded, clipped to the image, measured.
 
-Shapes: ``N`` and ``K`` as in ``structures``: ``K`` candidates per image.
+Shapes: see ``structures``; ``A`` deltas and ``P`` reference boxes per image, which both belong to
+the anchors in the RPN, and to the proposals in the RoI heads.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def decode_boxes(
         box_coder: gives the weights and the upper limit of dw and dh.
         deltas: ``[N, A, 4]``, float32 or float64.
         delta_indices: of the candidates, int64 ``[N, K]`` in ``[0, A)``.
-        references: anchors or proposals, ``[N, B, 4]``, or ``[1, B, 4]`` for all images.
-        reference_indices: of the candidates, int64 ``[N, K]`` in ``[0, B)``.
+        references: anchors or proposals, ``[N, P, 4]``, or ``[1, P, 4]`` for all images.
+        reference_indices: of the candidates, int64 ``[N, K]`` in ``[0, P)``.
         image_sizes: (height, width) without padding, int64 ``[N, 2]``.
         min_size: length in pixels that both sides of a box must have.
 

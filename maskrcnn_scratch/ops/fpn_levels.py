@@ -1,4 +1,4 @@
-"""The pyramid level that each RoI is pooled from."""
+"""The pyramid level that each RoI is pooled from; the formula is in ``reference/fpn_levels.py``."""
 
 from __future__ import annotations
 

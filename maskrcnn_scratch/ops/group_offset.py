@@ -1,6 +1,6 @@
 """The offset by which torchvision's NMS keeps boxes of different groups apart.
 
-Shapes: as in ``nms``.
+Shapes: see ``structures``.
 """
 
 from __future__ import annotations

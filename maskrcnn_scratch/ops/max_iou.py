@@ -1,6 +1,7 @@
 """The best match of each box among the ground-truth boxes, and low-quality matches.
 
-Shapes: ``G`` and ``A`` as in ``structures``; ``A`` stands for anchors or proposals.
+Shapes: see ``structures``; here ``A`` boxes are anchors or proposals. Step by step in
+``reference/max_iou.py``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Non-maximum suppression: among boxes that overlap, the one with the best score is kept.
 
-Shapes: ``N`` and ``K`` as in ``structures``: ``K`` candidates per image, padding included.
+Shapes: see ``structures``; ``K`` candidates per image, padding included.
 
 The functions with torchvision's names take the boxes of one image. Those that end in ``_padded``
 take a batch in which each image has the same number of candidates; padding has a score of -inf.
+The algorithm step by step is in ``reference/nms.py``.
 """
 
 from __future__ import annotations

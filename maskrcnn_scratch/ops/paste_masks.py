@@ -2,7 +2,7 @@
 
 The result can be soft values, one bit per pixel, or COCO RLE.
 
-Shapes: ``N`` masks, ``M``, ``H`` and ``W`` as in ``structures``.
+Shapes: see ``structures``; ``D`` masks of any images. Step by step in ``reference/paste_masks.py``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     zero pages that the operating system has not allocated yet.
 
     Args:
-        masks: ``[N, 1, M, M]``, float.
-        boxes: ``[N, 4]`` in image pixels; they may reach beyond the image. A box with NaN or inf
+        masks: ``[D, 1, M, M]``, float.
+        boxes: ``[D, 4]`` in image pixels; they may reach beyond the image. A box with NaN or inf
             gives an empty mask.
         size: ``(height, width)`` of the image.
 
     Returns:
-        ``[N, 1, H, W]`` in the dtype of the masks, interpolated in float32 (float64 for float64).
+        ``[D, 1, H, W]`` in the dtype of the masks, interpolated in float32 (float64 for float64).
         Like torchvision's, within 1.1e-5 of exact arithmetic for masks of 28 x 28 values in 0-1
         (``parity.bilinear`` derives the bound). There is no gradient.
 
@@ -51,13 +51,13 @@ def paste_masks_packed(
     ``ops.rle.from_packed`` makes COCO RLE of them.
 
     Args:
-        masks: ``[N, 1, M, M]``, float; half types are computed in float32.
-        boxes: ``[N, 4]``, as in :func:`paste_masks`.
+        masks: ``[D, 1, M, M]``, float; half types are computed in float32.
+        boxes: ``[D, 4]``, as in :func:`paste_masks`.
         size: ``(height, width)`` of the image.
         threshold: above 0.
 
     Returns:
-        int64 ``[N, W, ceil(H / 64)]``.
+        int64 ``[D, W, ceil(H / 64)]``.
 
     Raises:
         RuntimeError: shapes that do not fit, or a threshold of 0 or less, which pixels outside the
@@ -78,19 +78,19 @@ def paste_masks_rle(
     device the soft masks are copied, which are smaller than the pasted ones.
 
     Args:
-        masks: ``[N, 1, M, M]``, float.
-        boxes: ``[N, 4]``, as in :func:`paste_masks`.
+        masks: ``[D, 1, M, M]``, float.
+        boxes: ``[D, 4]``, as in :func:`paste_masks`.
         size: ``(height, width)`` of the image, both at least 1.
         threshold: above 0.
 
     Returns:
-        ``N`` RLEs.
+        ``D`` RLEs.
 
     Raises:
         ValueError: shapes that do not fit, or a threshold of 0 or less.
     """
     return rle.paste(
-        masks.flatten(0, 1).float().numpy(force=True),  # [N, M, M]
+        masks.flatten(0, 1).float().numpy(force=True),  # [D, M, M]
         boxes.float().numpy(force=True),
         size,
         threshold,

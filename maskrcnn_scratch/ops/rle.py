@@ -1,10 +1,11 @@
 """Binary masks as COCO run lengths (RLE), computed in ``csrc/mask_rle``.
 
-Shapes: ``H``, ``W``, ``D`` and ``M`` as in ``structures``. Functions take numpy arrays and return
-plain dicts. They run on the CPU, and other Python threads run meanwhile.
+Shapes: see ``structures``. Functions take numpy arrays and return plain dicts. They run on the CPU
+without Python's global interpreter lock.
 
 Raises:
-    ValueError: from any function, for a text that is damaged or that does not fit its size.
+    ValueError: from any function, for a text that is damaged or that does not fit its size, and
+        for a size that is not of whole pixels, is empty or has 2^32 pixels or more.
 """
 
 from __future__ import annotations
@@ -38,24 +39,26 @@ def encode(mask: ArrayLike) -> Rle:
 
 def decode(rle: Mapping[str, Any]) -> np.ndarray:
     """RLE as a uint8 mask [H, W] of 0 and 1."""
-    mask = np.zeros(rle["size"], np.uint8)
+    size = _sides(rle["size"])
+    kernels.rle_area(rle["counts"], *size)  # raises before memory of a wrong size is asked for
+    mask = np.zeros(size, np.uint8)
     kernels.rle_decode(rle["counts"], torch.from_numpy(mask))
     return mask
 
 
 def area(rle: Mapping[str, Any]) -> int:
     """Number of pixels that are on."""
-    return kernels.rle_area(rle["counts"], *_size(rle))
+    return kernels.rle_area(rle["counts"], *_sides(rle["size"]))
 
 
 def bounding_box(rle: Mapping[str, Any]) -> list[float]:
     """(x, y, width, height) in pixels around the pixels that are on; zeros for an empty mask."""
-    return kernels.rle_bounding_box(rle["counts"], *_size(rle))
+    return kernels.rle_bounding_box(rle["counts"], *_sides(rle["size"]))
 
 
 def merge(rles: Sequence[Mapping[str, Any]], intersect: bool = False) -> Rle:
     """Union, or with ``intersect`` intersection, of at least one mask, all of one size."""
-    sizes = {_size(rle) for rle in rles}
+    sizes = {_sides(rle["size"]) for rle in rles}
     if len(sizes) != 1:
         raise ValueError(f"masks to merge must share one size, got {sorted(sizes)}")
     size = sizes.pop()
@@ -71,6 +74,7 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
     """
     if not polygons:
         raise ValueError("segmentation holds no polygon")
+    size = _sides(size)
     rles = [_rle(kernels.rle_from_polygon(_numbers(xy), *size), size) for xy in polygons]
     return rles[0] if len(rles) == 1 else merge(rles)
 
@@ -81,13 +85,14 @@ def from_segmentation(segmentation: object, size: tuple[int, int]) -> Rle:
     ``size`` is the image's (H, W). Raises ``ValueError`` for anything else, and for an RLE of
     another size.
     """
+    size = _sides(size)
     if isinstance(segmentation, Mapping):
         if not {"size", "counts"} <= segmentation.keys():
             raise ValueError("segmentation is an RLE without size or counts")
         rle_size, counts = segmentation["size"], segmentation["counts"]
         if not isinstance(rle_size, (list, tuple)) or len(rle_size) != 2:
             raise ValueError("segmentation is an RLE whose size is not [height, width]")
-        if tuple(rle_size) != tuple(size):
+        if tuple(rle_size) != size:
             raise ValueError(f"mask is {_by(rle_size)} (height x width), its image {_by(size)}")
         if isinstance(counts, (str, bytes)):
             text = counts.decode("ascii") if isinstance(counts, bytes) else counts
@@ -121,7 +126,11 @@ def paste(
     image.
     """
     texts = kernels.rle_paste(
-        _tensor(masks, np.float32), _tensor(boxes, np.float32), *size, threshold, num_threads
+        _tensor(masks, np.float32),
+        _tensor(boxes, np.float32),
+        *_sides(size),
+        threshold,
+        num_threads,
     )
     return [_rle(text, size) for text in texts]
 
@@ -132,7 +141,7 @@ def from_packed(packed: ArrayLike, size: tuple[int, int], num_threads: int = 1) 
     ``packed`` is int64 [D, W, ceil(H / 64)], from ``ops.paste_masks_packed``; ``size`` is the
     image's (H, W).
     """
-    texts = kernels.rle_from_packed(_tensor(packed, np.int64), *size, num_threads)
+    texts = kernels.rle_from_packed(_tensor(packed, np.int64), *_sides(size), num_threads)
     return [_rle(text, size) for text in texts]
 
 
@@ -140,9 +149,15 @@ def _rle(counts: str, size: Sequence[int]) -> Rle:
     return {"size": [int(side) for side in size], "counts": counts}
 
 
-def _size(rle: Mapping[str, Any]) -> tuple[int, int]:
-    height, width = rle["size"]
-    return index(height), index(width)
+def _sides(size: Sequence[Any]) -> tuple[int, int]:
+    """(height, width) in the range of int64; what else they must be, the kernels check."""
+    try:
+        height, width = map(index, size)
+    except (TypeError, ValueError):
+        raise ValueError(f"mask size must be height and width in pixels, got {size!r}") from None
+    if not all(-(2**63) <= side < 2**63 for side in (height, width)):
+        raise ValueError(f"mask size {height} x {width} is empty or too large")
+    return height, width
 
 
 def _tensor(array: ArrayLike, dtype: DTypeLike) -> Tensor:

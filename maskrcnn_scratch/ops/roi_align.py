@@ -1,7 +1,7 @@
 """RoIAlign (Mask R-CNN, Section 3): features of fixed size for each RoI, by bilinear sampling.
 
-Shapes: ``F``, ``H_l``, ``W_l``, ``L``, ``N``, ``R``, ``S`` as in ``structures``. A RoI is
-``(batch index, x1, y1, x2, y2)``, in pixels of the image that the features were computed from.
+Shapes: see ``structures``. A RoI is ``(image index, x1, y1, x2, y2)``, in pixels of the image that
+the features were computed from. Step by step in ``reference/roi_align.py``.
 
 RoIAlign is linear in the features. So its backward pass is linear in the incoming gradient, the
 backward pass of the backward pass is RoIAlign again, and in forward mode each tangent goes through

@@ -1,6 +1,6 @@
 """Top-k within each pyramid level: how the RPN selects the anchors that become candidates.
 
-Shapes: ``N`` and ``A`` as in ``structures``; ``K`` values selected per image.
+Shapes: see ``structures``; ``K`` values selected per image.
 """
 
 from __future__ import annotations

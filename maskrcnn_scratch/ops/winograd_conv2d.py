@@ -1,6 +1,6 @@
 """A differentiable 3x3 convolution by Winograd's algorithm.
 
-Letters as in ``ops/conv3x3.py``.
+Shapes: as in ``ops.conv3x3``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TransformedWeight:
         self.kept: dict[bool, tuple[tuple[int, int], Tensor]] = {}
 
     def __call__(self, weight: Tensor, transposed: bool) -> Tensor:
-        """As ``transform_conv3x3_weight``, of ``weight [O, C, 3, 3]``.
+        """As ``transform_conv3x3_weight``, of ``weight [O, F, 3, 3]``.
 
         Args:
             transposed: of the convolution that gives the gradient of the input instead: its input
@@ -71,12 +71,12 @@ def winograd_conv2d(
 
     The output and the gradient of the input are computed by ``conv3x3``, that of the weight by
     ``conv3x3_weight_gradient``, which have the errors. The gradient of the input is PyTorch's if
-    ``C`` is no multiple of 32. There are first derivatives only.
+    ``F`` is no multiple of 32. There are first derivatives only.
 
     Args:
-        input: ``[N, C, H, W]``; ``C`` is a multiple of 16. float32, or float64 for the reference
+        input: ``[N, F, H, W]``; ``F`` is a multiple of 16. float32, or float64 for the reference
             implementation.
-        weight: ``[O, C, 3, 3]`` of the same dtype; ``O`` is a multiple of 32.
+        weight: ``[O, F, 3, 3]`` of the same dtype; ``O`` is a multiple of 32.
         bias: ``[O]`` or None.
         transform: such as a ``TransformedWeight``.
 

@@ -57,8 +57,8 @@ def paste_check(
     twice the bound of each other. The note says how far torchvision's are on this machine.
 
     Args:
-        ours, theirs: ``[N, 1, H, W]``, pasted by us and by torchvision.
-        masks, boxes: ``[N, 1, M, M]`` in 0-1 and ``[N, 4]``, which both pasted.
+        ours, theirs: ``[D, 1, H, W]``, pasted by us and by torchvision.
+        masks, boxes: ``[D, 1, M, M]`` in 0-1 and ``[D, 4]``, which both pasted.
         size: (H, W).
     """
     if ours.shape != theirs.shape:

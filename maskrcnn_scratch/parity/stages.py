@@ -147,7 +147,7 @@ def in_order(boxes: Sequence[Tensor]) -> list[Tensor]:
 
 
 def pad(rows: Sequence[Tensor]) -> Tensor:
-    """``[K_n, ...]`` of each image -> ``[N, max K, ...]``, padded with zeros."""
+    """``[K_n, ...]`` of each image -> ``[N, max K_n, ...]``, padded with zeros."""
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 

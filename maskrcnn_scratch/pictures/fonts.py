@@ -32,7 +32,7 @@ def font_for(text: str, size: int) -> Font:
 
     Warns, once per text, if no font has them all; then the one that lacks fewest is returned.
     """
-    own = ImageFont.load_default(size)
+    own = _own_font(size)
     if text.isascii():
         return own
     best, fewest = own, len(_missing(own, text))
@@ -50,6 +50,11 @@ def font_for(text: str, size: int) -> Font:
         stacklevel=2,
     )
     return best
+
+
+@cache
+def _own_font(size: int) -> Font:
+    return ImageFont.load_default(size)
 
 
 @cache

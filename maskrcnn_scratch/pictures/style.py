@@ -15,7 +15,7 @@ MOST_BARS = 30
 
 
 def short(text: object, length: int = 24) -> str:
-    """The text, with its middle left out if it is longer than ``length``.
+    """The text, shortened in the middle if it is longer than ``length``.
 
     Dollar signs, which matplotlib would read as formulas, are escaped.
     """
@@ -59,7 +59,7 @@ def message(axes: Any, text: str) -> None:
 
 
 def most_common(counts: Mapping[str, int], most: int = MOST_BARS) -> tuple[dict[str, int], int]:
-    """The highest counts, and how many were left out."""
+    """The ``most`` highest counts, and how many other counts there are."""
     ordered: Iterable[tuple[str, int]] = sorted(counts.items(), key=lambda item: -item[1])
     shown = dict(list(ordered)[:most])
     return shown, len(counts) - len(shown)

@@ -1,6 +1,6 @@
 """The box head: a class and box deltas for each RoI (Fast R-CNN, section 2; FPN, section 4.2).
 
-Shapes: see ``structures``; here ``E`` values describe one RoI.
+Shapes: see ``structures``; the box head has ``E`` values per RoI.
 """
 
 from __future__ import annotations

@@ -113,7 +113,12 @@ def outputs_of_branches(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warn_of_lost_outputs(result: Mapping[str, Any], where: str) -> None:
-    """A warning that names the outputs of branches in ``result``, which ``where`` has not."""
+    """Warns that outputs of branches are lost, and names them.
+
+    Args:
+        result: of an image, with the outputs of branches.
+        where: the beginning of a sentence that ends in "no keypoints", such as "COCO results have".
+    """
     if lost := outputs_of_branches(result):
         warnings.warn(
             f"outputs of branches are lost: {where} no {', '.join(sorted(lost))}", stacklevel=3

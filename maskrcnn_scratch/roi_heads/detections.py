@@ -75,6 +75,7 @@ def select_detections(
     )  # [N, K, 4], clipped to the image; [N, K]
     scores = scores.flatten(1).gather(1, pairs)  # [N, K]
     scores = scores.where(is_candidate & is_large, -torch.inf)
+    # The labels are the groups of NMS: boxes of different classes do not suppress each other.
     indices, counts, scores = run_nms(
         nms, boxes, scores, labels, nms_thresh, detections_per_img, num_classes
     )  # [N, D] in [0, K), [N], [N, D]

@@ -1,6 +1,6 @@
 """The mask head: a small fully convolutional network on each RoI (Mask R-CNN, 3, Figure 4).
 
-Shapes: see ``structures``; here ``E`` channels leave the convolutions.
+Shapes: see ``structures``; the mask head has ``E`` channels per RoI.
 """
 
 from __future__ import annotations

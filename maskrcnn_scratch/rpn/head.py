@@ -49,11 +49,13 @@ class RPNHead(nn.Module):
 
 
 def flatten_levels(predictions: Sequence[Tensor], values: int) -> Tensor:
-    """``[N, a * V, H_l, W_l]`` per level -> ``[N, A, V]``, ordered as the anchors; V is ``values``.
+    """``[N, a * values, H_l, W_l]`` per level -> ``[N, A, values]``, in the order of the anchors.
 
-    One copy: what is concatenated are views where the predictions are channels-last.
+    Channels-last predictions are copied once, by the concatenation: ``permute`` and ``flatten``
+    give views of them.
     """
-    rows = [level.permute(0, 2, 3, 1).flatten(1, 2) for level in predictions]  # [N, H_l*W_l, a*V]
+    # [N, H_l * W_l, a * values] per level, or [N, H_l * W_l * a, values]
+    rows = [level.permute(0, 2, 3, 1).flatten(1, 2) for level in predictions]
     if any(row.shape[2] != rows[0].shape[2] for row in rows):  # anchors per location differ
-        rows = [row.reshape(row.shape[0], -1, values) for row in rows]  # [N, H_l*W_l*a, V]
+        rows = [row.reshape(row.shape[0], -1, values) for row in rows]
     return torch.cat(rows, dim=1).reshape(rows[0].shape[0], -1, values)

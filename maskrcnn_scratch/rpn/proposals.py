@@ -34,7 +34,8 @@ def select_proposals(
     """The best boxes of each image after NMS (Faster R-CNN, section 3.3; FPN, section 4.1).
 
     Only the ``pre_nms_top_n`` anchors per level with the highest objectness are decoded. The result
-    equals decoding all of them first.
+    equals decoding all of them first. The predictions come without gradient
+    (``RegionProposalNetwork.propose``).
 
     Args:
         anchors: ``[A, 4]``.
@@ -60,7 +61,7 @@ def select_proposals(
         nms,
         boxes,
         scores.where(keep, -torch.inf),
-        levels_of_candidates(candidates, level_sizes, pre_nms_top_n),
+        levels_of_candidates(candidates, level_sizes, pre_nms_top_n),  # the groups of NMS
         nms_thresh,
         post_nms_top_n,
         len(level_sizes),

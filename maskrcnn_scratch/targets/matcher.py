@@ -22,8 +22,8 @@ class Matcher:
         low_threshold: boxes with a lower IoU are background; those between the two thresholds are
             neither.
         allow_low_quality_matches: whether, for every ground truth, the boxes with the highest IoU
-            are matched too, even below the thresholds. Without this rule an object that no anchor
-            overlaps well would have no positive anchor.
+            are matched too, even below the thresholds (rule (i) of section 3.1.2; the RPN uses it).
+            Without it an object that no anchor overlaps well would have no positive anchor.
     """
 
     BELOW_LOW_THRESHOLD = -1

@@ -1,6 +1,6 @@
-"""What is told of a run's progress: the interface, and trackers that record the curves.
+"""Callbacks of a training run: the interface, and trackers that record the curves.
 
-Callbacks act on the main process only. They hear of every line of the log, not of every step:
+They are called on the main process only, once per line of the log and not once per step:
 ``--log-every 1`` makes the two the same.
 """
 
@@ -17,7 +17,7 @@ from maskrcnn_scratch.files import write_atomically
 
 
 class Callback(Protocol):
-    """Hears of the progress of a run."""
+    """Is called as a run progresses."""
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """After every ``log_every`` steps, with the means since the last call.

@@ -1,4 +1,4 @@
-"""Training on several processes started by ``torchrun``. With one process nothing here acts."""
+"""Training on several processes started by ``torchrun``; without effect on a single process."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Context manager: the first SIGINT or SIGTERM sets ``requested``; the second has its effect.
+    """Context manager: the first SIGINT or SIGTERM sets ``requested``; the second acts as usual.
 
     It does nothing outside the main thread, where Python cannot handle signals.
     """

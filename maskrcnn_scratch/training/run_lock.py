@@ -24,7 +24,7 @@ class RunLockedError(RuntimeError):
 def lock_run(folder: Path) -> Iterator[None]:
     """Holds the lock of a run's folder, which is created if it is missing.
 
-    The operating system releases the lock when the process ends, also after a kill. The file
+    The operating system releases the lock when the process ends, also if it is killed. The file
     remains and is used again. Child processes do not hold the lock. On a file system without locks
     there is a warning instead.
 

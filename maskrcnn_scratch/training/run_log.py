@@ -1,4 +1,4 @@
-"""The log of a run: a progress bar, log.jsonl, and callbacks that hear of each of its lines."""
+"""The log of a run: a progress bar, log.jsonl, and callbacks, which are called for each line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RunLog:
         step: steps done so far.
         total_steps: steps of the whole run.
         log_every: steps per line.
-        callbacks: hear of each line, and of the end.
+        callbacks: are called for each line, and at the end.
         validation_due: whether the validation after ``step`` has not been done yet.
         state: what ``save_state`` returned at ``step``; None starts a new mean.
         enabled: if False, nothing is shown or written and no callback is called (all processes

@@ -59,7 +59,7 @@ class Trainer:
         evaluate: returns metrics of a model by name, such as AP. It is called on every process and
             must return the same on each.
         metadata: further entries of the checkpoints, such as class names; plain values.
-        callbacks: hear of the progress, on the main process.
+        callbacks: are called as the run progresses, on the main process.
         batches: makes the batches of this process, given the arguments of ``TrainingBatches``; its
             ``order`` may be another one.
 

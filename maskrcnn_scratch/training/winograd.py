@@ -12,8 +12,8 @@ from maskrcnn_scratch.ops.winograd_conv2d import TransformedWeight, winograd_con
 from maskrcnn_scratch.winograd import TILES, describe_kept, replace_convolutions
 from maskrcnn_scratch.without_memory import without_memory
 
-# Locations, of all images of a batch together, from which on the multiplications that are saved
-# take longer than transforming the weight.
+# Locations of all images of a batch together. With fewer, transforming the weight takes longer than
+# the multiplications that are saved would.
 LEAST_LOCATIONS = 2000
 
 
@@ -28,7 +28,7 @@ class TrainedWinogradConv2d(nn.Conv2d):
         conv: gives the parameters, which are shared; ``reason_to_keep(conv)`` is None.
         m: outputs of a tile along each axis, 2 or 4.
 
-    Shapes: ``[N, C, H, W]`` -> ``[N, O, H, W]``, channels-last.
+    Shapes: ``[N, F, H, W]`` -> ``[N, O, H, W]``, channels-last.
     """
 
     def __init__(self, conv: nn.Conv2d, m: int) -> None:

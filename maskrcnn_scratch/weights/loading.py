@@ -150,7 +150,7 @@ def inflate_stem(weight: Tensor, in_channels: int) -> Tensor:
 
 
 def _other_channels(theirs: Tensor, ours: Tensor) -> bool:
-    """Whether two first convolutions, ``[O, C, k, k]``, differ in their input channels alone."""
+    """Whether two first convolutions, ``[O, F, k, k]``, differ in their input channels alone."""
     if theirs.dim() != 4 or theirs.numel() == 0 or not theirs.is_floating_point():
         return False
     return theirs.shape[1] != ours.shape[1] and theirs.shape[2:] == ours.shape[2:]

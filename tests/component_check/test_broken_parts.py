@@ -12,9 +12,10 @@ from maskrcnn_scratch.component_check.result import verdict
 from maskrcnn_scratch.component_check.run import check_part
 from maskrcnn_scratch.component_check.subject import Setting
 from maskrcnn_scratch.user_code import build_part
-from tests.component_check import broken_parts
+from tests.component_check import broken_parts, broken_training_parts
 
 SETTING = Setting(side=64)
+BROKEN = {**vars(broken_parts), **vars(broken_training_parts)}
 
 # (part, kind, the check that fails, what it says)
 FAULTS = [
@@ -65,8 +66,7 @@ FAULTS = [
 
 
 def results_of(name, kind, **options):
-    found = getattr(broken_parts, name)
-    return check_part(lambda: build_part(found, {}), kind, SETTING, quick=True, **options)
+    return check_part(lambda: build_part(BROKEN[name], {}), kind, SETTING, quick=True, **options)
 
 
 @pytest.mark.parametrize("name, kind, check, reason", FAULTS, ids=[fault[0] for fault in FAULTS])

@@ -118,7 +118,7 @@ def test_indices_out_of_range(cuda, monkeypatch):
         (0, torch.zeros(2, 6, 5), r"deltas must be \[N, A, 4\], not \[2, 6, 5\]"),
         (1, torch.zeros(3, 3).long(), r"delta_indices must be \[N, K\] because deltas is"),
         (1, torch.zeros(2, 3), "delta_indices must be Long, not Float"),
-        (2, torch.zeros(3, 6, 4), r"references must be \[N, B, 4\] or \[1, B, 4\] because"),
+        (2, torch.zeros(3, 6, 4), r"references must be \[N, P, 4\] or \[1, P, 4\] because"),
         (2, torch.zeros(2, 6, 4).double(), "references must be Float, not Double"),
         (3, torch.zeros(2, 4).long(), r"reference_indices must be \[2, 3\] as delta_indices is"),
         (4, torch.zeros(3, 2).long(), r"image_sizes must be \[N, 2\] because deltas is"),

@@ -86,5 +86,5 @@ def test_many_small_masks(cuda):
 
 
 def test_bad_arguments(cuda):
-    with pytest.raises(RuntimeError, match=r"boxes must be \[N, 4\]"):
+    with pytest.raises(RuntimeError, match=r"boxes must be \[D, 4\]"):
         cuda("paste_masks")(torch.rand(2, 1, 28, 28), torch.rand(3, 4), 10, 10)

@@ -79,7 +79,7 @@ def test_any_box(cuda, boxes, size, side, threshold):
 
 
 def test_bad_arguments(cuda):
-    with pytest.raises(RuntimeError, match=r"boxes must be \[N, 4\]"):
+    with pytest.raises(RuntimeError, match=r"boxes must be \[D, 4\]"):
         cuda("paste_masks_packed")(torch.rand(2, 1, 28, 28), torch.rand(3, 4), 10, 10, 0.5)
     with pytest.raises(RuntimeError, match="threshold must be above 0"):
         cuda("paste_masks_packed")(torch.rand(2, 1, 28, 28), torch.rand(2, 4), 10, 10, -1.0)

@@ -71,7 +71,8 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 NUMBERS = st.one_of(
     st.integers(), st.floats(), st.integers(-3, 130),
-    st.sampled_from([10**400, -(10**400), 2**31, 2**32, 2**32 + 20, 2**63, 2**64, 60000, 1e300]),
+    st.sampled_from([10**400, -(10**400), 60000, 1e300]),
+    st.sampled_from([2**28, 2**31, 2**32, 2**32 + 20, 2**63, 2**64]),
 )  # fmt: skip
 JUNK = st.recursive(
     st.one_of(
@@ -174,7 +175,7 @@ def test_one_line(place: tuple[Any, ...], value: object, reason: str, folder: Pa
 
 def test_masks_are_drawn_after_the_image_was_looked_at(folder: Path) -> None:
     content = changed(("images", 0, "height"), 60000)
-    content["images"][0]["width"] = 60000  # 3.6 GB a mask
+    content["images"][0]["width"] = 60000  # 3.6 GB per mask
     content["annotations"] += [{**content["annotations"][0], "id": 100 + n} for n in range(100)]
     (folder / "instances.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"a\.png: image id 1 is 10 x 12 .*but 60000 x 60000"):

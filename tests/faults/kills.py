@@ -123,7 +123,7 @@ def run_counted(job: str, inputs: Path, output: Path, kill_at: int) -> None:
 def content_of(folder: Path) -> dict[str, Any]:
     """What each file with a final name says; a file that is not complete raises.
 
-    Times, and orders that do not matter, are left out.
+    Times, and orders that do not matter, are ignored.
     """
     found: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):

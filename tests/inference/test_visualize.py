@@ -89,15 +89,15 @@ def test_names_stay_in_the_picture():
 def label_rects(monkeypatch):
     """Draws detections; returns the picture, and the rectangles of its labels as int [N, 4]."""
     rects = []
-    free_position = module._free_position
+    free_rect = module._free_rect
 
-    def record(tag, *args):
-        position = free_position(tag, *args)
-        if position is not None:
-            rects.append((*position, position[0] + tag.width, position[1] + tag.height))
-        return position
+    def record(*args):
+        rect = free_rect(*args)
+        if rect is not None:
+            rects.append(rect)
+        return rect
 
-    monkeypatch.setattr(module, "_free_position", record)
+    monkeypatch.setattr(module, "_free_rect", record)
 
     def draw(*args, **options):
         rects.clear()

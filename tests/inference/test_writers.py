@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from pycocotools import mask as pycoco
 
+from maskrcnn_scratch.evaluation.model_results import encode_masks
 from maskrcnn_scratch.inference.image_jobs import ImageJob, image_ids
-from maskrcnn_scratch.inference.writers import ResultWriter, encode_masks, plan_outputs
+from maskrcnn_scratch.inference.writers import ResultWriter, plan_outputs
 
 OUT = Path("out")
 CAT = ImageJob(Path("in/cat.jpg"), "cat.jpg", 5)
@@ -90,7 +91,7 @@ def test_masks_are_what_pycocotools_reads(written):
     for kind, entries in (("rle", written["rle"]["detections"]), ("coco", written["coco"])):
         for entry, mask in zip(entries, RESULT["masks"], strict=True):
             decoded = pycoco.decode(entry["segmentation"])
-            assert torch.equal(torch.from_numpy(decoded) != 0, mask[0] > 0.5), kind
+            assert torch.equal(torch.from_numpy(decoded) != 0, mask[0] >= 0.5), kind
     for detection in written["rle"]["detections"]:
         del detection["segmentation"]
     assert written["rle"] == written["json"]

@@ -21,6 +21,7 @@ from maskrcnn_scratch.roi_heads import MaskRCNNPredictor
 from maskrcnn_scratch.rpn import RPNHead
 from maskrcnn_scratch.structures import ImageList
 from maskrcnn_scratch.transform import GeneralizedRCNNTransform
+from tests.model.swapped import images, targets
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -56,6 +57,19 @@ def test_transform_equals_torchvisions(options: dict[str, Any], training: bool) 
     for one, other in zip(resized, reference_targets, strict=True):
         assert torch.equal(one["boxes"], other["boxes"])
         assert torch.equal(one["masks"], other["masks"])
+
+
+def test_keypoints_are_resized_as_torchvision_does() -> None:
+    keypoints = torch.rand(2, 5, 3) * 60
+    target = {**targets()[0], "keypoints": keypoints}
+    image = images()[0]
+    for min_size in (64, 100):
+        ours = GeneralizedRCNNTransform(min_size, 1000, [0.5] * 3, [0.5] * 3)
+        theirs = ReferenceTransform(min_size, 1000, [0.5] * 3, [0.5] * 3)
+        resized, expected = ours([image], [target])[1], theirs([image], [dict(target)])[1]
+        assert resized is not None
+        torch.testing.assert_close(resized[0]["keypoints"], expected[0]["keypoints"])
+    assert torch.equal(target["keypoints"], keypoints)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

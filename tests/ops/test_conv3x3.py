@@ -256,7 +256,7 @@ def test_errors_name_the_argument() -> None:
     transformed = ops.transform_conv3x3_weight(weight, 2)
     assert outputs_per_axis(transformed) == 2
     for arguments, message in [
-        ((input[0], transformed, bias), r"input must be \[N, C, H, W\], not \[16, 8, 8\]"),
+        ((input[0], transformed, bias), r"input must be \[N, F, H, W\], not \[16, 8, 8\]"),
         ((input.double(), transformed, bias), "input must be Float, not Double"),
         ((input, weight, bias), r"weight must be transformed, \[16 or 36, .*not \[32, 16, 3, 3\]"),
         ((input, transformed[:9], bias), r"not \[9, 1, 16, 32\]"),
@@ -279,5 +279,5 @@ def test_errors_name_the_argument() -> None:
             OP(*arguments, False)
     with pytest.raises(ValueError, match="m must be 2 or 4, not 3"):
         ops.transform_conv3x3_weight(weight, 3)
-    with pytest.raises(ValueError, match=r"weight must be \[O, C, 3, 3\] .*not \[16, 16, 3, 3\]"):
+    with pytest.raises(ValueError, match=r"weight must be \[O, F, 3, 3\] .*not \[16, 16, 3, 3\]"):
         ops.transform_conv3x3_weight(weight[:16], 2)

@@ -139,7 +139,7 @@ def test_errors_name_the_argument() -> None:
     input, grad = maps(1, 16, 8, 8)
     wide = torch.zeros(1, 1, 1, 1).expand(1, 2**30, 8, 8)
     for arguments, message in [
-        ((input[0], grad), r"input must be \[N, C, H, W\], not \[16, 8, 8\]"),
+        ((input[0], grad), r"input must be \[N, F, H, W\], not \[16, 8, 8\]"),
         ((input.double(), grad), "input must be Float, not Double"),
         ((input, grad[0]), r"grad must be \[N, O, H, W\], not \[32, 8, 8\]"),
         ((input, grad.double()), "grad must be Float, not Double"),

@@ -80,9 +80,9 @@ def test_untouched_pixels_take_no_memory_and_indices_exceed_32_bits() -> None:
 @pytest.mark.parametrize(
     "masks, boxes, size, message",
     [
-        (torch.zeros(2, 28, 28), torch.zeros(2, 4), (9, 9), r"masks must be \[N, 1, M, M\]"),
-        (torch.zeros(2, 1, 28, 27), torch.zeros(2, 4), (9, 9), r"masks must be \[N, 1, M, M\]"),
-        (torch.zeros(2, 1, 28, 28), torch.zeros(3, 4), (9, 9), r"boxes must be \[N, 4\]"),
+        (torch.zeros(2, 28, 28), torch.zeros(2, 4), (9, 9), r"masks must be \[D, 1, M, M\]"),
+        (torch.zeros(2, 1, 28, 27), torch.zeros(2, 4), (9, 9), r"masks must be \[D, 1, M, M\]"),
+        (torch.zeros(2, 1, 28, 28), torch.zeros(3, 4), (9, 9), r"boxes must be \[D, 4\]"),
         (torch.zeros(2, 1, 28, 28), torch.zeros(2, 4), (-1, 9), "must not be negative"),
         (torch.zeros(2, 1, 28, 28).int(), torch.zeros(2, 4), (9, 9), "masks must be float32"),
         (torch.zeros(2, 1, 28, 28), torch.zeros(2, 4).int(), (9, 9), "boxes must be float32"),

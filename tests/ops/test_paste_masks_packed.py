@@ -202,8 +202,8 @@ def test_rle_of_a_large_image_takes_little_memory() -> None:
 @pytest.mark.parametrize(
     "masks, boxes, size, threshold, message",
     [
-        (torch.zeros(2, 28, 28), torch.zeros(2, 4), (9, 9), 0.5, r"masks must be \[N, 1, M, M\]"),
-        (torch.zeros(2, 1, 9, 9), torch.zeros(3, 4), (9, 9), 0.5, r"boxes must be \[N, 4\]"),
+        (torch.zeros(2, 28, 28), torch.zeros(2, 4), (9, 9), 0.5, r"masks must be \[D, 1, M, M\]"),
+        (torch.zeros(2, 1, 9, 9), torch.zeros(3, 4), (9, 9), 0.5, r"boxes must be \[D, 4\]"),
         (torch.zeros(2, 1, 9, 9), torch.zeros(2, 4), (-1, 9), 0.5, "must not be negative"),
         (torch.zeros(2, 1, 9, 9), torch.zeros(2, 4), (9, 9), 0.0, "threshold must be above 0"),
         (torch.zeros(2, 1, 9, 9), torch.zeros(2, 4), (9, 9), math.nan, "threshold must be above 0"),

@@ -243,6 +243,28 @@ def test_bad_segmentations_say_what_is_wrong(implementation, segmentation, messa
         rle.from_segmentation(segmentation, (6, 5))
 
 
+@pytest.mark.parametrize(
+    "size",
+    [(2**63, 6), (6, 2**63), (-(2**63) - 1, 6), (2**40, 60), (2**16, 2**16), (-5, 6), (0, 6),
+     (2.5, 6), ("6", 6), (None, 6), (6,)],
+)  # fmt: skip
+def test_sizes_that_no_mask_has(size):
+    """As a damaged file may give them: one error, and no memory of that size."""
+    mask = {"size": list(size), "counts": "52203"}
+    for call in (
+        lambda: rle.decode(mask),
+        lambda: rle.area(mask),
+        lambda: rle.bounding_box(mask),
+        lambda: rle.merge([mask]),
+        lambda: rle.from_polygons([[0, 0, 5, 0, 5, 5]], size),
+        lambda: rle.from_segmentation([[0, 0, 5, 0, 5, 5]], size),
+        lambda: rle.paste(np.zeros((1, 28, 28)), np.array([[0, 0, 1, 1]]), size),
+        lambda: rle.from_packed(np.zeros((1, 1, 1)), size),
+    ):
+        with pytest.raises(ValueError, match=r"^mask size (.* is empty or too large|must be hei)"):
+            call()
+
+
 @given(st.text(alphabet=[chr(c) for c in range(33, 127)], max_size=12))
 def test_damaged_text_raises_and_nothing_else(text):
     with contextlib.suppress(ValueError):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_scratch.data.image import image_size
+from maskrcnn_scratch.data.pixel_limit import current_pixel_limit
 from maskrcnn_scratch.data.walk import files_below
 from maskrcnn_scratch.ops import rle
 from maskrcnn_scratch.plain_values import shown
@@ -51,13 +52,20 @@ class Collected:
 
         Raises:
             FileNotFoundError, ValueError: the size has to be read and cannot be.
-            ValueError: the size that is given is none.
+            ValueError: the size that is given is none, or is over the limit of pixels
+                (``pixel_limit``).
         """
         height, width = (
             (_side(side, file_name) for side in size)
             if size
             else image_size(self.folder / file_name)
         )
+        limit = current_pixel_limit()
+        if limit is not None and height * width > limit:
+            raise ValueError(
+                f"{file_name}: {height} x {width} (height x width) are more than the limit of "
+                f"{limit} pixels"
+            )
         entry = {
             "id": len(self.images) + 1,
             "file_name": file_name.replace("\\", "/"),
@@ -84,7 +92,8 @@ class Collected:
             mask: bool ``[H, W]``, instead of an outline.
 
         Raises:
-            ValueError: the object has neither a box nor an outline nor a mask.
+            ValueError: the object has neither a box nor an outline nor a mask, or its outline is
+                damaged. The image is named.
         """
         size = (image["height"], image["width"])
         outline = [list(map(float, polygon)) for polygon in polygons if len(polygon) >= 6]
@@ -93,7 +102,10 @@ class Collected:
         if mask is not None:
             segmentation = rle.encode(mask)
         if mask is not None or outline:
-            encoded = segmentation if mask is not None else rle.from_polygons(outline, size)
+            try:
+                encoded = segmentation if mask is not None else rle.from_polygons(outline, size)
+            except ValueError as error:
+                raise ValueError(f"{self.source}: {image['file_name']}: {error}") from None
             area = float(rle.area(encoded))
             x, y, width, height = rle.bounding_box(encoded)
         elif box is None:

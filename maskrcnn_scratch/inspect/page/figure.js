@@ -61,7 +61,7 @@ class Pen {
       this.line(bx, by, bx + hx, by + hy, { color, width, alpha });
     }
   }
-  // Text on a plate, kept inside the picture; left out where it would cover another.
+  // Text on a filled rectangle, kept inside the picture; not drawn where it would cover another.
   tag(text, x, y, color = ON_IMAGE.chosen, below = false) {
     const c = this.c;
     c.save();

@@ -3,9 +3,9 @@
 const matched = (() => {
   const packed = D.anchor_targets;
   if (!packed) return null;
-  const [anchors, of, nearest, overlap] = [packed.anchors, packed.objects, packed.nearest, packed.iou].map(unpack);
+  const [anchors, matchedObject, best, overlap] = [packed.anchors, packed.objects, packed.best, packed.iou].map(unpack);
   const byAnchor = new Map();
-  anchors.values.forEach((anchor, i) => byAnchor.set(anchor, { object: of.values[i], nearest: nearest.values[i], iou: overlap.values[i] }));
+  anchors.values.forEach((anchor, i) => byAnchor.set(anchor, { object: matchedObject.values[i], best: best.values[i], iou: overlap.values[i] }));
   return { byAnchor, sampled: new Set(unpack(packed.sampled).values) };
 })();
 
@@ -13,7 +13,7 @@ function anchorTarget(anchor) {
   if (!matched) return null;
   const found = matched.byAnchor.get(anchor);
   if (!found) return { kind: "negative", object: -1 };
-  return { kind: found.object >= 0 ? "positive" : "ignored", object: found.nearest, iou: found.iou };
+  return { kind: found.object >= 0 ? "positive" : "ignored", object: found.best, iou: found.iou };
 }
 
 function anchorsStage() {

@@ -21,7 +21,7 @@ function boxHeadStage() {
       for (const [i, j] of [[0, 1], [2, 1], [0, 3], [2, 3]]) pen.arrow(corner(from, i, j), corner(to, i, j), { color: "#fff", width: 1.5, halo: true });
     },
   });
-  // For the class of the chosen class row, of the chosen object, or the proposal's best class.
+  // For the class of the chosen candidate, of the chosen object, or the proposal's best class.
   function refinedBox() {
     if (chosen.classCandidate !== null && chosen.classCandidate >= 0 && box) return Array.from(box.boxes.row(chosen.classCandidate));
     if (chosen.object !== null && objects[chosen.object].refined) return objects[chosen.object].refined;
@@ -192,7 +192,7 @@ function resultStage() {
         pen.box(detections.pageBoxes.row(i), { color, width: i === chosen.detection ? 3 : 1.5, halo: true });
       }
       if (objects) objects.forEach((object, i) => { if (object.lost) pen.box(object.page_box, { color: i === chosen.object ? ON_IMAGE.chosen : ON_IMAGE.suppressor, dashed: true, width: 2, halo: true }); });
-      // The chosen one is named first; names that would cover another are left out.
+      // The chosen one is named first; a name that would cover another one is not drawn.
       for (const i of [...shown].sort((a, b) => (b === chosen.detection) - (a === chosen.detection))) {
         const b = detections.pageBoxes.row(i);
         pen.tag(`${className(detections.labels[i])} ${fixed(detections.scores[i])}`, b[0], b[1], i === chosen.detection ? ON_IMAGE.chosen : classColor(detections.labels[i]));

@@ -99,7 +99,7 @@ function classNmsStage() {
   if (!rows.length) return el("p", { class: "note" }, `No class of any proposal scores above the threshold of ${D.score_thresh}: there is nothing to suppress.`);
   const cut = box.rank ? rows.filter((i) => box.rank.values[i] >= box.limit) : [];
   return el("div", {},
-    el("p", { class: "note", style: "margin-bottom:14px" }, `Of ${count(proposals.scores.length * (D.classes.length - 1))} class rows, ${count(rows.length)} score above ${D.score_thresh}.`),
+    el("p", { class: "note", style: "margin-bottom:14px" }, `Of ${count(proposals.scores.length * (D.classes.length - 1))} pairs of a proposal and a class, ${count(rows.length)} score above ${D.score_thresh}.`),
     nmsExplorer({
       selection: box, noun: "detection", groupName: (label) => `Class ${className(label)}`,
       chosenIndex: () => chosen.classCandidate, pick: (i) => choose({ classCandidate: i }),

@@ -15,8 +15,8 @@ Sources: Winograd, "Arithmetic Complexity of Computations" (1980); Lavin and Gra
 for Convolutional Neural Networks", arXiv:1509.09308, Section 4; on the choice of points, Barabasz
 et al., "Error Analysis and Improving the Accuracy of Winograd Convolution", arXiv:1803.10986.
 
-Letters: ``N`` images, ``C`` input channels, ``O`` output channels, ``t = m + 2`` inputs of a tile
-along an axis, ``T_h, T_w`` tiles along the axes of the map.
+Shapes: as in ``ops.conv3x3``; here ``t = m + 2`` inputs of a tile along an axis, and ``T_h, T_w``
+tiles along the axes of the map.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ PANEL = 32  # output channels that lie side by side in transformed weights
 
 
 def conv3x3(input: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-    """``[N, C, H, W]``, ``[t * t, O / 32, C, 32]`` -> ``[N, O, H, W]``, channels-last."""
+    """``[N, F, H, W]``, ``[t * t, O / 32, F, 32]`` -> ``[N, O, H, W]``, channels-last."""
     num_images, _, height, width = input.shape
     if input.numel() == 0:
         return input.new_empty((num_images, len(bias), height, width))
     m = outputs_per_axis(weight)
     a, _, b = (matrix.to(input) for matrix in matrices(m))
-    values = _values_of_tiles(input, b, m, 1)  # [t * t, N * T_h * T_w, C]
+    values = _values_of_tiles(input, b, m, 1)  # [t * t, N * T_h * T_w, F]
     products = values @ weight.transpose(1, 2).flatten(2)  # [t * t, N * T_h * T_w, O]
     rows, columns = -(-height // m), -(-width // m)  # tiles along each axis
     products = products.reshape(m + 2, m + 2, num_images, rows, columns, -1)
@@ -54,7 +54,7 @@ def conv3x3(input: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
 
 
 def conv3x3_weight_gradient(input: Tensor, grad: Tensor) -> Tensor:
-    """``[N, C, H, W]``, ``[N, O, H, W]`` -> ``[O, C, 3, 3]``, channels-last.
+    """``[N, F, H, W]``, ``[N, O, H, W]`` -> ``[O, F, 3, 3]``, channels-last.
 
     ``y = A^T [(G g) * (B^T d)]`` has the gradient ``G^T [(A dy) * (B^T d)]`` with respect to ``g``.
     The sum over all tiles is a matrix product per point.
@@ -64,7 +64,7 @@ def conv3x3_weight_gradient(input: Tensor, grad: Tensor) -> Tensor:
         gradient = input.new_zeros((out_channels, channels, 3, 3))
         return gradient.contiguous(memory_format=torch.channels_last)
     a, g, b = (matrix.to(input) for matrix in matrices(2))
-    values = _values_of_tiles(input, b, 2, 1)  # [t * t, N * T_h * T_w, C]
+    values = _values_of_tiles(input, b, 2, 1)  # [t * t, N * T_h * T_w, F]
     grads = _values_of_tiles(grad, a.T, 2, 0)  # [t * t, N * T_h * T_w, O]
     sums = (grads.mT @ values).reshape(4, 4, out_channels, channels)
     gradient = torch.einsum("ji,jkoc,kl->ocil", g, sums, g)
@@ -72,7 +72,7 @@ def conv3x3_weight_gradient(input: Tensor, grad: Tensor) -> Tensor:
 
 
 def _values_of_tiles(maps: Tensor, matrix: Tensor, m: int, padding: int) -> Tensor:
-    """Tiles of ``maps [N, C, H, W]``, transformed on both axes: ``[t * t, N * T_h * T_w, C]``.
+    """Tiles of ``maps [N, F, H, W]``, transformed on both axes: ``[t * t, N * T_h * T_w, F]``.
 
     Args:
         matrix: ``[t, m + 2 * padding]``.
@@ -81,13 +81,13 @@ def _values_of_tiles(maps: Tensor, matrix: Tensor, m: int, padding: int) -> Tens
     height, width = maps.shape[2:]
     size = m + 2 * padding
     padded = F.pad(maps, (padding, padding + -width % m, padding, padding + -height % m))
-    tiles = padded.unfold(2, size, m).unfold(3, size, m)  # [N, C, T_h, T_w, size, size]
+    tiles = padded.unfold(2, size, m).unfold(3, size, m)  # [N, F, T_h, T_w, size, size]
     values = torch.einsum("ij,nchwjk,lk->ilnhwc", matrix, tiles, matrix)
     return values.flatten(2, 4).flatten(0, 1)
 
 
 def transform_weight(weight: Tensor, m: int, dtype: torch.dtype) -> Tensor:
-    """``[O, C, 3, 3]`` -> ``G g G^T`` of each filter, ``[t * t, O / 32, C, 32]``.
+    """``[O, F, 3, 3]`` -> ``G g G^T`` of each filter, ``[t * t, O / 32, F, 32]``.
 
     It is computed in ``dtype``. Output channels lie side by side in panels of 32, in the order in
     which the kernel reads them.
@@ -95,7 +95,7 @@ def transform_weight(weight: Tensor, m: int, dtype: torch.dtype) -> Tensor:
     _, g, _ = matrices(m)
     both_axes = torch.kron(g, g).to(weight.device, dtype)  # [t * t, 3 * 3]
     taps = weight.to(dtype).unflatten(0, (-1, PANEL)).permute(3, 4, 0, 2, 1)
-    values = both_axes @ taps.reshape(9, -1)  # taps: [3, 3, O / 32, C, 32]
+    values = both_axes @ taps.reshape(9, -1)  # taps: [3, 3, O / 32, F, 32]
     return values.to(weight.dtype).reshape(-1, *taps.shape[2:])
 
 

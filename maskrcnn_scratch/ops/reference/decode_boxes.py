@@ -20,9 +20,9 @@ def decode_boxes(
     bbox_xform_clip: float,
     min_size: float,
 ) -> tuple[Tensor, Tensor]:
-    """``[N, A, 4]`` at ``[N, K]``, ``[N, B, 4]`` at ``[N, K]`` -> ``[N, K, 4]``, bool ``[N, K]``.
+    """``[N, A, 4]`` at ``[N, K]``, ``[N, P, 4]`` at ``[N, K]`` -> ``[N, K, 4]``, bool ``[N, K]``.
 
-    ``references [1, B, 4]`` are those of all images.
+    ``references [1, P, 4]`` are those of all images.
     """
     deltas = gather_entries(deltas, delta_indices)  # [N, K, 4]
     references = references.expand(deltas.shape[0], -1, -1)

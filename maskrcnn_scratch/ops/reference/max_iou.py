@@ -1,6 +1,6 @@
 """Best matches and low-quality matches from the IoU matrix, which is computed in parts.
 
-Shapes: ``G`` ground-truth boxes, ``A`` boxes, ``B`` boxes of one part.
+Shapes: as in ``ops.max_iou``; here ``A'`` boxes are one part of all ``A``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def max_iou(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``[G, 4]``, ``[A, 4]`` -> best IoU, its ground truth, low-quality match; each ``[A]``."""
     pairs_at_once = PAIRS_AT_ONCE_CUDA if boxes.is_cuda else PAIRS_AT_ONCE_CPU
-    parts = boxes.split(max(1, pairs_at_once // len(gt_boxes)))  # each [B, 4]
+    parts = boxes.split(max(1, pairs_at_once // len(gt_boxes)))  # each [A', 4]
 
     per_box, per_gt = [], []
     for part in parts:
-        iou = box_iou(gt_boxes, part)  # [G, B]
+        iou = box_iou(gt_boxes, part)  # [G, A']
         per_box.append(iou.max(dim=0))
         per_gt.append(iou.amax(dim=1))  # [G]
     best_iou = torch.cat([best.values for best in per_box])  # [A]
@@ -42,7 +42,7 @@ def _low_quality_matches(
 
     Args:
         gt_boxes: ``[G, 4]``.
-        parts: the boxes, in parts of ``[B, 4]``.
+        parts: the boxes, in parts of ``[A', 4]``.
         best_in_part: for each part, the highest IoU of each ground-truth box, ``[G]``.
     """
     best = torch.stack(best_in_part).amax(dim=0)  # [G]
@@ -50,6 +50,6 @@ def _low_quality_matches(
     for part, part_best in zip(parts, best_in_part, strict=True):
         # Only ground truths whose highest IoU is reached in this part can have a match in it.
         here = entries_to_compute(part_best == best)  # [G']
-        iou = box_iou(gt_boxes[here], part)  # [G', B]
+        iou = box_iou(gt_boxes[here], part)  # [G', A']
         matches.append((iou == best[here, None]).any(dim=0))
     return torch.cat(matches)

@@ -4,7 +4,7 @@ The mask is read column by column: ``counts[0]`` pixels are off, ``counts[1]`` o
 off, and so on. Texts, values and errors are those of the kernels in ``csrc/mask_rle``, to the bit.
 Texts may be str or bytes.
 
-Shapes: ``H``, ``W``, ``D`` and ``M`` as in ``structures``.
+Shapes: see ``structures``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def rle_decode(counts: str | bytes, zeros: Tensor) -> None:
 
 
 def rle_from_counts(counts: Tensor, height: int, width: int) -> str:
-    """Text of the run lengths int64 [R]."""
+    """Text of the run lengths ``counts``, one-dimensional, int64."""
     runs = counts.numpy()
     _check_image(height, width)
     for length in runs[(runs < 0) | (runs > MAX_COUNT)]:

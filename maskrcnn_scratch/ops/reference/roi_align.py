@@ -1,6 +1,6 @@
 """RoIAlign, step by step: sample positions, four pixels for each, interpolation, mean.
 
-Shapes: see ``ops.roi_align``; ``G`` samples per bin along an axis.
+Shapes: see ``structures``; here ``T`` samples per bin along an axis.
 """
 
 from __future__ import annotations
@@ -86,15 +86,15 @@ def _roi_align(
 
     pixels = feature.permute(0, 2, 3, 1)  # [N, H, W, F]
     sample: Tensor | float = 0.0
-    for row, row_weight in _neighbours(y, height):  # [R, S * G]
+    for row, row_weight in _neighbours(y, height):  # [R, S * T]
         for column, column_weight in _neighbours(x, width):
             value = pixels[image[:, None, None], row[:, :, None], column[:, None, :]]
             weight = row_weight[:, :, None] * column_weight[:, None, :]
-            sample = sample + weight[..., None] * value  # [R, S * G, S * G, F]
+            sample = sample + weight[..., None] * value  # [R, S * T, S * T, F]
     assert isinstance(sample, Tensor)
 
     bins = sample.unflatten(2, (pooled_width, -1)).unflatten(1, (pooled_height, -1))
-    total = bins.sum((2, 4))  # [R, S, G, S, G, F] -> [R, S, S, F]
+    total = bins.sum((2, 4))  # [R, S, T, S, T, F] -> [R, S, S, F]
     count = (y_count * x_count).clamp(min=1)  # [R]
     return (total / count[:, None, None, None]).permute(0, 3, 1, 2).to(feature.dtype)
 
@@ -102,7 +102,7 @@ def _roi_align(
 def _samples(
     low: Tensor, high: Tensor, scale: float, pooled: int, sampling_ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
-    """Positions ``[R, S * G]``, NaN where a RoI has fewer samples, and samples per bin ``[R]``."""
+    """Positions ``[R, S * T]``, NaN where a RoI has fewer samples, and samples per bin ``[R]``."""
     offset = 0.5 if aligned else 0.0
     start = low * scale - offset  # [R]
     length = high * scale - offset - start
@@ -115,10 +115,10 @@ def _samples(
         count = size.ceil().clamp(min=0).nan_to_num(0)
     most = sampling_ratio if sampling_ratio > 0 else max([1, *count.int().tolist()])
 
-    index = torch.arange(most, device=low.device)  # [G]
-    step = (index + 0.5) * size[:, None] / count[:, None]  # [R, G]
+    index = torch.arange(most, device=low.device)  # [T]
+    step = (index + 0.5) * size[:, None] / count[:, None]  # [R, T]
     bins = torch.arange(pooled, device=low.device) * size[:, None]  # [R, S]
-    position = start[:, None, None] + bins[:, :, None] + step[:, None, :]  # [R, S, G]
+    position = start[:, None, None] + bins[:, :, None] + step[:, None, :]  # [R, S, T]
     position = position.where((index < count[:, None])[:, None, :], torch.nan)
     return position.flatten(1), count
 
