@@ -73,6 +73,10 @@ SLOW = (
     "tests/model/test_stages.py::test_integer_boxes",
 )
 
+# What runs first: the longest tests, so that none of them is the last of its worker. Those of
+# tests/parity wait for each other; those of tests/export share files of one worker.
+FIRST = ("tests/parity/", "tests/export/", "tests/cuda/test_emulation.py::test_kernels_under_")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -81,7 +85,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``--fast``: the first set of parameters of each test function that is not ``SLOW``."""
+    """``FIRST``. With ``--fast`` the first parameters of each test that is not ``SLOW``."""
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
     if not config.getoption("--fast"):
         return
     seen: set[str] = set()
