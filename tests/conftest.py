@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-import torch
 
-from maskrcnn_scratch.builders.small import small_maskrcnn
-from maskrcnn_scratch.mask_rcnn import MaskRCNN
 from tests.memory import return_free_memory
+
+if TYPE_CHECKING:  # the process that starts the workers imports neither
+    import numpy as np
+
+    from maskrcnn_scratch.mask_rcnn import MaskRCNN
 
 # What --fast skips: parts of a node id.
 SLOW = (
@@ -134,6 +136,10 @@ def photographs() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def small_model() -> MaskRCNN:
     """Mask R-CNN of four classes with random weights: its detections mean nothing but are many."""
+    import torch
+
+    from maskrcnn_scratch.builders.small import small_maskrcnn
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return small_maskrcnn(num_classes=5, min_size=96, max_size=160).eval()
