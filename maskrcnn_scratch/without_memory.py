@@ -1,4 +1,4 @@
-"""Modules whose parameters have shapes but no memory."""
+"""Modules whose parameters have shapes but no memory, or memory but no values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ def without_memory() -> Iterator[None]:
 
     With them, PyTorch would import its compiler, which takes longer than building a model.
     """
-    with torch.device("meta"), _SkipRandomNumbers():
+    with torch.device("meta"), without_random_numbers():
+        yield
+
+
+@contextmanager
+def without_random_numbers() -> Iterator[None]:
+    """New parameters have any values: for models that get all of their weights afterwards."""
+    with _SkipRandomNumbers():
         yield
 
 

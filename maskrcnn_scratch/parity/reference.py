@@ -19,6 +19,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from maskrcnn_scratch import faster_rcnn
+from maskrcnn_scratch.without_memory import without_random_numbers
 
 # Only the "v2" models normalise in the FPN.
 NORM_OF_V2 = "backbone.fpn.inner_blocks.0.1.weight"
@@ -38,18 +39,19 @@ def reference_of(model: faster_rcnn.FasterRCNN) -> GeneralizedRCNN:
     }
     has_mask = model.roi_heads.has_mask()
     reference: GeneralizedRCNN
-    if NORM_OF_V2 in weights:
-        build = maskrcnn_resnet50_fpn_v2 if has_mask else fasterrcnn_resnet50_fpn_v2
-        reference = build(weights=None, weights_backbone=None, **options)
-    else:
-        norm = model.get_submodule("backbone.body.bn1")
-        norm_layer: Callable[[int], nn.Module] = partial(FrozenBatchNorm2d, eps=norm.eps)
-        if isinstance(norm, nn.BatchNorm2d):
-            norm_layer = nn.BatchNorm2d
-        backbone = resnet_fpn_backbone(
-            backbone_name="resnet50", weights=None, norm_layer=norm_layer
-        )
-        reference = (MaskRCNN if has_mask else FasterRCNN)(backbone, **options)
+    with without_random_numbers():
+        if NORM_OF_V2 in weights:
+            build = maskrcnn_resnet50_fpn_v2 if has_mask else fasterrcnn_resnet50_fpn_v2
+            reference = build(weights=None, weights_backbone=None, **options)
+        else:
+            norm = model.get_submodule("backbone.body.bn1")
+            norm_layer: Callable[[int], nn.Module] = partial(FrozenBatchNorm2d, eps=norm.eps)
+            if isinstance(norm, nn.BatchNorm2d):
+                norm_layer = nn.BatchNorm2d
+            backbone = resnet_fpn_backbone(
+                backbone_name="resnet50", weights=None, norm_layer=norm_layer
+            )
+            reference = (MaskRCNN if has_mask else FasterRCNN)(backbone, **options)
     reference.to(next(model.parameters()).dtype).load_state_dict(weights, strict=True)
     example = next(model.parameters())
     return reference.to(example.device).train(model.training)

@@ -14,22 +14,10 @@ from maskrcnn_scratch.backbone import FrozenBatchNorm2d
 from maskrcnn_scratch.inference import Predictor, optimize
 from maskrcnn_scratch.inference.cuda_graph import CUDAGraphs, GraphCapture
 from maskrcnn_scratch.inference.optimize import MergedRPNHead
-from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
-from maskrcnn_scratch.parity.photographs import photographs
 from maskrcnn_scratch.structures import ImageList, StageOutputs
 from tests.weights.same_detections import assert_same_detections
 
 BATCH_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
-
-
-@pytest.fixture(scope="module")
-def photograph() -> Tensor:
-    return photographs()[0]
-
-
-@pytest.fixture(scope="module")
-def model(photograph: Tensor) -> MaskRCNN:
-    return calibrated_maskrcnn(0, photograph, min_size=160, max_size=266)
 
 
 @pytest.fixture(autouse=True)

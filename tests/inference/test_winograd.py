@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -15,8 +17,8 @@ from maskrcnn_scratch.conv import Conv2dNormActivation
 from maskrcnn_scratch.export import ExportOptions, export_program
 from maskrcnn_scratch.inference import optimize
 from maskrcnn_scratch.inference.winograd import WinogradConv2d, use_winograd
-from maskrcnn_scratch.parity.calibrate import calibrated_maskrcnn
 from maskrcnn_scratch.parity.photographs import photographs
+from maskrcnn_scratch.structures import Result
 from maskrcnn_scratch.winograd import reason_to_keep
 from tests.weights.same_detections import assert_same_detections
 
@@ -141,6 +143,17 @@ def test_replaces_what_it_can_and_names_the_rest(tile: str) -> None:
         use_winograd(model, tile)
 
 
+@torch.no_grad()
+def test_generated_code() -> None:
+    """Inductor's code around the kernel, with the options and layout of ``optimize``."""
+    model, x = Model().to(memory_format=torch.channels_last), images(2, 16, 12, 9)
+    x = x.to(memory_format=torch.channels_last)
+    expected = model(x)
+    use_winograd(model, "f4")
+    compiled = torch.compile(model, fullgraph=True, options={"freezing": True})
+    assert_close(compiled(x), expected)
+
+
 class Doubled(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         return 2 * super().forward(input)
@@ -188,27 +201,47 @@ def winograd_layers(model: nn.Module) -> dict[str, WinogradConv2d]:
 
 
 @pytest.fixture(scope="module")
-def model() -> MaskRCNN:
-    return calibrated_maskrcnn(0, photographs()[0], min_size=160, max_size=266)
+def expected(model: MaskRCNN) -> list[Result]:
+    """Of the first two photographs."""
+    with torch.no_grad():
+        return [model([photograph])[0] for photograph in photographs()[:2]]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("winograd", ["f2", True])
-def test_optimized_model_finds_the_same(model: MaskRCNN, winograd: bool | str) -> None:
+def test_optimized_model_finds_the_same(
+    model: MaskRCNN, expected: list[Result], winograd: bool | str
+) -> None:
     fast = optimize(model, winograd=winograd)
     # The 13 of ResNet-50 with stride 1, 4 of the FPN, 1 of the RPN and 4 of the mask head.
     assert len(winograd_layers(fast)) == 22
     assert {layer.m for layer in winograd_layers(fast).values()} == {2 if winograd == "f2" else 4}
     assert not winograd_layers(model)
-    for photograph in photographs()[:2]:
-        assert_same_detections(fast([photograph]), model([photograph]))
+    for photograph, result in zip(photographs(), expected, strict=False):
+        assert_same_detections(fast([photograph]), [result])
+
+
+def traced_only(
+    compile: Callable, run: Callable, *, options: dict[str, bool], fullgraph: bool
+) -> Callable:
+    """``torch.compile`` without Inductor, whose options it does not pass on."""
+    return compile(run, backend="aot_eager", fullgraph=fullgraph)
 
 
 @torch.no_grad()
-def test_optimized_model_compiles_and_exports(small_model: MaskRCNN) -> None:
+def test_optimized_model_compiles_and_exports(
+    small_model: MaskRCNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced as ``optimize`` does it, to one graph that is run without generated code.
+
+    Code is generated in ``test_generated_code`` and, for a whole model, in ``test_optimize.py``.
+    """
     image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0))
     expected = small_model([image])
-    assert_same_detections(optimize(small_model, winograd=True, compile=True)([image]), expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", partial(traced_only, torch.compile))
+        compiled = optimize(small_model, winograd=True, compile=True)
+    assert_same_detections(compiled([image]), expected)
     fast = optimize(small_model, winograd=True)
     assert winograd_layers(fast)
     program = export_program(fast, ExportOptions((96, 128)))

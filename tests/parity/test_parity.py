@@ -7,6 +7,7 @@ workers can share them.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import sys
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from maskrcnn_scratch import MaskRCNN
+from maskrcnn_scratch import FasterRCNN, MaskRCNN
 from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.cli import main
 from maskrcnn_scratch.ops.boxes import BoxCoder
@@ -49,6 +50,7 @@ from maskrcnn_scratch.parity.run import (
     NORM_LAYERS,
     WEIGHT_SETS,
     Run,
+    _model,
     loss_batches,
     model_checks,
     parity_checks,
@@ -67,6 +69,18 @@ LOSSES_MIN_SIZE, STEPS, SAMPLES = 96, 8, 16
 def images() -> list[Tensor]:
     """The photographs, large ones made smaller."""
     return [smaller(photograph, LONGER_SIDE) for photograph in photographs()]
+
+
+@functools.lru_cache(1)
+def model_of_weights(seed: int) -> FasterRCNN:
+    """Calibrated on the first of ``images``."""
+    return _model(Run(min_size=MIN_SIZE), seed, smaller(photographs()[0], LONGER_SIDE))
+
+
+@pytest.fixture
+def shared_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tests of the same weights share the model, which the checks leave as it is."""
+    monkeypatch.setattr(run, "_model", lambda _, seed, __: model_of_weights(seed))
 
 
 def assert_all_pass(checks: Iterable[Check], *levels: str) -> None:
@@ -110,6 +124,7 @@ def test_other_architectures(architecture: Architecture, images: list[Tensor]) -
     assert any("mask" in check.name for check in checks) == architecture.startswith("mask")
 
 
+@pytest.mark.usefixtures("shared_models")
 @pytest.mark.parametrize("seed", WEIGHT_SETS)
 def test_modules_stages_and_model(seed: int, images: list[Tensor]) -> None:
     checks = list(model_checks(Run(min_size=MIN_SIZE), seed, [[image] for image in images]))
@@ -119,10 +134,12 @@ def test_modules_stages_and_model(seed: int, images: list[Tensor]) -> None:
     }
 
 
+@pytest.mark.usefixtures("shared_models")
 def test_unusual_sizes(images: list[Tensor]) -> None:
     batches = unusual_batches(images[0], MIN_SIZE)
     checks = model_checks(Run(min_size=MIN_SIZE), max(WEIGHT_SETS), batches)
     assert_all_pass(checks, "modules", "stages", "model")
+    model_of_weights.cache_clear()
 
 
 @pytest.mark.parametrize("norm_layer", NORM_LAYERS)

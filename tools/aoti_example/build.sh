@@ -2,8 +2,9 @@
 # Builds detect.cpp: tools/aoti_example/build.sh OUTPUT (PYTHON and CXX from the environment).
 set -eu
 PYTHON=${PYTHON:-python3}
-torch=$("$PYTHON" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parent)')
-operators=$("$PYTHON" -c 'import torch, maskrcnn_scratch._cpu as library; print(library.__file__)')
+find='from importlib.util import find_spec; print(find_spec'
+torch=$("$PYTHON" -c "$find('torch').submodule_search_locations[0])")
+operators=$("$PYTHON" -c "$find('maskrcnn_scratch._cpu').origin)")
 # The library of operators is also a Python module. With lazy binding, Python's symbols are looked up
 # only when Python calls it.
 exec "${CXX:-c++}" -std=c++20 -O1 "$(dirname "$0")/detect.cpp" -o "$1" \
