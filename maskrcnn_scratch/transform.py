@@ -136,10 +136,9 @@ class GeneralizedRCNNTransform(nn.Module):
         min_size = self._draw_min_size() if self.training else self.min_size[-1]
         if self.fixed_size is not None:
             return self.fixed_size[1], self.fixed_size[0]
-        # In an exported graph sizes are symbols. min would compare them, which fixes the result.
-        shorter, longer = torch.sym_min(height, width), torch.sym_max(height, width)
-        scale = torch.sym_min(min_size / shorter, self.max_size / longer)
-        return _at_least_1(math.trunc(height * scale)), _at_least_1(math.trunc(width * scale))
+        shorter, longer = _smaller(height, width), _larger(height, width)
+        scale = _smaller(min_size / shorter, self.max_size / longer)
+        return _larger(math.trunc(height * scale), 1), _larger(math.trunc(width * scale), 1)
 
     def _draw_min_size(self) -> int:
         # As torchvision: one number from the global generator even if there is only one size. The
@@ -237,9 +236,21 @@ class GeneralizedRCNNTransform(nn.Module):
         return f"{type(self).__name__}(\n    {normalize}\n    Resize({sizes})\n)"
 
 
-def _at_least_1(side: Any) -> Any:
-    """``max(side, 1)``, also of a symbol; torch 2.11 does not compile ``sym_max`` of numbers."""
-    return max(side, 1) if isinstance(side, int) else torch.sym_max(side, 1)
+def _smaller(a: Any, b: Any) -> Any:
+    """``min``. In an exported graph sizes are symbols, which ``min`` would compare: fixed results.
+
+    Torch 2.11 does not compile ``sym_min`` of numbers.
+    """
+    return torch.sym_min(a, b) if _is_symbol(a) else min(a, b)
+
+
+def _larger(a: Any, b: Any) -> Any:
+    """``max``, as ``_smaller``."""
+    return torch.sym_max(a, b) if _is_symbol(a) else max(a, b)
+
+
+def _is_symbol(size: Any) -> bool:
+    return isinstance(size, (torch.SymInt, torch.SymFloat))
 
 
 def image_size(image: Tensor) -> tuple[int, int]:
