@@ -91,6 +91,7 @@ def files_below(folder: Path) -> set[str]:
     return {path for path in found if "__pycache__" not in path and not path.endswith(".so")}
 
 
+@pytest.mark.slow
 def test_archive_wheel_and_what_is_installed(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", "77")
     checkout, target, work = tmp_path / "checkout", tmp_path / "target", tmp_path / "work"

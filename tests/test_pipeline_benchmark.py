@@ -12,6 +12,8 @@ from tools.benchmark import row
 from tools.benchmarks import pipeline
 from tools.benchmarks.clock import Clock, Timing
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def timings() -> list[Timing]:

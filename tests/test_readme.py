@@ -74,6 +74,7 @@ def run_script(script: Path, log: Path) -> None:
     runpy.run_path(str(script), run_name="__main__")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example_runs(example: str, tmp_path: Path) -> None:
     script, log = tmp_path / "example.py", tmp_path / "log"

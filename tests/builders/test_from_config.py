@@ -84,6 +84,7 @@ def test_weights_file_with_another_number_of_classes(tmp_path):
     assert torch.equal(model.state_dict()[key], source.state_dict()[key])
 
 
+@pytest.mark.slow
 def test_published_weights_have_coco_class_names(tmp_path):
     model = build_model(ModelConfig(weights="coco"), 91)
     torch.save(model.state_dict(), tmp_path / "coco.pth")

@@ -56,6 +56,7 @@ def changed(place: tuple[Any, ...], value: object) -> dict[str, Any]:
     return checkpoint
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -141,6 +142,7 @@ def test_damaged_safetensors(command: str, position: int, tmp_path: Path, capsys
     assert "w.safetensors: " in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key, tensor",
     [

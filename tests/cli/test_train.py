@@ -72,6 +72,7 @@ def test_checkpoint_becomes_a_model(finished):
     assert set(result) == {"boxes", "labels", "scores", "masks"} and not trained.model.training
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(recipe, finished, tmp_path):
     assert toy.run(run, recipe, tmp_path, "forward:5") == -signal.SIGKILL
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 4
@@ -154,6 +155,7 @@ def test_a_stored_configuration_can_be_fed_back(finished, tmp_path):
     assert not (tmp_path / "run" / "labels.png").exists()
 
 
+@pytest.mark.slow
 def test_faster_rcnn(recipe, tmp_path):
     model = replace(MODEL, architecture="fasterrcnn_small")
     trainer = prepared(recipe, tmp_path, model=model, epochs=1, pictures=True)

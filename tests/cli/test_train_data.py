@@ -101,6 +101,7 @@ def test_bad_data_are_refused_before_the_first_step(recipe, tmp_path, capsys):
     assert trainer.val_set.annotation_file == tmp_path / "run" / "annotations" / "val.json"
 
 
+@pytest.mark.slow
 def test_damaged_pixels(recipe, tmp_path):
     """The header is good. With ``skip_bad`` the file is as if it had never been there."""
     images = shutil.copytree(Path(recipe.train_annotations).parent, tmp_path / "images")

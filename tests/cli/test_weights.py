@@ -46,6 +46,7 @@ def test_convert_there_and_back(
             assert torch.equal(found[key], expected), key
 
 
+@pytest.mark.slow
 def test_convert_names_the_epsilon_of_the_published_weights(
     state_dict: dict[str, Tensor],
     tmp_path: Path,
@@ -71,6 +72,7 @@ def test_convert_loses_nothing(tmp_path: Path) -> None:
         run(convert, ours, other, "--to", "detectron2")
 
 
+@pytest.mark.slow
 def test_convert_names_the_file(tmp_path: Path) -> None:
     write_state_dict({"a": torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match=r"a\.pth: the keys fit no known layout: a"):

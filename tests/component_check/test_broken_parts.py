@@ -121,6 +121,7 @@ def test_optimize_that_changes_results_is_noticed(monkeypatch):
     assert failed.detail.startswith("class_logits differs by")
 
 
+@pytest.mark.slow
 def test_a_loss_that_does_not_fall_is_noticed(monkeypatch):
     monkeypatch.setattr(in_model, "TRAINING_STEPS", 15)
     results = results_of("loss_ascends", "loss", train=True)

@@ -142,6 +142,7 @@ def test_own_part_passes(kind, n):
     assert skipped <= {"training", "state_dict", "channels-last"}
 
 
+@pytest.mark.slow
 def test_loss_falls_and_capabilities_are_tried():
     results = list(check_part(OWN_PARTS["box_head"][0], "box_head", SETTING, train=True))
     found = {result.name: result for result in results}

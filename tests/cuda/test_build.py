@@ -9,6 +9,8 @@ from maskrcnn_scratch import ops
 from tests.cuda.emulation.build import ROOT
 from tools import cuda_report
 
+pytestmark = pytest.mark.slow
+
 SOURCES = sorted(ROOT.glob("csrc/*/*_cuda.cu"))
 # Kernels with instructions per unit: one that is renamed, or whose marker the compiler replaces,
 # must not go unnoticed.

@@ -13,6 +13,8 @@ from torch import Tensor
 from maskrcnn_scratch.ops import reference
 from tests.ops.inputs import random_boxes, rows_in_tables
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS, CLIP, MIN_SIZE = (10.0, 10.0, 5.0, 5.0), math.log(1000 / 16), 1e-2
 # exp differs by one ulp; the side is added to a centre, of an image of some hundred pixels.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-12}

@@ -16,6 +16,8 @@ from tests.cuda.conftest import uninitialized_is_filled
 from tests.cuda.emulation.build import COMPILER, ROOT, build_emulated, load_emulated
 from tests.cuda.test_nms import problem
 
+pytestmark = pytest.mark.slow
+
 OPS = (
     "roi_align", "nms", "paste_masks", "paste_masks_packed", "top_k", "max_iou", "decode_boxes",
     "fpn_levels",

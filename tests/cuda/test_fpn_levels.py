@@ -11,6 +11,8 @@ from torch import Tensor
 from maskrcnn_scratch.ops import reference
 from tests.ops.inputs import random_boxes
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = (2, 5, 224.0, 4.0, 1e-6)
 
 

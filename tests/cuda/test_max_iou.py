@@ -13,6 +13,8 @@ from torch import Tensor
 from maskrcnn_scratch.ops._library import kernels
 from tests.ops.inputs import random_boxes
 
+pytestmark = pytest.mark.slow
+
 
 def check(cuda, gt_boxes: Tensor, boxes: Tensor, find_low_quality_matches: bool = True) -> None:
     arguments = (gt_boxes, boxes, find_low_quality_matches)

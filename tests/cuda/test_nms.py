@@ -16,6 +16,8 @@ from maskrcnn_scratch.ops._library import kernels
 from maskrcnn_scratch.ops.group_offset import offset_boxes_by_group
 from tests.ops.inputs import random_boxes, random_scores
 
+pytestmark = pytest.mark.slow
+
 
 def check(cuda, boxes: Tensor, scores: Tensor, groups: Tensor, *arguments) -> Tensor:
     indices, count = cuda("nms_padded")(boxes, scores, groups, *arguments)

@@ -10,6 +10,8 @@ import torch
 from maskrcnn_scratch.ops._library import kernels
 from tests.ops.inputs import random_boxes
 
+pytestmark = pytest.mark.slow
+
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 

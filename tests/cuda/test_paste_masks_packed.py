@@ -11,6 +11,8 @@ from maskrcnn_scratch.ops._library import kernels
 from tests.ops.inputs import random_boxes
 from tests.ops.test_paste_masks_packed import AWKWARD, coordinate
 
+pytestmark = pytest.mark.slow
+
 
 def check(cuda, *arguments):
     ours = cuda("paste_masks_packed")(*arguments)

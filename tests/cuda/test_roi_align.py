@@ -15,6 +15,8 @@ from torch import Tensor
 from maskrcnn_scratch.ops._library import kernels
 from tests.ops.inputs import random_rois
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(20, 30), (10, 15)]  # of two levels
 SCALES = [0.25, 0.125]
 TOLERANCE = {  # sums in another order; half types round the sum of a pixel once

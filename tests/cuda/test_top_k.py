@@ -12,6 +12,8 @@ from torch import Tensor
 
 from maskrcnn_scratch.ops._library import kernels
 
+pytestmark = pytest.mark.slow
+
 
 def check(cuda, values: Tensor, level_sizes: list[int], k: int) -> Tensor:
     ours = cuda("top_k_of_levels")(values, level_sizes, k)

@@ -94,6 +94,7 @@ def read_all(file: Path, folder: Path) -> None:
         dataset[index]
 
 
+@pytest.mark.slow
 @settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -7,6 +7,8 @@ from torch._dynamo.testing import CompileCounter
 from maskrcnn_scratch.builders.small import small_maskrcnn
 from maskrcnn_scratch.structures import ImageList
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():

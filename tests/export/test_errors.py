@@ -41,6 +41,7 @@ def nms_with_a_branch(boxes, scores, *args):
     return batched_nms_padded(boxes, scores * 0.5, *args)
 
 
+@pytest.mark.slow
 def test_component_whose_op_has_no_translation(model, tmp_path):
     swapped = copy.deepcopy(model)
     swapped.roi_heads.box_head = HalvingHead(swapped.roi_heads.box_head)
@@ -156,6 +157,7 @@ def test_sizes_that_make_no_sense(model, tmp_path, options, message):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_compiled_package_that_would_be_wrong(model, tmp_path):
     options = ExportOptions((128, 160), dynamic=True)
     with pytest.raises(ValueError, match="export it preprocessed"):
@@ -191,6 +193,7 @@ def test_onnxruntime_missing(model, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_command(model, tmp_path, monkeypatch, capsys):
     from types import SimpleNamespace
 

@@ -61,6 +61,7 @@ def check_same(expected, exported):
     assert (error > TOLERANCES["masks"]).sum() <= 1
 
 
+@pytest.mark.slow
 def test_metadata(dynamic, single):
     """Class names and version, for programs without this package."""
     found = onnxruntime.InferenceSession(dynamic[0]).get_modelmeta().custom_metadata_map
@@ -92,6 +93,7 @@ def test_one_image_of_fixed_size(model, photos, single):
     check_same(model([image])[0], run(path, images=image))
 
 
+@pytest.mark.slow
 def test_sizes_and_batches_are_dynamic(model, photos, dynamic):
     path, report = dynamic
     assert report.verdict == "passed"
@@ -118,6 +120,7 @@ def test_sizes_and_batches_are_dynamic(model, photos, dynamic):
             check_same(expected, {k: v[n][:count] for k, v in exported.items() if v.dim() > 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("height, width", [(h, w) for h in (49, 98, 187) for w in (103, 211)])
 def test_sizes_are_rounded_as_in_python(model, dynamic, height, width):
     # 128 / 49 * 49 is less than 128 in double precision and more in single.
@@ -128,6 +131,7 @@ def test_sizes_are_rounded_as_in_python(model, dynamic, height, width):
     check_same(expected, {k: v[0][:count] for k, v in exported.items() if v.dim() > 1})
 
 
+@pytest.mark.slow
 def test_no_detections(single, dynamic):
     flat = torch.full((3, 200, 240), 0.5)
     found = run(single[0], images=flat)
@@ -141,6 +145,7 @@ def test_no_detections(single, dynamic):
     assert not any(value.any() for value in found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raw_masks", [True, False])
 def test_preprocessed(model, photos, tmp_path, raw_masks):
     report = export_onnx(
@@ -184,6 +189,7 @@ def test_legacy_call_of_torchvisions_documentation(model, photos, tmp_path):
             assert len(result["scores"]) == len(expected["scores"])
 
 
+@pytest.mark.slow
 def test_example_without_pytorch(model, photos, dynamic, tmp_path):
     photo = (photos[0] * 255).byte()
     Image.fromarray(photo.permute(1, 2, 0).numpy()).save(tmp_path / "photo.png")
@@ -206,6 +212,7 @@ def test_example_without_pytorch(model, photos, dynamic, tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_deformable_convolutions_need_operator_set_19(model, photos, tmp_path):
     from torchvision.ops import DeformConv2d
 

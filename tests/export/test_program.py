@@ -12,6 +12,8 @@ from PIL import Image
 
 from maskrcnn_scratch.export import Detector, ExportOptions, export_program, export_to_file
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LOAD = """
 import sys

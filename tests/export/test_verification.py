@@ -60,6 +60,7 @@ def test_match_ignores_order():
     assert order[theirs].tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_file_that_disagrees_says_so(model, photos, tmp_path, monkeypatch):
     import json
 

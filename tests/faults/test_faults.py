@@ -52,6 +52,7 @@ def with_log(log: Path, limit: int, job: str, inputs: Path, output: Path) -> Non
         log.write_text(printed.getvalue())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["train", "evaluate", "predict"])
 def test_full_disk(job: str, inputs: Path, tmp_path: Path) -> None:
     """The error names the file, no file is half there, and with space the command works."""
@@ -84,6 +85,7 @@ def lock_and_log(folder: Path, log: Path) -> None:
     log.write_text("\n".join(messages))
 
 
+@pytest.mark.slow
 def test_full_disk_for_a_line(tmp_path: Path) -> None:
     folder, log = tmp_path / "run", tmp_path / "log"
     assert toy.run(lock_and_log, folder, log) == 0
@@ -108,6 +110,7 @@ def export_of_something_small(path: Path, log: Path) -> None:
         log.write_text(str(error))
 
 
+@pytest.mark.slow
 def test_full_disk_at_the_end_of_an_export(tmp_path: Path) -> None:
     """Torch's writer would end the process."""
     path, log = tmp_path / "model.pt2", tmp_path / "log"
@@ -146,6 +149,7 @@ def train_with_deadly_workers(folder: Path, log: Path) -> None:
     Trainer(toy.ToyModel(), DeadlyInWorkers(), toy.SIZES, config).train()
 
 
+@pytest.mark.slow
 def test_a_data_worker_is_killed(tmp_path: Path) -> None:
     """The run ends with an error, and goes on from its last checkpoint."""
     assert toy.run(train_with_deadly_workers, tmp_path / "run", tmp_path / "log") == 1
@@ -175,6 +179,7 @@ def stop_in_third_call() -> Callable[..., None]:
     return hook
 
 
+@pytest.mark.slow
 def test_a_process_that_stops_ends_the_others(tmp_path: Path) -> None:
     shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": 1,
               "MASTER_PORT": test_distributed.free_port()}  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from tests.faults.kills import Experiment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job, kills", [("train", 2), ("evaluate", 1), ("predict", 1),
                                         ("download", 1)])  # fmt: skip
 def test_killed_commands(job: str, kills: int, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def fuzz(name: str, folder: Path) -> None:
     sys.exit(run.main([name, "--cases=2000", f"--keep={folder}"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_input_is_refused(name: str, tmp_path: Path) -> None:
     process = toy.start(fuzz, name, tmp_path)

@@ -26,6 +26,7 @@ def no_grad() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 def test_folded_model_finds_the_same(
     model: MaskRCNN, photograph: Tensor, memory_format: torch.memory_format
@@ -42,6 +43,7 @@ def test_folded_model_finds_the_same(
     assert len(after) == len(before)
 
 
+@pytest.mark.slow
 def test_batch_norm_that_learned_is_folded_too() -> None:
     torch.manual_seed(0)
     model = fasterrcnn_resnet50_fpn_v2(
@@ -58,11 +60,13 @@ def test_batch_norm_that_learned_is_folded_too() -> None:
     assert_same_detections(optimized([image]), model([image]))
 
 
+@pytest.mark.slow
 def test_batch_norm_stays_where_it_is_not_to_be_folded(model: MaskRCNN) -> None:
     kept = optimize(model, fold_batch_norm=False)
     assert any(isinstance(module, FrozenBatchNorm2d) for module in kept.modules())
 
 
+@pytest.mark.slow
 def test_networks_in_bfloat16_boxes_in_float32(model: MaskRCNN, photograph: Tensor) -> None:
     stages = optimize(model, dtype=torch.bfloat16).run_stages([photograph])
     expected = model.run_stages([photograph])
@@ -76,6 +80,7 @@ def test_networks_in_bfloat16_boxes_in_float32(model: MaskRCNN, photograph: Tens
         assert found[name].dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_predictor_gives_an_optimized_model_what_it_takes(
     model: MaskRCNN, photograph: Tensor
 ) -> None:
@@ -84,6 +89,7 @@ def test_predictor_gives_an_optimized_model_what_it_takes(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_autocast_leaves_boxes_in_float32(model: MaskRCNN, photograph: Tensor) -> None:
     expected = model.run_stages([photograph])
     with torch.autocast("cpu", torch.bfloat16):
@@ -95,6 +101,7 @@ def test_autocast_leaves_boxes_in_float32(model: MaskRCNN, photograph: Tensor) -
         assert (boxes != boxes.bfloat16()).any()
 
 
+@pytest.mark.slow
 def test_compiled_model_finds_the_same(small_model: MaskRCNN) -> None:
     image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0))
     compiled = optimize(small_model, compile=True)

@@ -143,6 +143,7 @@ def test_replaces_what_it_can_and_names_the_rest(tile: str) -> None:
         use_winograd(model, tile)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_generated_code() -> None:
     """Inductor's code around the kernel, with the options and layout of ``optimize``."""
@@ -207,6 +208,7 @@ def expected(model: MaskRCNN) -> list[Result]:
         return [model([photograph])[0] for photograph in photographs()[:2]]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("winograd", ["f2", True])
 def test_optimized_model_finds_the_same(
@@ -228,6 +230,7 @@ def traced_only(
     return compile(run, backend="aot_eager", fullgraph=fullgraph)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_optimized_model_compiles_and_exports(
     small_model: MaskRCNN, monkeypatch: pytest.MonkeyPatch

@@ -91,6 +91,7 @@ def test_a_model_compared_with_itself_changes_nothing(inspect, shapes, checkpoin
     assert {change["kind"] for change in changes} == {"same"}
 
 
+@pytest.mark.slow
 def test_several_images(inspect, shapes, tmp_path):
     status, out, _ = inspect(shapes.parent, "--annotations", shapes)
     assert status == 0

@@ -20,6 +20,8 @@ from maskrcnn_scratch.inspect.report import ReportOptions, Sample, write_report,
 from maskrcnn_scratch.inspect.settings import with_settings
 from maskrcnn_scratch.ops import batched_nms_padded
 
+pytestmark = pytest.mark.slow
+
 NAMES = {1: "cat", 2: "dog", 3: "bird", 4: "</script><b>horse"}
 MOST_BYTES = 15_000_000
 FLAGS = [

@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
@@ -36,6 +37,7 @@ def test_importing_the_package_does_not_import_torch() -> None:
     assert run(code) == "False"
 
 
+@pytest.mark.slow
 def test_the_model_runs_without_any_optional_package() -> None:
     code = f"""
 import sys
@@ -51,6 +53,7 @@ print(sorted(Predictor(model)(torch.rand(3, 60, 64))))
     assert run(code) == "['boxes', 'labels', 'masks', 'scores']"
 
 
+@pytest.mark.slow
 def test_predict_does_not_import_the_compiler(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = ModelConfig(

@@ -245,6 +245,7 @@ def test_the_transform_prints_as_torchvisions(evaluating: Pair) -> None:
     assert repr(evaluating.ours.transform) == repr(evaluating.theirs.transform)
 
 
+@pytest.mark.slow
 def test_torchvisions_sampler_replaces_ours(training: Pair) -> None:
     """It returns masks and takes no generator."""
     model, found = training.ours, []
@@ -281,6 +282,7 @@ def test_image_list() -> None:
     assert images.sizes.tolist() == [[96, 128], [90, 64]]
 
 
+@pytest.mark.slow
 def test_integer_boxes_are_converted(training: Pair) -> None:
     image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0)).double()
     losses = []

@@ -236,6 +236,7 @@ torch.save(results(), sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_instruction_sets(tmp_path: Path) -> None:
     """AVX2 and AVX-512 have the same bits; the baseline rounds products apart from sums."""
     found = {}

@@ -166,6 +166,7 @@ def digest() -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_instruction_sets_agree_to_the_bit(isa: str) -> None:
     result = subprocess.run(
@@ -218,6 +219,7 @@ print(len(caught), "without kernels" in str(caught[0].message), keep.tolist(), f
 """
 
 
+@pytest.mark.slow
 def test_runs_without_kernels_and_warns_once() -> None:
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_KERNELS], capture_output=True, text=True, check=True

@@ -159,6 +159,7 @@ def test_runs_of_any_bits(height: int, width: int, share: float, seed: int) -> N
         assert encoded == [rle.encode(mask) for mask in on]
 
 
+@pytest.mark.slow
 def test_rle_of_no_masks_and_of_half_masks() -> None:
     assert ops.paste_masks_rle(torch.zeros(0, 1, 28, 28), torch.zeros(0, 4), (9, 7)) == []
     masks, boxes = torch.rand(5, 1, 14, 14, requires_grad=True).half(), random_boxes(5, 60, 80)
@@ -188,6 +189,7 @@ print(peak() - before, sum(rle.area(mask) for mask in encoded))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units")
 def test_rle_of_a_large_image_takes_little_memory() -> None:
     """100 detections on 8000 x 4000: 12.8 GB as floats, 400 MB as bits."""

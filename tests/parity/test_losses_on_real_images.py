@@ -45,6 +45,7 @@ def batch(data_root: Path) -> tuple[Sequence[Tensor], Sequence[Target]]:
     return images, [{field: target[field] for field in fields} for target in targets]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_layer", [FrozenBatchNorm2d, nn.BatchNorm2d])
 def test_losses_and_gradients(
     norm_layer: type[nn.Module], batch: tuple[Sequence[Tensor], Sequence[Target]]

@@ -115,6 +115,7 @@ def test_float64() -> None:
     assert "100 detections, 0 differ" in checks[0].note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["maskrcnn_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn"])
 def test_other_architectures(architecture: Architecture, images: list[Tensor]) -> None:
     selection = Selection(("modules", "stages"))
@@ -124,6 +125,7 @@ def test_other_architectures(architecture: Architecture, images: list[Tensor]) -
     assert any("mask" in check.name for check in checks) == architecture.startswith("mask")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_models")
 @pytest.mark.parametrize("seed", WEIGHT_SETS)
 def test_modules_stages_and_model(seed: int, images: list[Tensor]) -> None:
@@ -134,6 +136,7 @@ def test_modules_stages_and_model(seed: int, images: list[Tensor]) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_models")
 def test_unusual_sizes(images: list[Tensor]) -> None:
     batches = unusual_batches(images[0], MIN_SIZE)
@@ -142,6 +145,7 @@ def test_unusual_sizes(images: list[Tensor]) -> None:
     model_of_weights.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_layer", NORM_LAYERS)
 def test_losses_gradients_and_steps(norm_layer: type[nn.Module], images: list[Tensor]) -> None:
     checks = losses_checks(
@@ -271,6 +275,7 @@ def test_a_replacement_that_is_called_wrongly(
         main(["parity", "stages"])
 
 
+@pytest.mark.slow
 def test_trained_weights(tmp_path: Path) -> None:
     photograph = smaller(photographs()[0], 96)
     model = random_model("fasterrcnn_resnet50_fpn", 5)
@@ -302,6 +307,7 @@ def failed_checks(recorded: tuple[MaskRCNN, Recording, Tensor]) -> list[Check]:
         return [c for c in stage_checks(model, recording, [photograph]) if not c.passed]
 
 
+@pytest.mark.slow
 def test_a_divergence_is_named(
     recorded: tuple[MaskRCNN, Recording, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +319,7 @@ def test_a_divergence_is_named(
     assert "worst element [0]['boxes'][" in "\n".join(report.divergence(failed[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", ["values", "positions", "half precision"])
 def test_a_divergence_of_pasting_is_named(
     mistake: str, recorded: tuple[MaskRCNN, Recording, Tensor], monkeypatch: pytest.MonkeyPatch
@@ -363,6 +370,7 @@ def test_losses_and_gradients_judge_by_their_tolerance() -> None:
     assert "bias has a gradient in one" in gradient_check("x", *models).note
 
 
+@pytest.mark.slow
 def test_differences_that_features_cause_are_told_from_others(
     recorded: tuple[MaskRCNN, Recording, Tensor],
 ) -> None:

@@ -54,6 +54,7 @@ def train_plain(folder, changes):
         trainer.train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [4, 8])
 def test_two_processes_equal_one_on_the_same_batches(batch_size, tmp_path):
     """The processes have different numbers of objects and, of 11, of validation images."""
@@ -117,6 +118,7 @@ def one_step_of_the_real_model(folder):
             save_checkpoint({"model": gradients}, folder / "gradients.pt")
 
 
+@pytest.mark.slow
 def test_gradients_of_the_real_model_on_two_processes_are_those_of_one(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -128,6 +130,7 @@ def test_gradients_of_the_real_model_on_two_processes_are_those_of_one(tmp_path)
         assert (two[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
+@pytest.mark.slow
 def test_two_processes_can_be_resumed(tmp_path):
     """Also with random numbers: dropout differs between processes, batch norm is the main one's."""
     assert run_together(toy.main, tmp_path / "whole") == [0, 0]
@@ -154,12 +157,14 @@ def train_until_unreadable(folder):
         trainer.train()
 
 
+@pytest.mark.slow
 def test_a_bad_image_on_any_process_loses_no_step(tmp_path):
     assert run_together(train_until_unreadable, tmp_path) == [1, 1]
     steps = len([line for line in (tmp_path / "log.jsonl").open() if "learning_rate" in line])
     assert load_checkpoint(tmp_path / "last.pt")["step"] == steps > 0
 
 
+@pytest.mark.slow
 def test_torchrun_ends_when_a_process_dies(tmp_path):
     began = time.monotonic()
     outcome = subprocess.run(

@@ -98,6 +98,7 @@ def save_checkpoint(state_dict: dict[str, Tensor], file: Path) -> None:
     torch.save({"model": state_dict, "iteration": 270_000}, file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", [save_model_zoo_pickle, save_checkpoint])
 def test_a_file_gives_the_same_detections(
     theirs: detectron2_network.GeneralizedRCNN,
@@ -112,6 +113,7 @@ def test_a_file_gives_the_same_detections(
     assert_same_detections(detect(model), expected, subpixel=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "field",
     ["image_std", "stride_in_1x1", "round_anchors", "roi_aligned", "sampling_ratio", "paste"],

@@ -185,6 +185,7 @@ def test_inflated_stem(channels: int) -> None:
         torch.testing.assert_close(inflated[:, :3], weight * 3 / channels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 4])
 def test_in_channels(
     published: MaskRCNN_ResNet50_FPN_Weights, coco: dict[str, Tensor], channels: int
@@ -232,6 +233,7 @@ def test_load_model(build: Any, suffix: str, tmp_path: Path) -> None:
     assert_loaded(model, dict(source.state_dict()), [])
 
 
+@pytest.mark.slow
 def test_published_file_is_recognised_by_its_content(
     coco: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +249,7 @@ def test_published_file_is_recognised_by_its_content(
     assert epsilons(build_model(config, 91)) == {0.0}
 
 
+@pytest.mark.slow
 def test_another_file_of_the_published_name(coco: dict[str, Tensor], tmp_path: Path) -> None:
     file = tmp_path / Path(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url).name
     torch.save(coco, file)
@@ -254,6 +257,7 @@ def test_another_file_of_the_published_name(coco: dict[str, Tensor], tmp_path: P
     assert epsilons(build_model(ModelConfig(weights=str(file)), 91)) == {1e-5}
 
 
+@pytest.mark.slow
 def test_epsilon_can_be_set_for_a_converted_copy(coco: dict[str, Tensor], tmp_path: Path) -> None:
     write_state_dict(coco, tmp_path / "converted.safetensors")
     conventions = Conventions(frozen_batch_norm_eps=0.0)
@@ -283,6 +287,7 @@ def test_predictor_replaced_as_in_torchvisions_tutorial(
     assert model.roi_heads.box_predictor.cls_score.out_features == 2
 
 
+@pytest.mark.slow
 def test_files_as_weights(coco: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(coco, tmp_path / "w.pth")
     with pytest.warns(UserWarning, match=r"w\.pth: .*not loaded"):
