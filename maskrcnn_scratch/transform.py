@@ -241,16 +241,16 @@ def _smaller(a: Any, b: Any) -> Any:
 
     Torch 2.11 does not compile ``sym_min`` of numbers.
     """
-    return torch.sym_min(a, b) if _is_symbol(a) else min(a, b)
+    return torch.sym_min(a, b) if _has_symbol(a, b) else min(a, b)
 
 
 def _larger(a: Any, b: Any) -> Any:
     """``max``, as ``_smaller``."""
-    return torch.sym_max(a, b) if _is_symbol(a) else max(a, b)
+    return torch.sym_max(a, b) if _has_symbol(a, b) else max(a, b)
 
 
-def _is_symbol(size: Any) -> bool:
-    return isinstance(size, (torch.SymInt, torch.SymFloat))
+def _has_symbol(*sizes: Any) -> bool:
+    return any(isinstance(size, (torch.SymInt, torch.SymFloat)) for size in sizes)
 
 
 def image_size(image: Tensor) -> tuple[int, int]:

@@ -50,11 +50,12 @@ def texts() -> Iterator[Path]:
 
 
 def test_words_are_those_of_the_field() -> None:
-    pattern = re.compile("|".join(rf"\b(?:{words})\b" for words in WORDS), re.IGNORECASE)
+    patterns = {re.compile(rf"\b(?:{old})\b", re.IGNORECASE): new for old, new in WORDS.items()}
     found = [
-        f"{path.relative_to(ROOT)}:{number}: {match[0]}"
+        f"{path.relative_to(ROOT)}:{number}: {match[0]}; say {new}"
         for path in texts()
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for pattern, new in patterns.items()
         for match in pattern.finditer(line)
     ]
     assert found == []

@@ -14,7 +14,7 @@ from maskrcnn_scratch.data.augment import Augmentation
 from maskrcnn_scratch.data.shapes import ShapesDataset, write_coco
 from maskrcnn_scratch.training.config import TrainConfig
 from tests.cli.predicting import THRESHOLD
-from tests.cli.recipes import MODEL
+from tests.tiny import TINY
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +74,7 @@ def recipe(tmp_path_factory):
     return TrainConfig(
         train_annotations=str(write_coco(ShapesDataset(10, seed=1, side=64), folder / "train")),
         val_annotations=str(write_coco(ShapesDataset(3, seed=2, side=64), folder / "val")),
-        model=MODEL,
+        model=TINY,
         augmentation=Augmentation(photometric=True),
         epochs=3,
         batch_size=4,

@@ -1,4 +1,4 @@
-"""The model that the tests of ``maskrcnn train`` train, and trainers of changed annotations."""
+"""Trainers of changed annotations, for the tests of ``maskrcnn train``."""
 
 import json
 from dataclasses import replace
@@ -6,21 +6,7 @@ from pathlib import Path
 
 import torch
 
-from maskrcnn_scratch.builders.from_config import ModelConfig
 from maskrcnn_scratch.cli import train as train_command
-
-MODEL = ModelConfig(
-    architecture="small",
-    weights="none",
-    widths=(8, 16, 16, 16),
-    min_size=(64,),
-    max_size=64,
-    anchor_sizes=(8, 16, 32, 48, 64),
-    pre_nms_top_n=50,
-    post_nms_top_n=20,
-    rpn_samples=32,
-    box_samples=16,
-)
 
 
 def changed_copy(file, tmp_path, change):

@@ -18,7 +18,8 @@ from maskrcnn_scratch.cli.train import train
 from maskrcnn_scratch.data.shapes import ShapesDataset
 from maskrcnn_scratch.training.config import TrainConfig
 from maskrcnn_scratch.training.run_lock import lock_run
-from tests.cli.recipes import MODEL, prepared
+from tests.cli.recipes import prepared
+from tests.tiny import TINY
 from tests.training import toy
 
 
@@ -87,7 +88,7 @@ def test_killed_and_resumed_equals_uninterrupted(recipe, finished, tmp_path):
 def test_starts_from_a_checkpoint_of_other_classes(recipe, finished, tmp_path):
     from maskrcnn_scratch.builders.from_config import build_model, load_starting_weights
 
-    config = replace(MODEL, weights=str(finished / "best.pt"))
+    config = replace(TINY, weights=str(finished / "best.pt"))
     model = build_model(config, num_classes=9)
     with pytest.warns(UserWarning, match="roi_heads.box_predictor.cls_score.weight"):
         load_starting_weights(model, config)
@@ -157,7 +158,7 @@ def test_a_stored_configuration_can_be_fed_back(finished, tmp_path):
 
 @pytest.mark.slow
 def test_faster_rcnn(recipe, tmp_path):
-    model = replace(MODEL, architecture="fasterrcnn_small")
+    model = replace(TINY, architecture="fasterrcnn_small")
     trainer = prepared(recipe, tmp_path, model=model, epochs=1, pictures=True)
     trainer.train()
     lines = [json.loads(line) for line in (trainer.output / "log.jsonl").read_text().splitlines()]

@@ -263,3 +263,21 @@ def test_mask_predictors_with_and_without_labels(accepts_labels: bool) -> None:
     # The first call checks the new part, with masks of all classes; then come the detections.
     assert calls[-1] == ("labels" if accepts_labels else "all")
     torch.testing.assert_close(found["masks"], expected["masks"])
+
+
+def test_resized_size_of_a_symbol_and_a_number() -> None:
+    """An export in which one side of the image varies: neither side may be fixed to the longer."""
+    transform = GeneralizedRCNNTransform(80, 200, MEAN, STD).eval()
+
+    class Resized(torch.nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            size = transform.resized_size(image.shape[1], image.shape[2])
+            return torch.stack([torch.scalar_tensor(side) for side in size])
+
+    width = torch.export.Dim("width", min=2, max=1000)
+    program = torch.export.export(
+        Resized(), (torch.rand(3, 40, 60),), dynamic_shapes={"image": {2: width}}
+    )
+    for side in (60, 20, 40, 900):
+        found = program.module()(torch.rand(3, 40, side))
+        assert tuple(found.tolist()) == transform.resized_size(40, side)

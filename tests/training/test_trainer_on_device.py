@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from maskrcnn_scratch import host_sync
-from maskrcnn_scratch.builders.from_config import ModelConfig, build_model
+from maskrcnn_scratch.builders.from_config import build_model
 from maskrcnn_scratch.check_parts import remember_parts
 from maskrcnn_scratch.data.augment import Augmentation, AugmentedDataset
 from maskrcnn_scratch.data.shapes import ShapesDataset
@@ -16,20 +16,10 @@ from maskrcnn_scratch.targets.sampler import DeviceSampler
 from maskrcnn_scratch.training.optimizer import build_optimizer
 from maskrcnn_scratch.training.trainer import Trainer
 from tests.no_sync import SyncError, fake_gpu, no_sync
+from tests.tiny import TINY
 from tests.training import toy
 
-MODEL = ModelConfig(
-    architecture="small",
-    weights="none",
-    widths=(8, 16, 16, 16),
-    min_size=(64,),
-    max_size=64,
-    anchor_sizes=(8, 16, 32, 48, 64),
-    pre_nms_top_n=40,
-    post_nms_top_n=60,
-    rpn_samples=32,
-    box_samples=32,
-)
+MODEL = replace(TINY, pre_nms_top_n=40, post_nms_top_n=60, box_samples=32)
 
 
 def make_trainer(folder, **changes):
